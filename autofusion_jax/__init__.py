@@ -1,0 +1,44 @@
+"""Merge neural networks trained on different tasks into one, in JAX."""
+
+from autofusion_jax.merging.api import merge, merge_many, merge_repeats
+from autofusion_jax.merging.fuse import fuse, fused_apply
+from autofusion_jax.merging.registry import list_methods, methods
+from autofusion_jax.merging.result import MergeResult, Method
+from autofusion_jax.symmetry.axes import in_axis, out_axis
+from autofusion_jax.symmetry.check import check_perm_spec
+from autofusion_jax.symmetry.spec import Group, PermSpec
+from autofusion_jax.symmetry.transform import (
+    apply_perm,
+    apply_soft,
+    compose,
+    identity_perms,
+    invert,
+    random_perms,
+)
+from autofusion_jax.transport.assignment import solve_assignment
+from autofusion_jax.transport.sinkhorn import log_sinkhorn
+
+__all__ = [
+    "Group",
+    "MergeResult",
+    "Method",
+    "PermSpec",
+    "apply_perm",
+    "apply_soft",
+    "check_perm_spec",
+    "compose",
+    "fuse",
+    "fused_apply",
+    "identity_perms",
+    "in_axis",
+    "invert",
+    "list_methods",
+    "log_sinkhorn",
+    "merge",
+    "merge_many",
+    "merge_repeats",
+    "methods",
+    "out_axis",
+    "random_perms",
+    "solve_assignment",
+]

@@ -1,0 +1,65 @@
+"""Running networks over many inputs, and many networks in one program."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from autofusion_jax.types import ApplyFn, Params
+
+T = TypeVar("T")
+
+
+def batch_models(fn: Callable[..., T], *, unroll: bool) -> Callable[..., T]:
+    """Map `fn` over the leading axis of all its arguments, as one program.
+
+    Args:
+        fn: a function of pytrees of arrays.
+        unroll: write the k calls out one after another instead of `jax.vmap`.
+
+    Returns:
+        A function of pytrees whose leaves have a leading axis `[k]`.
+    """
+    if not unroll:
+        return jax.vmap(fn)
+
+    def unrolled(*args: Any) -> T:
+        k = len(jax.tree.leaves(args)[0])
+        outs = [fn(*jax.tree.map(lambda leaf: leaf[i], args)) for i in range(k)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+
+    return unrolled
+
+
+def prefers_unrolling(apply_fn: ApplyFn, params: Params, x: jax.Array) -> bool:
+    """Tell whether k copies of a model with different weights run faster unrolled than vmapped.
+
+    Under vmap, convolutions with different weights become grouped convolutions, which XLA runs
+    slowly on CPU (measured: BUILD_NOTES.md). Everywhere else vmap is right.
+    """
+    if jax.default_backend() != "cpu":
+        return False
+    return "conv_general_dilated" in str(jax.make_jaxpr(apply_fn)(params, x))
+
+
+@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+def predict(apply_fn: ApplyFn, params: Params, x: jax.Array, *, batch_size: int = 500) -> jax.Array:
+    """Run a network over any number of inputs in batches, as one program.
+
+    Args:
+        apply_fn: the network.
+        params: its parameters.
+        x: inputs `[N, ...]`; the last batch is padded with zeros, its outputs cut off.
+        batch_size: how many inputs are held as activations at once.
+
+    Returns:
+        Outputs `[N, ...]`.
+    """
+    num = x.shape[0]
+    size = min(batch_size, num)
+    padding = -num % size
+    padded = jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1)))
+    outputs = jax.lax.map(lambda part: apply_fn(params, part), padded.reshape(-1, size, *x.shape[1:]))
+    return outputs.reshape(num + padding, *outputs.shape[2:])[:num]

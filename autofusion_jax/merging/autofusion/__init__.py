@@ -1,0 +1,1 @@
+"""AutoFusion: permutations learned by gradient descent through the Sinkhorn operator."""

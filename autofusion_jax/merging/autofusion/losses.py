@@ -1,0 +1,100 @@
+"""AutoFusion's two objectives and how they are balanced (Eq. 16, 20-22)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.trees import flatten_by_path
+from autofusion_jax.types import Params
+from autofusion_jax.validation import unknown_name
+
+STRATEGIES = ("normalized", "weighted", "rounded", "align", "retain")
+LAYER_WEIGHTINGS = ("linear", "uniform")
+
+
+def layer_weights(num_layers: int, weighting: str) -> list[float]:
+    """The weights omega(l) of Eq. 16: `2 L / l` for l = 1..L ("linear"), or 1 ("uniform").
+
+    Example:
+        >>> layer_weights(4, "linear")
+        [8.0, 4.0, 2.6666666666666665, 2.0]
+    """
+    if weighting not in LAYER_WEIGHTINGS:
+        raise unknown_name("autofusion", "layer_weighting", weighting, LAYER_WEIGHTINGS)
+    if weighting == "uniform":
+        return [1.0] * num_layers
+    return [2.0 * num_layers / layer for layer in range(1, num_layers + 1)]
+
+
+def align_loss(
+    spec: PermSpec, params_a: Params, permuted_b: Params, weights: Sequence[float]
+) -> Float[Array, ""]:
+    """`L_align = 1/L sum_l omega(l) ||W_A^l - P_l W_B^l P_{l-1}^T||^2` (Eq. 16).
+
+    A layer's W holds all of its leaves, biases included.
+
+    Args:
+        spec: gives the layers in the order of the forward pass.
+        params_a: parameters of A.
+        permuted_b: parameters of B after its permutations.
+        weights: omega(l), one per layer.
+    """
+    a, b = flatten_by_path(params_a), flatten_by_path(permuted_b)
+    omega = dict(zip(spec.layers, weights, strict=True))
+    distances = [omega[leaf.layer] * jnp.sum((a[leaf.path] - b[leaf.path]) ** 2) for leaf in spec.leaves]
+    return sum(distances, start=jnp.zeros(())) / len(spec.layers)
+
+
+def retain_loss(
+    logits: Float[Array, "n classes"], probs: Float[Array, "n classes"], keep: Float[Array, " n"]
+) -> Float[Array, ""]:
+    """Mean cross-entropy to the targets over the trusted samples; 0 if there are none (Eq. 21).
+
+    Args:
+        logits: outputs of the merged network.
+        probs: target distributions.
+        keep: 1 for trusted samples, else 0.
+    """
+    cross_entropy = -jnp.sum(probs * jax.nn.log_softmax(logits), axis=-1)
+    return jnp.sum(keep * cross_entropy) / jnp.maximum(jnp.sum(keep), 1.0)
+
+
+def balance(
+    align: Float[Array, ""],
+    retain: Float[Array, ""],
+    *,
+    strategy: str,
+    omega_a: float,
+    omega_r: float,
+    switch_every: int,
+    epoch: Array,
+) -> Float[Array, ""]:
+    """Combine the two losses: `omega_a L_align + omega_r L_retain` (Eq. 22).
+
+    Args:
+        align: L_align.
+        retain: L_retain.
+        strategy: `"normalized"`: each divided by its own value, gradient stopped (0 stays 0);
+            `"weighted"`: by omega_a and omega_r; `"rounded"`: one at a time, switching every
+            `switch_every` epochs, align first; `"align"`, `"retain"`: that one alone.
+        omega_a: weight of L_align under `"weighted"`.
+        omega_r: weight of L_retain under `"weighted"`.
+        switch_every: epochs between switches under `"rounded"`.
+        epoch: the present epoch, from 0.
+    """
+    if strategy == "normalized":
+        return _over_itself(align) + _over_itself(retain)
+    if strategy == "weighted":
+        return omega_a * align + omega_r * retain
+    if strategy == "rounded":
+        return jnp.where((epoch // switch_every) % 2 == 0, align, retain)
+    return {"align": align, "retain": retain}[strategy]
+
+
+def _over_itself(loss: Float[Array, ""]) -> Float[Array, ""]:
+    value = jax.lax.stop_gradient(loss)
+    return jnp.where(value > 0, loss / jnp.where(value > 0, value, 1.0), 0.0)

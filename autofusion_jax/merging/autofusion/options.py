@@ -1,0 +1,78 @@
+"""The options of AutoFusion, their ranges, and the two presets."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from autofusion_jax.merging.autofusion.losses import LAYER_WEIGHTINGS, STRATEGIES
+from autofusion_jax.validation import require, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The settings of one AutoFusion run; the defaults are the paper's. See `autofusion`."""
+
+    tau: float = 1.0
+    num_iters: int = 20
+    implicit: bool = False
+    zeta: float = 0.9
+    gamma: float | str = "uniform"
+    strategy: str = "normalized"
+    layer_weighting: str = "linear"
+    omega_a: float = 0.5
+    omega_r: float = 0.5
+    switch_every: int = 1
+    epochs: int = 64
+    batch_size: int = 128
+    learning_rate: float = 1.0
+    final_learning_rate: float = 0.01
+    optimizer: Callable[..., optax.GradientTransformation] = optax.adam
+    init_scale: float = 0.01
+
+    def __post_init__(self) -> None:
+        def check(name: str, ok: bool, must_be: str) -> None:
+            require(ok, "autofusion", name, must_be, repr(getattr(self, name)))
+
+        check("tau", self.tau > 0, "> 0")
+        for name in ("num_iters", "switch_every", "epochs", "batch_size"):
+            check(name, getattr(self, name) >= 1, ">= 1")
+        check("zeta", 0 <= self.zeta < 1, "in [0, 1)")
+        fixed = isinstance(self.gamma, int | float)
+        in_range = isinstance(self.gamma, int | float) and 0 <= self.gamma <= 1
+        check("gamma", in_range if fixed else self.gamma == "uniform", 'in [0, 1], or "uniform"')
+        for name in ("omega_a", "omega_r", "init_scale"):
+            check(name, getattr(self, name) >= 0, ">= 0")
+        for name in ("learning_rate", "final_learning_rate"):
+            check(name, getattr(self, name) > 0, "> 0")
+        if self.strategy not in STRATEGIES:
+            raise unknown_name("autofusion", "strategy", self.strategy, STRATEGIES)
+        if self.layer_weighting not in LAYER_WEIGHTINGS:
+            raise unknown_name("autofusion", "layer_weighting", self.layer_weighting, LAYER_WEIGHTINGS)
+
+    @property
+    def merge_gamma(self) -> float:
+        """The weight of A in the merged network: the fixed gamma, or one half."""
+        return float(self.gamma) if isinstance(self.gamma, int | float) else 0.5
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {"gamma": 0.5},
+    "paper": {},
+}
+
+
+def preset_options(preset: str, overrides: dict[str, Any]) -> Options:
+    """The options of a preset, with some of them overridden.
+
+    Raises:
+        ValueError: unknown preset or option, or a value out of its range.
+    """
+    if preset not in PRESETS:
+        raise unknown_name("autofusion", "preset", preset, PRESETS)
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in overrides:
+        if name not in known:
+            raise unknown_name("autofusion", "option", name, [*known, "preset"])
+    return Options(**{**PRESETS[preset], **overrides})

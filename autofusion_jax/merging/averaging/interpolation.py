@@ -1,0 +1,27 @@
+"""Weight interpolation (AutoFusion, Eq. 5): the average of two networks as they are."""
+
+from autofusion_jax.merging.fuse import interpolate
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.symmetry.transform import identity_perms
+from autofusion_jax.validation import require
+
+
+def interpolation(*, gamma: float = 0.5) -> Method:
+    """Interpolate the weights: `gamma * A + (1 - gamma) * B`.
+
+    Args:
+        gamma: weight of model A, in [0, 1].
+
+    Raises:
+        ValueError: gamma outside [0, 1].
+
+    References:
+        Wortsman et al.: Model soups, ICML 2022; AutoFusion, Eq. 5.
+    """
+    require(0 <= gamma <= 1, "interpolation", "gamma", "in [0, 1], the weight of model A", gamma)
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        params = interpolate(*task.models, gamma)
+        return [MergeResult(params, task.apply_fn, identity_perms(task.spec))] * len(task.keys)
+
+    return Method("interpolation", run)

@@ -1,0 +1,1 @@
+"""Ensembles: merged networks that run all of their members."""

@@ -1,0 +1,1 @@
+"""Methods that match the units of one network to those of another."""

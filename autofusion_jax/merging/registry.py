@@ -1,0 +1,49 @@
+"""The one table of merging methods. A new method is one file, one line here, one test file."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from autofusion_jax.merging.autofusion.method import autofusion
+from autofusion_jax.merging.averaging.interpolation import interpolation
+from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
+from autofusion_jax.merging.matching.weight_matching import weight_matching
+from autofusion_jax.merging.result import Method
+from autofusion_jax.validation import unknown_name
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "autofusion": autofusion,
+    "autofusion_paper": functools.partial(autofusion, preset="paper"),
+    "confidence_ensemble": confidence_ensemble,
+    "interpolation": interpolation,
+    "weight_matching": weight_matching,
+}
+
+methods = SimpleNamespace(**METHODS)
+
+
+def list_methods() -> tuple[str, ...]:
+    """The names of all methods, sorted."""
+    return tuple(sorted(METHODS))
+
+
+def get_method(name: str, **options: Any) -> Method:
+    """Build a method by name.
+
+    Args:
+        name: one of `list_methods()`.
+        options: keyword arguments of its factory.
+
+    Raises:
+        ValueError: unknown name or option; lists the known ones and the nearest match.
+    """
+    if name not in METHODS:
+        raise unknown_name("merge", "method", name, METHODS)
+    known = inspect.signature(METHODS[name]).parameters
+    checks_itself = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for option in options:
+        if option not in known and not checks_itself:
+            raise unknown_name(f"merge: {name}", "option", option, known)
+    return METHODS[name](**options)

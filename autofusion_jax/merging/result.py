@@ -1,0 +1,81 @@
+"""What a merge takes and what it gives."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jax import Array
+from jaxtyping import Key
+
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.types import ApplyFn, Params, Perms, SoftPerms
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeResult:
+    """A merged network and how it came about.
+
+    Attributes:
+        params: the merged parameters; one of `variants` where there are several.
+        apply_fn: the function to call with them: the networks' own, except where the merged
+            network is another program (an ensemble). None if the spec carries none.
+        perms: the permutations of model B by group, hard; empty for methods without any.
+        soft_perms: the same before rounding; empty for methods without any.
+        variants: `"soft"` and `"hard"` parameters of methods that round soft permutations.
+        history: per-epoch curves by name, each `[epochs]`; empty for methods without any.
+        diagnostics: numbers that say how far to trust the result (marginal errors, kept
+            fraction, convergence).
+        num_learned: how many numbers the method optimised by gradient descent.
+    """
+
+    params: Params
+    apply_fn: ApplyFn | None
+    perms: Perms = dataclasses.field(default_factory=dict)
+    soft_perms: SoftPerms = dataclasses.field(default_factory=dict)
+    variants: Mapping[str, Params] = dataclasses.field(default_factory=dict)
+    history: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    num_learned: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeTask:
+    """What a method gets: checked models, spec and data, and one key per repeat.
+
+    Attributes:
+        models: the networks' parameters, A first.
+        spec: their permutation spec.
+        apply_fn: the function of the networks, or None if the spec carries none.
+        x: unlabelled inputs `[N, ...]`, or None.
+        y: labels `[N]` that a method can use, or None.
+        keys: random keys `[repeats]`; a method returns one result for each.
+        on_progress: called as `on_progress(done, total)` now and then, or None.
+    """
+
+    models: tuple[Params, ...]
+    spec: PermSpec
+    apply_fn: ApplyFn | None
+    x: Array | None
+    y: Array | None
+    keys: Key[Array, " repeats"]
+    on_progress: Callable[[int, int], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to merge, with its options bound.
+
+    Attributes:
+        name: its name in the registry.
+        run: takes a `MergeTask`, returns one `MergeResult` per key.
+        needs_data: True if it cannot do without inputs.
+        needs_apply_fn: True if it runs the networks.
+        max_models: the largest number of networks it takes at once, or None for any.
+    """
+
+    name: str
+    run: Callable[[MergeTask], list[MergeResult]]
+    needs_data: bool = False
+    needs_apply_fn: bool = False
+    max_models: int | None = 2

@@ -1,0 +1,76 @@
+"""The one table of bundled models. A new model is one file, one line here, one test file."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Key
+
+from autofusion_jax.models.mlp import MLP, mlp_perm_spec
+from autofusion_jax.models.vgg import VGG, vgg_perm_spec
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.types import Params
+from autofusion_jax.validation import unknown_name
+
+MODELS: dict[str, tuple[Callable[..., nn.Module], Callable[[Any, Params], PermSpec]]] = {
+    "mlp": (MLP, mlp_perm_spec),
+    "vgg": (VGG, vgg_perm_spec),
+}
+
+HEAD = "head"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A bundled network: pure functions of `(params, x)` and the hand-written spec.
+
+    Attributes:
+        module: the flax module; it hashes by value, and so do `apply` and `features`.
+        input_shape: shape of one input, without the batch axis.
+    """
+
+    module: nn.Module
+    input_shape: tuple[int, ...]
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Draw fresh parameters."""
+        return jax.jit(self.module.init)(key, jax.numpy.zeros((1, *self.input_shape)))
+
+    def apply(self, params: Params, x: Array) -> Array:
+        """The network's outputs `[N, classes]`."""
+        return self.module.apply(params, x)
+
+    def features(self, params: Params, x: Array) -> Array:
+        """What the head reads `[N, features]`."""
+        return self.module.apply(params, x, method="features")
+
+    def with_head(self, params: Params, kernel: Array, bias: Array) -> Params:
+        """The same network with another head."""
+        head = {HEAD: {"kernel": kernel, "bias": bias}}
+        return {**params, "params": {**params["params"], **head}}
+
+    @property
+    def perm_spec(self) -> PermSpec:
+        """The permutation spec; its `apply_fn` is this model's."""
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        make_spec = next(spec for cls, spec in MODELS.values() if cls is type(self.module))
+        return dataclasses.replace(make_spec(self.module, shapes), apply_fn=self.apply)
+
+
+def build_model(name: str, input_shape: tuple[int, ...], **options: Any) -> Model:
+    """Build a bundled model by name.
+
+    Args:
+        name: a key of `MODELS`.
+        input_shape: shape of one input.
+        options: attributes of the module.
+
+    Raises:
+        ValueError: unknown name; lists the known ones.
+    """
+    if name not in MODELS:
+        raise unknown_name("build_model", "model", name, MODELS)
+    return Model(MODELS[name][0](**options), tuple(input_shape))

@@ -1,0 +1,76 @@
+"""A small VGG without normalisation, and its permutation spec."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.models.conv import conv_same, max_pool
+from autofusion_jax.symmetry.axes import in_axis, out_axis
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.types import Params
+
+
+class Conv(nn.Module):
+    """A 3 x 3 convolution with bias, stride 1, zero padded."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w width"]:
+        shape = (3, 3, x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        return conv_same(x, kernel) + self.param("bias", nn.initializers.zeros, (self.width,))
+
+
+class VGG(nn.Module):
+    """Convolutions `conv_0`, `conv_1`, ... with ReLU, pooled where said; flatten; a dense `head`.
+
+    Attributes:
+        widths: channels of the convolutions.
+        pool_after: indices of the convolutions that a 2 x 2 max pooling follows.
+        num_classes: outputs of the head.
+    """
+
+    widths: Sequence[int]
+    pool_after: Sequence[int]
+    num_classes: int
+
+    def setup(self) -> None:
+        self.body = [Conv(w, name=f"conv_{i}") for i, w in enumerate(self.widths)]
+        self.head = nn.Dense(self.num_classes)
+
+    def features(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
+        """What the head reads: the last feature map, flattened height x width x channels."""
+        for i, layer in enumerate(self.body):
+            x = jax.nn.relu(layer(x))
+            if i in self.pool_after:
+                x = max_pool(x)
+        return x.reshape(x.shape[0], -1)
+
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch classes"]:
+        return self.head(self.features(x))
+
+
+def vgg_perm_spec(module: VGG, params: Params) -> PermSpec:
+    """The symmetries of a `VGG`: one group for every convolution's channels, named after it.
+
+    The head reads the flattened map, `(pixels) x (channels of the last convolution)`.
+
+    Args:
+        module: the network.
+        params: its variables, `{"params": {"conv_0": {"kernel", "bias"}, ..., "head": ...}}`.
+    """
+    names = [f"conv_{i}" for i in range(len(module.widths))]
+    table = {}
+    previous = None
+    for name in names:
+        table[f"params/{name}/kernel"] = (None, None, previous, out_axis(name))
+        table[f"params/{name}/bias"] = (out_axis(name),)
+        previous = in_axis(name)
+    pixels = params["params"]["head"]["kernel"].shape[0] // module.widths[-1]
+    table["params/head/kernel"] = (in_axis(pixels, names[-1]), None)
+    table["params/head/bias"] = (None,)
+    return PermSpec.from_table(table, params, apply_fn=module.apply)

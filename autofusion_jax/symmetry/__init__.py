@@ -1,0 +1,1 @@
+"""Permutation symmetries: specs, their group elements, and how these act on parameters."""

@@ -1,0 +1,1 @@
+"""Training networks from labels: resumable, whole segments of steps compiled."""

@@ -1,0 +1,1 @@
+"""Optimal transport between units: Sinkhorn, exact assignment, and how they compare."""

@@ -1,0 +1,44 @@
+"""Exact assignment on the host, batched."""
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+
+
+def solve_assignment(similarity: Float[Array, "*batch n n"]) -> Int[Array, "*batch n"]:
+    """Find the permutation that maximises `sum_i similarity[i, perm[i]]`.
+
+    Solved exactly by `scipy.optimize.linear_sum_assignment` on the host, in float64; under jit
+    and vmap through a callback.
+
+    Args:
+        similarity: `[..., n, n]`; rows index model A's units, columns model B's.
+
+    Returns:
+        `perm [..., n]`: model A's unit i is matched to model B's unit `perm[i]`.
+
+    Raises:
+        ValueError: the matrices are not square or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> solve_assignment(jnp.array([[0.0, 2.0], [1.0, 0.0]])).tolist()
+        [1, 0]
+    """
+    if similarity.ndim < 2 or similarity.shape[-1] != similarity.shape[-2]:
+        raise ValueError(f"solve_assignment: similarity must be [..., n, n]; got {list(similarity.shape)}.")
+    result = jax.ShapeDtypeStruct(similarity.shape[:-1], np.dtype(np.int32))
+    if not isinstance(similarity, jax.core.Tracer):
+        return jax.numpy.asarray(_solve_on_host(similarity))
+    return jax.pure_callback(_solve_on_host, result, similarity, vmap_method="expand_dims")
+
+
+def _solve_on_host(similarity: Array) -> np.ndarray:
+    matrices = np.asarray(similarity, np.float64)
+    if not np.isfinite(matrices).all():
+        raise ValueError("solve_assignment: similarity must be finite; got NaN or infinity.")
+    n = matrices.shape[-1]
+    perms = [linear_sum_assignment(m, maximize=True)[1] for m in matrices.reshape(-1, n, n)]
+    return np.asarray(perms, np.int32).reshape(matrices.shape[:-1])

@@ -1,0 +1,18 @@
+"""Shared type aliases. Shapes are written in each signature with jaxtyping."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from jax import Array
+
+Params: TypeAlias = Any
+"""A pytree of arrays: everything `apply_fn` needs beside the inputs."""
+
+ApplyFn: TypeAlias = Callable[[Params, Array], Any]
+"""A pure function `apply_fn(params, x) -> outputs`."""
+
+Perms: TypeAlias = Mapping[str, Array]
+"""Hard permutations by group: integers `[n]`, or `[outer, inner]` for a nested group."""
+
+SoftPerms: TypeAlias = Mapping[str, Array]
+"""Relaxed permutations by group: floats `[n, n]`, or `[outer, inner, inner]` if nested."""

@@ -1,0 +1,19 @@
+"""The one form in which bad input is refused."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def require(condition: bool, caller: str, argument: str, must_be: str, got: Any, advice: str = "") -> None:
+    """Raise ValueError "caller: argument must be ...; got ... advice" unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"{caller}: {argument} must be {must_be}; got {got}. {advice}".rstrip())
+
+
+def unknown_name(caller: str, kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not registered: the nearest match first, then all."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"{caller}: unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(names))}.")
