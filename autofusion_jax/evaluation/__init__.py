@@ -1,0 +1,1 @@
+"""Measuring networks: accuracy by task, interpolation curves, and the controls to beat."""

@@ -1,0 +1,1 @@
+"""Results as records, and the tables and figures made from them."""

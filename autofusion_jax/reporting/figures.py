@@ -1,0 +1,96 @@
+"""Figures: interpolation curves and permutation matrices."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind-safe palette; lines differ in dash and marker as well.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-")
+METRIC_TITLES = {"joint": "Both tasks (joint)", "task_a": "Task A", "task_b": "Task B"}
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    part = path.with_name(f".{path.stem}.part.png")
+    FigureCanvasAgg(figure).print_png(str(part))
+    part.replace(path)
+
+
+def interpolation_figure(
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    gammas: np.ndarray,
+    *,
+    title: str,
+    levels: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw accuracy against gamma, one panel for joint, task A and task B.
+
+    Args:
+        curves: label -> metric -> `[points]` in percent.
+        gammas: weights of A, `[points]`.
+        title: what was evaluated, and on what.
+        levels: label -> joint accuracy of networks without a curve, drawn as thin lines.
+    """
+    figure = Figure(figsize=(13, 5.2), dpi=130, layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    for panel, (metric, heading) in zip(axes, METRIC_TITLES.items()):
+        for i, (name, curve) in enumerate(curves.items()):
+            color, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
+            panel.plot(gammas, curve[metric], color=color, linestyle=dash, linewidth=2, label=name)
+        panel.set(title=heading, xlabel="gamma (weight of model A)", xlim=(0, 1), ylim=(0, 100))
+        panel.grid(alpha=0.25)
+    for name, level in (levels or {}).items():
+        axes[0].axhline(level, color="0.35", linewidth=1, linestyle=(0, (6, 3)))
+        axes[0].annotate(f"{name} {level:.1f}", (0.02, level), fontsize=8, color="0.25", va="bottom")
+    axes[0].set_ylabel("accuracy (%)")
+    figure.suptitle(title)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(curves), 3), frameon=False)
+    return figure
+
+
+def permutation_figure(matrices: Mapping[str, Mapping[str, np.ndarray]], *, title: str) -> Figure:
+    """Draw permutation matrices, one row per method, one column per group.
+
+    Args:
+        matrices: label of the method -> group -> `[n, n]`, rows model A's units.
+        title: what they belong to.
+    """
+    groups = list(next(iter(matrices.values())))
+    rows, columns = len(matrices), len(groups)
+    figure = Figure(figsize=(2.6 * columns + 1.2, 2.75 * rows + 0.8), dpi=130, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    image = None
+    for panels, (name, by_group) in zip(axes, matrices.items()):
+        for panel, group in zip(panels, groups):
+            values = np.clip(by_group[group], 0, 1)
+            norm = PowerNorm(0.5, vmin=0, vmax=1)
+            image = panel.imshow(
+                _enlarge(values), cmap="cividis", norm=norm, extent=(0, len(values), len(values), 0)
+            )
+            panel.set_xticks([0, len(values)])
+            panel.set_yticks([0, len(values)])
+            if panel is panels[0]:
+                panel.set_ylabel(f"{name}\nunit of A", fontsize=9)
+            if panels is axes[0]:
+                panel.set_title(f"{group} ({len(values)})", fontsize=10)
+            if panels is axes[-1]:
+                panel.set_xlabel("unit of B", fontsize=9)
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="weight of B's unit in A's place (square-root colour scale)")
+    figure.suptitle(title)
+    return figure
+
+
+def _enlarge(values: np.ndarray, *, dot: int = 3, from_size: int = 64) -> np.ndarray:
+    """Grow single entries of a large matrix so that they stay visible at the figure's size."""
+    if len(values) < from_size:
+        return values
+    padded = np.pad(values, dot // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (dot, dot))
+    return windows.max(axis=(-1, -2))

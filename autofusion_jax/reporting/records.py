@@ -1,0 +1,103 @@
+"""Records: one JSON line for every evaluated network."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autofusion_jax.evaluation.accuracy import METRICS
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One evaluated network.
+
+    Attributes:
+        config: name of the config.
+        method: registry name of the method, or of a reference row (`model_a`, `teacher_*`,
+            `control_*`, `real_labels_*`).
+        variant: `"soft"`, `"hard"` or None.
+        pair: number of the endpoint pair, from 0.
+        repeat: number of the repeat, from 0.
+        seed: seed of the pair.
+        metrics: `joint`, `task_a`, `task_b`, `avg` in percent.
+        num_learned: numbers optimised by gradient descent.
+        seconds: wall time it took to make, shared evenly by repeats that ran as one program.
+        path: its checkpoint, relative to the folder of the results; None if not kept.
+    """
+
+    config: str
+    method: str
+    variant: str | None
+    pair: int
+    repeat: int
+    seed: int
+    metrics: dict[str, float]
+    num_learned: int
+    seconds: float
+    path: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a table: a method and variant over all pairs and repeats.
+
+    Attributes:
+        mean: metric -> mean over pairs of the mean over repeats.
+        std_repeats: metric -> standard deviation over repeats, mean over pairs.
+        std_pairs: metric -> standard deviation over pairs of the mean over repeats.
+        num_pairs, num_repeats: how many of each.
+        num_learned, seconds: means.
+    """
+
+    method: str
+    variant: str | None
+    mean: dict[str, float]
+    std_repeats: dict[str, float]
+    std_pairs: dict[str, float]
+    num_pairs: int
+    num_repeats: int
+    num_learned: int
+    seconds: float
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write records as JSON lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in records))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read what `write_records` wrote."""
+    return [Record(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def summarise(records: Sequence[Record]) -> list[Row]:
+    """Summarise records by method and variant, in order of appearance."""
+    keys = dict.fromkeys((r.method, r.variant) for r in records)
+    return [_row([r for r in records if (r.method, r.variant) == key]) for key in keys]
+
+
+def _row(records: Sequence[Record]) -> Row:
+    pairs = dict.fromkeys(r.pair for r in records)
+    mean, std_repeats, std_pairs = {}, {}, {}
+    for name in METRICS:
+        by_pair = [np.array([r.metrics[name] for r in records if r.pair == pair]) for pair in pairs]
+        means = np.array([values.mean() for values in by_pair])
+        mean[name] = float(means.mean())
+        std_repeats[name] = float(np.mean([values.std(ddof=1) if len(values) > 1 else 0.0 for values in by_pair]))
+        std_pairs[name] = float(means.std(ddof=1)) if len(means) > 1 else 0.0
+    return Row(
+        records[0].method, records[0].variant, mean, std_repeats, std_pairs, len(pairs),
+        len(records) // len(pairs), round(np.mean([r.num_learned for r in records])),
+        float(np.mean([r.seconds for r in records])),
+    )  # fmt: skip

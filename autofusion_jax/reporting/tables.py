@@ -1,0 +1,68 @@
+"""The results table, for the terminal and as Markdown, from one list of cells."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from autofusion_jax.evaluation.accuracy import METRICS
+from autofusion_jax.reporting.records import Row
+
+LABELS = {
+    "model_a": "Model A",
+    "model_b": "Model B",
+    "interpolation": "Weight interpolation",
+    "weight_matching": "Git Re-Basin",
+    "autofusion_paper": "AutoFusion (paper)",
+    "autofusion": "AutoFusion",
+    "teacher_confidence": "Confidence ensemble (teacher)",
+    "control_ridge_head": "A's body, ridge head on pseudo-labels (control)",
+    "real_labels_training": "Trained on all real labels (reference)",
+}
+
+HEADINGS = {"joint": "Joint", "task_a": "Task A", "task_b": "Task B", "avg": "Avg"}
+
+
+def label(method: str, variant: str | None) -> str:
+    """What a table or figure calls a method."""
+    name = LABELS.get(method, method)
+    return f"{name}, {variant}" if variant else name
+
+
+def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: percent as mean ± standard deviation over repeats.
+
+    Where there is more than one pair, a column gives the standard deviation of the joint
+    accuracy over pairs.
+    """
+    several = any(row.num_pairs > 1 for row in rows)
+    headings = ["Method", *(HEADINGS[m] for m in METRICS), *(["± pairs"] if several else [])]
+    cells = []
+    for row in rows:
+        values = [_cell(row, metric) for metric in METRICS]
+        between = [f"{row.std_pairs['joint']:.2f}"] if several else []
+        learned = f"{row.num_learned:,}" if row.num_learned else "-"
+        cells.append([label(row.method, row.variant), *values, *between, learned, f"{row.seconds:.1f}"])
+    return [*headings, "Learned", "Seconds"], cells
+
+
+def _cell(row: Row, metric: str) -> str:
+    spread = f" ± {row.std_repeats[metric]:.2f}" if row.num_repeats > 1 else ""
+    return f"{row.mean[metric]:.2f}{spread}"
+
+
+def rich_table(rows: Sequence[Row], title: str) -> Table:
+    """The table for the terminal."""
+    headings, cells = table_cells(rows)
+    table = Table(title=title)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0)
+    for line in cells:
+        table.add_row(*line)
+    return table
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The table as Markdown."""
+    headings, cells = table_cells(rows)
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [headings, rule, *cells]) + "\n"

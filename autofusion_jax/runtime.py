@@ -1,0 +1,31 @@
+"""Process-wide settings that make programs start and run faster; for scripts, not for libraries."""
+
+import importlib.util
+import os
+
+import jax
+import jaxlib
+
+from autofusion_jax.data.sources import cache_dir
+
+# On jaxlib 0.10 the CPU's library kernels for convolutions are slower than XLA's own; an empty
+# value turns them off (measured: BUILD_NOTES.md). Other versions may not know the flag, and an
+# unknown one ends the process.
+CONV_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+CONV_FLAG_VERSIONS = ("0.10.",)
+ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+
+
+def configure() -> None:
+    """Keep compiled programs on disk, and choose the faster convolutions on CPU.
+
+    Call it before the first computation. A user's own `XLA_FLAGS` and
+    `JAX_COMPILATION_CACHE_DIR` are left alone.
+    """
+    on_cpu = not any(importlib.util.find_spec(name) for name in ACCELERATOR_PLUGINS)
+    if on_cpu and jaxlib.__version__.startswith(CONV_FLAG_VERSIONS):
+        os.environ.setdefault("XLA_FLAGS", CONV_FLAG)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
