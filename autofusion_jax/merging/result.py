@@ -71,6 +71,7 @@ class Method:
         run: takes a `MergeTask`, returns one `MergeResult` per key.
         needs_data: True if it cannot do without inputs.
         needs_apply_fn: True if it runs the networks.
+        uses_key: False if every key gives the same result.
         max_models: the largest number of networks it takes at once, or None for any.
     """
 
@@ -78,4 +79,5 @@ class Method:
     run: Callable[[MergeTask], list[MergeResult]]
     needs_data: bool = False
     needs_apply_fn: bool = False
+    uses_key: bool = True
     max_models: int | None = 2

@@ -30,13 +30,15 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
     permutations nearest to them as `variants["hard"]`.
 
     Args:
-        preset: `"default"` or `"paper"`; they differ in gamma: 0.5 against "uniform".
+        preset: `"default"` or `"paper"`; the paper's draws gamma anew at every step.
         overrides: any of
-            tau (1.0): temperature of Sinkhorn, > 0. What matters is learning_rate / tau.
+            tau (1.0; paper: 3.0): temperature of Sinkhorn, > 0. What matters is
+                learning_rate / tau.
             num_iters (20): Sinkhorn iterations, >= 1.
             implicit (False): gradients of the fixed point instead of the iterations.
             zeta (0.9): pseudo-labels below this confidence are left out, in [0, 1).
-            gamma: weight of A in [0, 1], or "uniform": drawn from U(0, 1) at every step.
+            gamma (0.5; paper: "uniform"): weight of A in [0, 1], or "uniform": drawn from
+                U(0, 1) at every step, and 0.5 in the merged network.
             strategy ("normalized"): or "weighted", "rounded", "align", "retain"; see `balance`.
             layer_weighting ("linear"): omega(l) = 2 L / l, or "uniform".
             omega_a, omega_r (0.5, 0.5): weights of the losses under "weighted".

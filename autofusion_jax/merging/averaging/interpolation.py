@@ -24,4 +24,4 @@ def interpolation(*, gamma: float = 0.5) -> Method:
         params = interpolate(*task.models, gamma)
         return [MergeResult(params, task.apply_fn, identity_perms(task.spec))] * len(task.keys)
 
-    return Method("interpolation", run)
+    return Method("interpolation", run, uses_key=False)

@@ -30,4 +30,4 @@ def confidence_ensemble() -> Method:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *task.models)
         return [MergeResult(stacked, ensemble)] * len(task.keys)
 
-    return Method("confidence_ensemble", run, needs_apply_fn=True, max_models=None)
+    return Method("confidence_ensemble", run, needs_apply_fn=True, uses_key=False, max_models=None)

@@ -1,0 +1,61 @@
+"""What every script shares: the `--config` flag, settings of the process, errors as one line."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from autofusion_jax import runtime
+from configs import CONFIGS, check_overrides, get_config
+from configs.schema import Config
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def define_config() -> flags.FlagHolder[Config]:
+    """Define `--config=NAME` and its overrides."""
+    return config_flags.DEFINE_config_dataclass(
+        "config",
+        next(iter(CONFIGS.values()))(),
+        f"Name of a config: {', '.join(CONFIGS)}. Any field of it can follow, typed: "
+        "--config.seed=1 --config.pairs=3 --config.merge.methods=interpolation,autofusion "
+        "--config.train.epochs=7 --config.out_dir=DIR --config.data.dir=DIR.",
+        parse_fn=get_config,
+    )
+
+
+def run(main: Callable[[Console], None], *, with_config: bool = True) -> None:
+    """Parse flags and run `main(console)`; an error the user can mend is one line and status 2."""
+
+    def guarded(argv: list[str]) -> None:
+        console = Console()
+        if len(argv) > 1:
+            fail(f"unknown argument {argv[1]!r}; flags begin with --")
+        runtime.configure()
+        try:
+            main(console)
+        except (ValueError, KeyError, OSError) as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            console.print("\ninterrupted; the same command goes on where it stopped")
+            sys.exit(INTERRUPTED)
+
+    app.run(guarded, flags_parser=lambda argv: _parse(argv, with_config))
+
+
+def _parse(argv: list[str], with_config: bool) -> list[str]:
+    try:
+        helping = any(argument.lstrip("-").split("=")[0].startswith("help") for argument in argv[1:])
+        if with_config and not helping:
+            check_overrides(argv[1:])
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError, KeyError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> None:
+    """Print an error as one line and exit with status 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(USAGE_ERROR)

@@ -1,0 +1,18 @@
+"""CIFAR-10, 5 + 5 classes, a deeper VGG (paper, Table 1), for a laptop.
+
+Command: `python experiments/merge.py --config=cifar10_vgg`
+"""
+
+from autofusion_jax.training.loop import TrainOptions
+from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, VGGConfig
+
+
+def get_config() -> Config:
+    return Config(
+        name="cifar10_vgg",
+        data=DataConfig("cifar10"),
+        model=VGGConfig(widths=(32, 64, 128, 128, 256, 256), pool_after=(0, 1, 3, 5)),
+        train=TrainOptions(epochs=6),
+        merge=MergeConfig(repeats=3, epochs=8),
+        evaluate=EvaluateConfig(curve_images=1000),
+    )

@@ -1,0 +1,11 @@
+"""`cifar10_vgg` with the paper's settings of the merge in full: 64 epochs, 5 repeats (Appendix B.2, B.3).
+
+Command: `python experiments/merge.py --config=cifar10_vgg_paper`
+"""
+
+from configs import cifar10_vgg
+from configs.schema import Config, in_paper_settings
+
+
+def get_config() -> Config:
+    return in_paper_settings(cifar10_vgg.get_config())

@@ -1,0 +1,18 @@
+"""A smoke run on scikit-learn's digits, 5 + 5 classes: no download, not in the paper.
+
+Command: `python experiments/merge.py --config=digits_mlp`
+"""
+
+from autofusion_jax.training.loop import TrainOptions
+from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, MLPConfig
+
+
+def get_config() -> Config:
+    return Config(
+        name="digits_mlp",
+        data=DataConfig("digits", num_validation=100, num_unlabelled=500),
+        model=MLPConfig(widths=(64, 64)),
+        train=TrainOptions(epochs=40, batch_size=32, learning_rate=3e-3, segment=50),
+        merge=MergeConfig(repeats=3, epochs=16),
+        evaluate=EvaluateConfig(curve_images=360),
+    )

@@ -1,0 +1,14 @@
+"""Fashion-MNIST, 5 + 5 classes: all else as `mnist_mlp`.
+
+Command: `python experiments/merge.py --config=fashion_mlp`
+"""
+
+from configs import mnist_mlp
+from configs.schema import Config
+
+
+def get_config() -> Config:
+    config = mnist_mlp.get_config()
+    config.name = "fashion_mlp"
+    config.data.name = "fashion_mnist"
+    return config

@@ -1,0 +1,11 @@
+"""`fashion_mlp` with the paper's settings of the merge in full: 64 epochs, 5 repeats (Appendix B.2, B.3).
+
+Command: `python experiments/merge.py --config=fashion_mlp_paper`
+"""
+
+from configs import fashion_mlp
+from configs.schema import Config, in_paper_settings
+
+
+def get_config() -> Config:
+    return in_paper_settings(fashion_mlp.get_config())

@@ -1,0 +1,14 @@
+"""KMNIST, 5 + 5 classes: all else as `mnist_mlp`.
+
+Command: `python experiments/merge.py --config=kmnist_mlp`
+"""
+
+from configs import mnist_mlp
+from configs.schema import Config
+
+
+def get_config() -> Config:
+    config = mnist_mlp.get_config()
+    config.name = "kmnist_mlp"
+    config.data.name = "kmnist"
+    return config

@@ -1,0 +1,14 @@
+"""KMNIST, 5 + 5 classes: all else as `mnist_vgg`.
+
+Command: `python experiments/merge.py --config=kmnist_vgg`
+"""
+
+from configs import mnist_vgg
+from configs.schema import Config
+
+
+def get_config() -> Config:
+    config = mnist_vgg.get_config()
+    config.name = "kmnist_vgg"
+    config.data.name = "kmnist"
+    return config

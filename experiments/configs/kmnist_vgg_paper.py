@@ -1,0 +1,11 @@
+"""`kmnist_vgg` with the paper's settings of the merge in full: 64 epochs, 5 repeats (Appendix B.2, B.3).
+
+Command: `python experiments/merge.py --config=kmnist_vgg_paper`
+"""
+
+from configs import kmnist_vgg
+from configs.schema import Config, in_paper_settings
+
+
+def get_config() -> Config:
+    return in_paper_settings(kmnist_vgg.get_config())

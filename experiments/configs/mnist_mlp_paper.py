@@ -1,0 +1,11 @@
+"""`mnist_mlp` with the paper's settings of the merge in full: 64 epochs, 5 repeats (Appendix B.2, B.3).
+
+Command: `python experiments/merge.py --config=mnist_mlp_paper`
+"""
+
+from configs import mnist_mlp
+from configs.schema import Config, in_paper_settings
+
+
+def get_config() -> Config:
+    return in_paper_settings(mnist_mlp.get_config())

@@ -1,0 +1,18 @@
+"""MNIST, 5 + 5 classes, a VGG of 4 convolutions (paper, Table 1 and Fig. 4), for a laptop.
+
+Command: `python experiments/merge.py --config=mnist_vgg`
+"""
+
+from autofusion_jax.training.loop import TrainOptions
+from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, VGGConfig
+
+
+def get_config() -> Config:
+    return Config(
+        name="mnist_vgg",
+        data=DataConfig("mnist"),
+        model=VGGConfig(widths=(32, 64, 128, 128), pool_after=(0, 1, 2)),
+        train=TrainOptions(epochs=3),
+        merge=MergeConfig(repeats=3, epochs=8),
+        evaluate=EvaluateConfig(curve_images=1000),
+    )

@@ -1,0 +1,111 @@
+"""The schema of a config: typed, mutable dataclasses, overridden by `--config.FIELD=VALUE`."""
+
+import dataclasses
+from typing import Any
+
+from autofusion_jax.training.loop import TrainOptions
+
+REFERENCES = ("model_a", "model_b", "teacher_confidence", "control_ridge_head", "real_labels_training")
+METHODS = ("interpolation", "weight_matching", "autofusion_paper", "autofusion")
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Attributes: which data set, a folder that has it, and how much is put aside.
+
+    name: a key of `autofusion_jax.data.registry.DATASETS`.
+    dir: folder with the original files; empty for AUTOFUSION_DATA_DIR.
+    num_validation: training images put aside.
+    num_unlabelled: training images of all classes that the merge sees, without labels.
+    """
+
+    name: str
+    dir: str = ""
+    num_validation: int = 1000
+    num_unlabelled: int = 2000
+
+
+@dataclasses.dataclass
+class MLPConfig:
+    """A multi-layer perceptron: widths of its hidden layers."""
+
+    widths: tuple[int, ...]
+    name: str = "mlp"
+
+
+@dataclasses.dataclass
+class VGGConfig:
+    """A VGG: widths of its convolutions, and after which of them it pools."""
+
+    widths: tuple[int, ...]
+    pool_after: tuple[int, ...]
+    name: str = "vgg"
+
+
+@dataclasses.dataclass
+class MergeConfig:
+    """Which methods to run and how.
+
+    methods: registry names, separated by commas on the command line.
+    references: rows beside them, of `REFERENCES`.
+    repeats: merges of each endpoint pair, with different keys.
+    epochs: passes of AutoFusion over the unlabelled images.
+    """
+
+    methods: tuple[str, ...] = METHODS
+    references: tuple[str, ...] = REFERENCES
+    repeats: int = 5
+    epochs: int = 64
+
+
+@dataclasses.dataclass
+class EvaluateConfig:
+    """The interpolation curve: its points, and how many test images it is measured on."""
+
+    curve_points: int = 50
+    curve_images: int = 10_000
+
+
+@dataclasses.dataclass
+class Config:
+    """One experiment: endpoints trained on two halves of the classes, and their merges.
+
+    name: the name it is asked for by.
+    seed: seed of the first pair: class split, initialisations, unlabelled sample, merges.
+    pairs: endpoint pairs, of seeds `seed` to `seed + pairs - 1`.
+    out_dir: folder of the results; empty for one named after config and time in `runs_dir`.
+    runs_dir: where endpoint checkpoints are kept and found again.
+    """
+
+    name: str
+    data: DataConfig
+    model: MLPConfig | VGGConfig
+    train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+    merge: MergeConfig = dataclasses.field(default_factory=MergeConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    seed: int = 0
+    pairs: int = 1
+    out_dir: str = ""
+    runs_dir: str = "runs"
+
+
+def in_paper_settings(config: Config) -> Config:
+    """The config with the paper's settings of the merge: 64 epochs, 5 repeats, the whole test set."""
+    config.name += "_paper"
+    config.merge = MergeConfig()
+    config.evaluate = EvaluateConfig()
+    return config
+
+
+def split_commas(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Read `a,b` (one string, as flags give it) as `("a", "b")`."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What makes two runs the same run: all fields but where files lie."""
+    fields = dataclasses.asdict(config)
+    for name in ("out_dir", "runs_dir"):
+        fields.pop(name)
+    fields["data"].pop("dir")
+    return fields

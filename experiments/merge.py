@@ -1,0 +1,54 @@
+"""Train two specialists (or find them), merge them by every method of the config, and report.
+
+    python experiments/merge.py --config=mnist_vgg
+"""
+
+import dataclasses
+
+from rich.console import Console
+
+from app import define_config, run
+from autofusion_jax.merging.registry import METHODS
+from autofusion_jax.validation import require, unknown_name
+from configs.schema import Config, split_commas
+from pipeline.endpoints import draw_pair, open_setting
+from pipeline.outputs import finish_run, open_run, row_names, run_job
+from pipeline.rows import REFERENCE_ROWS, open_pair
+
+CONFIG = define_config()
+
+
+def main(console: Console) -> None:
+    config = CONFIG.value
+    check(config)
+    folder = open_run(config, console)
+    setting = open_setting(config, console)
+    for number in range(config.pairs):
+        context = open_pair(setting, draw_pair(setting, number))
+        for name in row_names(config):
+            with console.status(f"{name}, pair {number + 1} of {config.pairs}"):
+                run_job(folder, context, name)
+    finish_run(folder, config, setting.dataset.notes, console)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that would fail only after minutes of training."""
+    merging = config.merge
+    merging.methods, merging.references = split_commas(merging.methods), split_commas(merging.references)
+    for name in merging.methods:
+        if name not in METHODS:
+            raise unknown_name("--config.merge.methods", "method", name, METHODS)
+    for name in merging.references:
+        if name not in REFERENCE_ROWS:
+            raise unknown_name("--config.merge.references", "row", name, REFERENCE_ROWS)
+    for field in ("repeats", "epochs"):
+        require(getattr(merging, field) >= 1, "--config.merge", field, ">= 1", getattr(merging, field))
+    require(config.pairs >= 1, "--config", "pairs", ">= 1", config.pairs)
+    config.train.check()
+    for field in dataclasses.fields(config.evaluate):
+        value = getattr(config.evaluate, field.name)
+        require(value >= 2, "--config.evaluate", field.name, ">= 2", value)
+
+
+if __name__ == "__main__":
+    run(main)
