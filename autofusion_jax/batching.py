@@ -1,6 +1,7 @@
 """Running networks over many inputs, and many networks in one program."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ def batch_models(fn: Callable[..., T], *, unroll: bool) -> Callable[..., T]:
 
     def unrolled(*args: Any) -> T:
         k = len(jax.tree.leaves(args)[0])
-        outs = [fn(*jax.tree.map(lambda leaf: leaf[i], args)) for i in range(k)]
+        outs = [fn(*jax.tree.map(operator.itemgetter(i), args)) for i in range(k)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
 
     return unrolled

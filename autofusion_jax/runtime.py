@@ -2,9 +2,9 @@
 
 import importlib.util
 import os
+from importlib.metadata import version
 
 import jax
-import jaxlib
 
 from autofusion_jax.data.sources import cache_dir
 
@@ -23,7 +23,7 @@ def configure() -> None:
     `JAX_COMPILATION_CACHE_DIR` are left alone.
     """
     on_cpu = not any(importlib.util.find_spec(name) for name in ACCELERATOR_PLUGINS)
-    if on_cpu and jaxlib.__version__.startswith(CONV_FLAG_VERSIONS):
+    if on_cpu and version("jaxlib").startswith(CONV_FLAG_VERSIONS):
         os.environ.setdefault("XLA_FLAGS", CONV_FLAG)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))

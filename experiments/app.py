@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
@@ -12,6 +13,7 @@ from configs import CONFIGS, check_overrides, get_config
 from configs.schema import Config
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+LOG_WIDTH = 120
 
 
 def define_config() -> flags.FlagHolder[Config]:
@@ -30,7 +32,10 @@ def run(main: Callable[[Console], None], *, with_config: bool = True) -> None:
     """Parse flags and run `main(console)`; an error the user can mend is one line and status 2."""
 
     def guarded(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=LOG_WIDTH)
         if len(argv) > 1:
             fail(f"unknown argument {argv[1]!r}; flags begin with --")
         runtime.configure()
@@ -55,7 +60,7 @@ def _parse(argv: list[str], with_config: bool) -> list[str]:
         fail(str(error))
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print an error as one line and exit with status 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(USAGE_ERROR)

@@ -1,6 +1,6 @@
 """Evaluate any checkpoint on any data set and task split.
 
-    python experiments/evaluate.py --checkpoint=runs/NAME/checkpoints/pair0/autofusion_soft_repeat0
+python experiments/evaluate.py --checkpoint=runs/NAME/checkpoints/pair0/autofusion_soft_repeat0
 """
 
 import json

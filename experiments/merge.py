@@ -1,6 +1,6 @@
 """Train two specialists (or find them), merge them by every method of the config, and report.
 
-    python experiments/merge.py --config=mnist_vgg
+python experiments/merge.py --config=mnist_vgg
 """
 
 import dataclasses
@@ -26,8 +26,7 @@ def main(console: Console) -> None:
     for number in range(config.pairs):
         context = open_pair(setting, draw_pair(setting, number))
         for name in row_names(config):
-            with console.status(f"{name}, pair {number + 1} of {config.pairs}"):
-                run_job(folder, context, name)
+            run_job(folder, context, name)
     finish_run(folder, config, setting.dataset.notes, console)
 
 

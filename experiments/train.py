@@ -1,6 +1,6 @@
 """Train the endpoint pairs of a config, or find them, and show how good they are.
 
-    python experiments/train.py --config=mnist_vgg
+python experiments/train.py --config=mnist_vgg
 """
 
 from rich.console import Console

@@ -112,7 +112,7 @@ def canonical_order(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
 
 def rows_sha256(images: np.ndarray, labels: np.ndarray) -> str:
     """The checksum of canonical rows: all pixels, then all labels as bytes."""
-    digest = hashlib.sha256(np.ascontiguousarray(images))
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(labels.astype(np.uint8).tobytes())
     return digest.hexdigest()
 

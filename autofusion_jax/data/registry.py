@@ -32,9 +32,7 @@ def dataset_info(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
-def load_dataset(
-    name: str, *, folder: str = "", report: Callable[[str], None] = print
-) -> Dataset:
+def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] = print) -> Dataset:
     """Load a data set from the first source that has it, verified by checksum.
 
     Tried in this order: the local folder, what an earlier call has cached,

@@ -180,7 +180,7 @@ def _keep(info: DatasetInfo, arrays: Arrays, origin: str) -> Arrays:
     path = _cache_path(info)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        np.savez(part, origin=np.asarray(origin), **arrays)
+        np.savez(part, allow_pickle=False, origin=np.asarray(origin), **arrays)
     os.replace(part.name, path)
     return arrays
 

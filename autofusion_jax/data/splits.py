@@ -32,7 +32,11 @@ def hold_out(num_images: int, num_validation: int, seed: int) -> tuple[np.ndarra
         ValueError: no training image would be left.
     """
     require(
-        0 <= num_validation < num_images, "hold_out", "num_validation", f"in [0, {num_images})", num_validation
+        0 <= num_validation < num_images,
+        "hold_out",
+        "num_validation",
+        f"in [0, {num_images})",
+        num_validation,
     )
     order = generator("validation", seed).permutation(num_images)
     return np.sort(order[num_validation:]), np.sort(order[:num_validation])

@@ -117,10 +117,8 @@ def merge_repeats(
             f"Write methods.{method.name}({', '.join(f'{o}=...' for o in options)})."
         )
     _check_models(models, perm_spec, method)
-    x, y = _check_batch(models[0], perm_spec, batch, method)
-    return method.run(
-        MergeTask(tuple(models), perm_spec, perm_spec.apply_fn, x, y, keys, on_progress)
-    )
+    x, y = _check_batch(models[0], perm_spec, batch)
+    return method.run(MergeTask(tuple(models), perm_spec, perm_spec.apply_fn, x, y, keys, on_progress))
 
 
 def _check_models(models: Sequence[Params], spec: PermSpec, method: Method) -> None:
@@ -136,20 +134,11 @@ def _check_models(models: Sequence[Params], spec: PermSpec, method: Method) -> N
         check_same_structure("merge", (names[0], name), models[0], params)
     for name, params in zip(names, models):
         check_finite("merge", name, params)
-    if method.needs_apply_fn and spec.apply_fn is None:
-        raise ValueError(
-            f"merge: {method.name} runs the networks, so perm_spec must carry an apply_fn; got none. "
-            "Give PermSpec(..., apply_fn=f) or dataclasses.replace(spec, apply_fn=f)."
-        )
 
 
-def _check_batch(
-    params: Params, spec: PermSpec, batch: Batch, method: Method
-) -> tuple[Array | None, Array | None]:
+def _check_batch(params: Params, spec: PermSpec, batch: Batch) -> tuple[Array | None, Array | None]:
     x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
     if x is None:
-        if method.needs_data:
-            raise ValueError(f"merge: {method.name} needs inputs: batch must be an array [N, ...]; got None.")
         return None, None
     x = jax.numpy.asarray(x)
     require(
@@ -183,9 +172,7 @@ def _check_labels(y: Any, x: Array, num_classes: int) -> Array:
     require(ok, "merge", "labels (batch[1])", f"integers of shape [{x.shape[0]}]", got)
     low, high = int(labels.min()), int(labels.max())
     require(
-        0 <= low and high < num_classes, "merge", "labels (batch[1])",
+        low >= 0 and high < num_classes, "merge", "labels (batch[1])",
         f"in [0, {num_classes}), the classes of the head", f"{low} to {high}",
     )  # fmt: skip
     return jax.numpy.asarray(labels)
-
-

@@ -61,6 +61,23 @@ class MergeTask:
     keys: Key[Array, " repeats"]
     on_progress: Callable[[int, int], None] | None = None
 
+    @property
+    def network(self) -> ApplyFn:
+        """The networks' function; ValueError if the spec carries none."""
+        if self.apply_fn is None:
+            raise ValueError(
+                "merge: this method runs the networks, so perm_spec must carry an apply_fn; got none. "
+                "Give PermSpec(..., apply_fn=f) or dataclasses.replace(spec, apply_fn=f)."
+            )
+        return self.apply_fn
+
+    @property
+    def inputs(self) -> Array:
+        """The inputs; ValueError if there are none."""
+        if self.x is None:
+            raise ValueError("merge: this method needs inputs: batch must be an array [N, ...]; got None.")
+        return self.x
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -69,15 +86,11 @@ class Method:
     Attributes:
         name: its name in the registry.
         run: takes a `MergeTask`, returns one `MergeResult` per key.
-        needs_data: True if it cannot do without inputs.
-        needs_apply_fn: True if it runs the networks.
         uses_key: False if every key gives the same result.
         max_models: the largest number of networks it takes at once, or None for any.
     """
 
     name: str
     run: Callable[[MergeTask], list[MergeResult]]
-    needs_data: bool = False
-    needs_apply_fn: bool = False
     uses_key: bool = True
     max_models: int | None = 2

@@ -61,5 +61,3 @@ def max_pool(x: Images) -> Float[Array, "batch halfheight halfwidth channels"]:
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
     return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
-
-

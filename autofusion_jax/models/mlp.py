@@ -23,7 +23,7 @@ class MLP(nn.Module):
     widths: Sequence[int]
     num_classes: int
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102
         self.body = [nn.Dense(w, name=f"dense_{i}") for i, w in enumerate(self.widths)]
         self.head = nn.Dense(self.num_classes)
 
@@ -35,6 +35,7 @@ class MLP(nn.Module):
         return x
 
     def __call__(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+        """The logits."""
         return self.head(self.features(x))
 
 

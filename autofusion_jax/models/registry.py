@@ -41,11 +41,11 @@ class Model:
 
     def apply(self, params: Params, x: Array) -> Array:
         """The network's outputs `[N, classes]`."""
-        return self.module.apply(params, x)
+        return jax.numpy.asarray(self.module.apply(params, x))
 
     def features(self, params: Params, x: Array) -> Array:
         """What the head reads `[N, features]`."""
-        return self.module.apply(params, x, method="features")
+        return jax.numpy.asarray(self.module.apply(params, x, method="features"))
 
     def with_head(self, params: Params, kernel: Array, bias: Array) -> Params:
         """The same network with another head."""

@@ -20,6 +20,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w width"]:
+        """The feature map, same height and width."""
         shape = (3, 3, x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         return conv_same(x, kernel) + self.param("bias", nn.initializers.zeros, (self.width,))
@@ -38,7 +39,7 @@ class VGG(nn.Module):
     pool_after: Sequence[int]
     num_classes: int
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102
         self.body = [Conv(w, name=f"conv_{i}") for i, w in enumerate(self.widths)]
         self.head = nn.Dense(self.num_classes)
 
@@ -51,6 +52,7 @@ class VGG(nn.Module):
         return x.reshape(x.shape[0], -1)
 
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch classes"]:
+        """The logits."""
         return self.head(self.features(x))
 
 

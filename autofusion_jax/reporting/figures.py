@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colour-blind-safe palette; lines differ in dash and marker as well.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-")
+LEVEL_DASHES = ((0, (8, 2)), (0, (3, 3)), (0, (1, 2)), (0, (8, 2, 1, 2)))
 METRIC_TITLES = {"joint": "Both tasks (joint)", "task_a": "Task A", "task_b": "Task B"}
 
 
@@ -34,7 +35,7 @@ def interpolation_figure(
         curves: label -> metric -> `[points]` in percent.
         gammas: weights of A, `[points]`.
         title: what was evaluated, and on what.
-        levels: label -> joint accuracy of networks without a curve, drawn as thin lines.
+        levels: label -> joint accuracy of up to four networks without a curve, as thin grey lines.
     """
     figure = Figure(figsize=(13, 5.2), dpi=130, layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
@@ -44,9 +45,8 @@ def interpolation_figure(
             panel.plot(gammas, curve[metric], color=color, linestyle=dash, linewidth=2, label=name)
         panel.set(title=heading, xlabel="gamma (weight of model A)", xlim=(0, 1), ylim=(0, 100))
         panel.grid(alpha=0.25)
-    for name, level in (levels or {}).items():
-        axes[0].axhline(level, color="0.35", linewidth=1, linestyle=(0, (6, 3)))
-        axes[0].annotate(f"{name} {level:.1f}", (0.02, level), fontsize=8, color="0.25", va="bottom")
+    for dash, (name, level) in zip(LEVEL_DASHES, (levels or {}).items()):
+        axes[0].axhline(level, color="0.3", linewidth=1, linestyle=dash, label=f"{name}: {level:.1f} %")
     axes[0].set_ylabel("accuracy (%)")
     figure.suptitle(title)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -63,33 +63,34 @@ def permutation_figure(matrices: Mapping[str, Mapping[str, np.ndarray]], *, titl
     """
     groups = list(next(iter(matrices.values())))
     rows, columns = len(matrices), len(groups)
-    figure = Figure(figsize=(2.6 * columns + 1.2, 2.75 * rows + 0.8), dpi=130, layout="constrained")
+    figure = Figure(figsize=(2.5 * columns + 1, 2.6 * rows + 1.6), dpi=110, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     image = None
-    for panels, (name, by_group) in zip(axes, matrices.items()):
-        for panel, group in zip(panels, groups):
-            values = np.clip(by_group[group], 0, 1)
+    for row, (name, by_group) in enumerate(matrices.items()):
+        for column, group in enumerate(groups):
+            panel, values = axes[row, column], np.clip(by_group[group], 0, 1)
+            n = len(values)
             norm = PowerNorm(0.5, vmin=0, vmax=1)
-            image = panel.imshow(
-                _enlarge(values), cmap="cividis", norm=norm, extent=(0, len(values), len(values), 0)
-            )
-            panel.set_xticks([0, len(values)])
-            panel.set_yticks([0, len(values)])
-            if panel is panels[0]:
+            image = panel.imshow(_enlarge(values), cmap="cividis", norm=norm, extent=(0, n, n, 0))
+            panel.set(xticks=[0, n], yticks=[0, n])
+            if column == 0:
                 panel.set_ylabel(f"{name}\nunit of A", fontsize=9)
-            if panels is axes[0]:
-                panel.set_title(f"{group} ({len(values)})", fontsize=10)
-            if panels is axes[-1]:
+            if row == 0:
+                panel.set_title(group, fontsize=10)
+            if row == rows - 1:
                 panel.set_xlabel("unit of B", fontsize=9)
     if image is not None:
-        figure.colorbar(image, ax=axes, label="weight of B's unit in A's place (square-root colour scale)")
+        figure.colorbar(
+            image, ax=axes, location="bottom", shrink=0.8, aspect=40,
+            label="weight of B's unit in A's place (square-root scale)",
+        )  # fmt: skip
     figure.suptitle(title)
     return figure
 
 
 def _enlarge(values: np.ndarray, *, dot: int = 3, from_size: int = 64) -> np.ndarray:
-    """Grow single entries of a large matrix so that they stay visible at the figure's size."""
-    if len(values) < from_size:
+    """Grow the entries of a large hard permutation so that they stay visible at the figure's size."""
+    if len(values) < from_size or not np.isin(values, (0, 1)).all():
         return values
     padded = np.pad(values, dot // 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (dot, dot))

@@ -94,7 +94,8 @@ def _row(records: Sequence[Record]) -> Row:
         by_pair = [np.array([r.metrics[name] for r in records if r.pair == pair]) for pair in pairs]
         means = np.array([values.mean() for values in by_pair])
         mean[name] = float(means.mean())
-        std_repeats[name] = float(np.mean([values.std(ddof=1) if len(values) > 1 else 0.0 for values in by_pair]))
+        spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in by_pair]
+        std_repeats[name] = float(np.mean(spreads))
         std_pairs[name] = float(means.std(ddof=1)) if len(means) > 1 else 0.0
     return Row(
         records[0].method, records[0].variant, mean, std_repeats, std_pairs, len(pairs),

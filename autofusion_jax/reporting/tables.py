@@ -55,7 +55,9 @@ def rich_table(rows: Sequence[Row], title: str) -> Table:
     headings, cells = table_cells(rows)
     table = Table(title=title)
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0)
+        table.add_column(
+            heading, justify="left" if i == 0 else "right", no_wrap=i > 0, min_width=18 if i == 0 else None
+        )
     for line in cells:
         table.add_row(*line)
     return table

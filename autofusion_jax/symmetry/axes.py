@@ -41,6 +41,7 @@ class Axis:
 
     @property
     def size(self) -> int:
+        """The length of the axis."""
         return sum(block_size(block) for block in self.blocks)
 
     @property

@@ -31,8 +31,6 @@ def check_perm_spec(spec: PermSpec, params: Params, x: Array) -> float:
             leaf and axis most likely wrong, and the size of the change. Also if the spec has
             no `apply_fn` or does not fit `params`.
     """
-    if spec.apply_fn is None:
-        raise ValueError("check_perm_spec: spec must carry an apply_fn; give PermSpec(..., apply_fn=f).")
     check_params(spec, params, caller="check_perm_spec")
     tolerance = _tolerance(spec, params)
     worst = 0.0
@@ -46,18 +44,19 @@ def check_perm_spec(spec: PermSpec, params: Params, x: Array) -> float:
 
 def _tolerance(spec: PermSpec, params: Params) -> float:
     """Rounding of the widest sum, once a layer: eps * sqrt(n) * layers, with a margin of 50."""
-    dtypes = [d for d in (jnp.result_type(v) for v in jax.tree.leaves(params)) if jnp.issubdtype(d, jnp.floating)]
-    eps = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=float(jnp.finfo(jnp.float32).eps))
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
+    floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in [*floats, jnp.float32])
     widest = max((axis.size for leaf in spec.leaves for axis in leaf.axes), default=1)
     return 50 * eps * widest**0.5 * max(len(spec.layers), 1)
 
 
 def _change(spec: PermSpec, params: Params, x: Array, perms: Perms) -> float:
-    assert_fn = spec.apply_fn
-    if assert_fn is None:
-        raise ValueError("check_perm_spec: spec must carry an apply_fn.")
-    before = [np.asarray(y) for y in jax.tree.leaves(assert_fn(params, x))]
-    after = [np.asarray(y) for y in jax.tree.leaves(assert_fn(apply_perm(spec, params, perms), x))]
+    apply_fn = spec.apply_fn
+    if apply_fn is None:
+        raise ValueError("check_perm_spec: spec must carry an apply_fn; give PermSpec(..., apply_fn=f).")
+    before = [np.asarray(y) for y in jax.tree.leaves(apply_fn(params, x))]
+    after = [np.asarray(y) for y in jax.tree.leaves(apply_fn(apply_perm(spec, params, perms), x))]
     scale = max(float(np.abs(y).max()) for y in before) or 1.0
     return max(float(np.abs(b - a).max()) for b, a in zip(before, after)) / scale
 
@@ -92,9 +91,9 @@ def _suspect(spec: PermSpec, params: Params, x: Array, name: str, perms: Perms, 
             else:
                 continue
             changed = _with_axis(spec, index, leaf, number, other)
-            if name in {g for item in changed.leaves for a in item.axes for g in a.groups}:
-                if _change(changed, params, x, perms) <= tolerance:
-                    return f"{leaf.path} axis {number} {advice}."
+            still_there = any(name in a.groups for item in changed.leaves for a in item.axes)
+            if still_there and _change(changed, params, x, perms) <= tolerance:
+                return f"{leaf.path} axis {number} {advice}."
     return f"It is carried by {', '.join(carriers)}: one of them is wrong or another is missing."
 
 

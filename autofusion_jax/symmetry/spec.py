@@ -40,6 +40,7 @@ class LeafSpec:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape that the leaf must have."""
         return tuple(axis.size for axis in self.axes)
 
     @property
@@ -143,7 +144,8 @@ class PermSpec:
                     f"{shapes[path][number]} positions; got {got}."
                 )
         leaves = tuple(
-            LeafSpec(path, tuple(axes[path, i] for i in range(len(p)))) for path, p in table.items()
+            LeafSpec(path, tuple(a for i in range(len(p)) if (a := axes[path, i]) is not None))
+            for path, p in table.items()
         )
         names = dict.fromkeys(g for leaf in leaves for axis in leaf.axes for g in axis.groups)
         groups = {name: Group(name, known[name], (nested or {}).get(name)) for name in names}

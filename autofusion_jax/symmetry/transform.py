@@ -127,7 +127,9 @@ def apply_perm(spec: PermSpec, params: Params, perms: Perms) -> Params:
         perm = perms[group]
         if outer_axis is None:
             return jnp.take(leaf, perm, axis=axis)
-        index = jnp.moveaxis(jnp.reshape(perm, perm.shape + (1,) * (leaf.ndim - 2)), (0, 1), (outer_axis, axis))
+        index = jnp.moveaxis(
+            jnp.reshape(perm, perm.shape + (1,) * (leaf.ndim - 2)), (0, 1), (outer_axis, axis)
+        )
         return jnp.take_along_axis(leaf, index, axis=axis)
 
     return transform(spec, params, take)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
@@ -30,7 +31,7 @@ def solve_assignment(similarity: Float[Array, "*batch n n"]) -> Int[Array, "*bat
     if similarity.ndim < 2 or similarity.shape[-1] != similarity.shape[-2]:
         raise ValueError(f"solve_assignment: similarity must be [..., n, n]; got {list(similarity.shape)}.")
     result = jax.ShapeDtypeStruct(similarity.shape[:-1], np.dtype(np.int32))
-    if not isinstance(similarity, jax.core.Tracer):
+    if not isinstance(similarity, Tracer):
         return jax.numpy.asarray(_solve_on_host(similarity))
     return jax.pure_callback(_solve_on_host, result, similarity, vmap_method="expand_dims")
 

@@ -63,7 +63,7 @@ def log_sinkhorn(
 def _iterate(scores: Float[Array, "*batch n n"], num_iters: int) -> Float[Array, "*batch n n"]:
     @jax.checkpoint
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        _, g = carry
+        g = carry[1]
         f = -logsumexp(scores + g[..., None, :], axis=-1)
         g = -logsumexp(scores + f[..., :, None], axis=-2)
         return (f, g), None

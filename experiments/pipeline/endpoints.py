@@ -122,9 +122,7 @@ def get_network(setting: Setting, pair: Pair, role: str) -> tuple[Params, float]
         return jax.tree.map(jnp.asarray, stored.params), stored.meta["seconds"]
     state, seconds = _train(setting, pair, role, final.parent)
     model = setting.model
-    save(
-        final, state.params, spec=model.perm_spec, meta=network_meta(setting, pair, role, seconds=seconds)
-    )
+    save(final, state.params, spec=model.perm_spec, meta=network_meta(setting, pair, role, seconds=seconds))
     for _, path in _saved_steps(final.parent):
         shutil.rmtree(path)
     return state.params, seconds
@@ -154,7 +152,8 @@ def _train(setting: Setting, pair: Pair, role: str, folder: Path) -> tuple[Train
         state, seconds = TrainState(*stored.params, step=steps[-1][0]), stored.meta["seconds"]
         setting.console.print(f"{role} of seed {pair.seed}: goes on at step {state.step}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=setting.console, transient=True) as progress:
+    console = setting.console
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         total = num_steps(len(indices), options)
         bar = progress.add_task(f"training {role}, seed {pair.seed}", total=total, completed=state.step)
         started = time.perf_counter() - seconds

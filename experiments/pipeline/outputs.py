@@ -16,6 +16,7 @@ from autofusion_jax.evaluation.interpolation import interpolation_curve
 from autofusion_jax.reporting.figures import interpolation_figure, permutation_figure, save_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records, write_text
 from autofusion_jax.reporting.tables import label, markdown_table, rich_table
+from autofusion_jax.types import Perms, SoftPerms
 from configs.schema import Config, identity
 from pipeline.endpoints import network_meta
 from pipeline.rows import REFERENCE_ROWS, Outcome, PairContext, merge_row, soft_matrices
@@ -81,6 +82,8 @@ def run_job(folder: Path, context: PairContext, name: str) -> None:
     if context.pair.number == 0:
         _store_drawings(path.with_suffix(".npz"), context, [o for o in outcomes if o.repeat == 0])
     write_records(path, records)
+    joint = np.mean([record.metrics["joint"] for record in records])
+    context.setting.console.print(f"seed {context.pair.seed}: {name} evaluated, joint {joint:.2f} %")
 
 
 def _job_path(folder: Path, pair: int, name: str) -> Path:
@@ -123,11 +126,11 @@ def _store_drawings(path: Path, context: PairContext, outcomes: list[Outcome]) -
             arrays[f"matrix/{outcome.variant or ''}/{group}"] = matrix
     if arrays:
         part = path.with_name(f".{path.stem}.part.npz")
-        np.savez_compressed(part, **arrays)
+        np.savez_compressed(part, allow_pickle=False, **arrays)
         part.replace(path)
 
 
-def _curve(context: PairContext, perms: dict) -> dict[str, np.ndarray]:
+def _curve(context: PairContext, perms: Perms | SoftPerms) -> dict[str, np.ndarray]:
     setting, options = context.setting, context.setting.config.evaluate
     chosen = curve_subset(len(setting.dataset.test_labels), options.curve_images)
     return interpolation_curve(

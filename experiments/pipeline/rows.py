@@ -68,9 +68,7 @@ def open_pair(setting: Setting, pair: Pair) -> PairContext:
         get_network(setting, pair, role) for role in ("model_a", "model_b")
     )
     x = to_inputs(setting.dataset.train_images[pair.unlabelled])
-    return PairContext(
-        setting, pair, params_a, params_b, (seconds_a, seconds_b), setting.model.perm_spec, x
-    )
+    return PairContext(setting, pair, params_a, params_b, (seconds_a, seconds_b), setting.model.perm_spec, x)
 
 
 def _trained(context: PairContext, role: str, params: Params, seconds: float) -> list[Outcome]:
@@ -93,9 +91,7 @@ def _real_labels(context: PairContext) -> list[Outcome]:
 
 
 def _teacher(context: PairContext) -> MergeResult:
-    return merge(
-        context.params_a, context.params_b, context.spec, context.x, method="confidence_ensemble"
-    )
+    return merge(context.params_a, context.params_b, context.spec, context.x, method="confidence_ensemble")
 
 
 def _confidence(context: PairContext) -> list[Outcome]:
@@ -136,7 +132,8 @@ def merge_row(context: PairContext, name: str) -> list[Outcome]:
     keys = keys if method.uses_key else keys[:1]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     start = time.perf_counter()
-    with Progress(*columns, console=context.setting.console, transient=True) as progress:
+    console = context.setting.console
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"{name}, seed {context.pair.seed}, {len(keys)} repeat(s)", total=None)
         results = merge_repeats(
             [context.params_a, context.params_b], context.spec, context.x, method=method, keys=keys,
@@ -156,6 +153,4 @@ def soft_matrices(result: MergeResult, spec: PermSpec, variant: str | None) -> d
     """The matrices `[n, n]` of a result's groups, for a figure."""
     if variant == "soft":
         return {name: np.asarray(matrix) for name, matrix in result.soft_perms.items()}
-    return {
-        name: np.asarray(jnp.eye(group.size)[result.perms[name]]) for name, group in spec.groups.items()
-    }
+    return {name: np.asarray(jnp.eye(group.size)[result.perms[name]]) for name, group in spec.groups.items()}

@@ -1,5 +1,6 @@
 """AutoFusion as a merging method (papers: Tian, Lai, Yue, arXiv 2410.05746)."""
 
+import operator
 import warnings
 from typing import Any
 
@@ -68,18 +69,18 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         return _run(name, options, task)
 
-    return Method(name, run, needs_data=True, needs_apply_fn=True)
+    return Method(name, run)
 
 
 def _run(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
     targets = _targets(name, options, task)
-    unroll = prefers_unrolling(task.apply_fn, task.models[0], task.x[:1])
-    problem = Problem(task.spec, task.apply_fn, options, unroll)
-    data = Data(task.models[0], task.models[1], task.x, targets)
-    states = init_states(problem, task.x.shape[0], task.keys)
+    unroll = prefers_unrolling(task.network, task.models[0], task.inputs[:1])
+    problem = Problem(task.spec, task.network, options, unroll)
+    data = Data(task.models[0], task.models[1], task.inputs, targets)
+    states = init_states(problem, len(task.inputs), task.keys)
     states, history = _optimise(name, problem, states, data, task)
     return [
-        _result(problem, data, jax.tree.map(lambda leaf: leaf[i], states.log_alpha),
+        _result(problem, data, jax.tree.map(operator.itemgetter(i), states.log_alpha),
                 {key: curve[:, i] for key, curve in history.items()})
         for i in range(len(task.keys))
     ]  # fmt: skip
@@ -87,9 +88,9 @@ def _run(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
 
 def _targets(name: str, options: Options, task: MergeTask) -> Targets:
     if task.y is not None:
-        num_classes = jax.eval_shape(task.apply_fn, task.models[0], task.x[:1]).shape[-1]
+        num_classes = jax.eval_shape(task.network, task.models[0], task.inputs[:1]).shape[-1]
         return real_labels(task.y, num_classes)
-    targets = pseudo_labels(task.apply_fn, task.models, task.x, zeta=options.zeta)
+    targets = pseudo_labels(task.network, task.models, task.inputs, zeta=options.zeta)
     kept = float(targets.keep.mean())
     if kept == 0:
         warnings.warn(

@@ -74,9 +74,7 @@ def init_states(problem: Problem, num_samples: int, keys: Key[Array, " repeats"]
 
 
 @functools.partial(jax.jit, static_argnames=("problem",), donate_argnames=("states",))
-def run_epochs(
-    problem: Problem, states: State, data: Data, epochs: Array
-) -> tuple[State, dict[str, Array]]:
+def run_epochs(problem: Problem, states: State, data: Data, epochs: Array) -> tuple[State, dict[str, Array]]:
     """Optimise all repeats for the given epochs, in one program.
 
     Pure: jit-able and vmap-able. `run_epochs(0..9)` is the same as `0..4`, then `5..9`.
@@ -100,7 +98,7 @@ def run_epochs(
         objective = functools.partial(_objective, problem, data, index, gamma, epoch)
         grads, record = jax.grad(objective, has_aux=True)(state.log_alpha)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.log_alpha)
-        log_alpha = optax.apply_updates(state.log_alpha, updates)
+        log_alpha = jax.tree.map(jnp.add, state.log_alpha, updates)
         return State(log_alpha, opt_state, state.key), record
 
     def one_epoch(states: State, epoch: Array) -> tuple[State, dict[str, Array]]:
@@ -127,7 +125,7 @@ def _draw_epoch(
     order = jnp.resize(jax.random.permutation(order_key, num_samples), (num_steps, batch))
     if options.gamma == "uniform":
         return order, jax.random.uniform(gamma_key, (num_steps,))
-    return order, jnp.full((num_steps,), options.gamma)
+    return order, jnp.full((num_steps,), options.merge_gamma)
 
 
 def _objective(
@@ -155,4 +153,5 @@ def _end_of_epoch(options: Options, log_alpha: dict[str, Array]) -> dict[str, Ar
     log_soft = log_soft_perms(log_alpha, tau=options.tau, num_iters=options.num_iters)
     soft = [jnp.exp(scores) for scores in log_soft.values()]
     entropy = jnp.mean(jnp.stack([row_entropy(p).mean() for p in soft]))
-    return {"row_entropy": entropy, "marginal_error": jnp.max(jnp.stack([marginal_error(p).max() for p in soft]))}
+    error = jnp.max(jnp.stack([marginal_error(p).max() for p in soft]))
+    return {"row_entropy": entropy, "marginal_error": error}

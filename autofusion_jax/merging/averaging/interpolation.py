@@ -21,7 +21,8 @@ def interpolation(*, gamma: float = 0.5) -> Method:
     require(0 <= gamma <= 1, "interpolation", "gamma", "in [0, 1], the weight of model A", gamma)
 
     def run(task: MergeTask) -> list[MergeResult]:
-        params = interpolate(*task.models, gamma)
+        params_a, params_b = task.models
+        params = interpolate(params_a, params_b, gamma)
         return [MergeResult(params, task.apply_fn, identity_perms(task.spec))] * len(task.keys)
 
     return Method("interpolation", run, uses_key=False)

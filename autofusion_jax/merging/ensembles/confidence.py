@@ -1,5 +1,7 @@
 """The confidence ensemble: AutoFusion's teacher (Eq. 17-19) as a network of its own."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -20,14 +22,14 @@ def confidence_ensemble() -> Method:
     """
 
     def run(task: MergeTask) -> list[MergeResult]:
-        apply_fn = task.apply_fn
+        apply_fn = task.network
 
         def ensemble(stacked: Params, x: Array) -> Array:
-            members = [jax.tree.map(lambda leaf: leaf[i], stacked) for i in range(len(task.models))]
+            members = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(len(task.models))]
             logits = jnp.stack([apply_fn(p, x) for p in members])  # [N, batch, classes]
             return jnp.log(most_confident(jax.nn.softmax(logits)))
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *task.models)
         return [MergeResult(stacked, ensemble)] * len(task.keys)
 
-    return Method("confidence_ensemble", run, needs_apply_fn=True, uses_key=False, max_models=None)
+    return Method("confidence_ensemble", run, uses_key=False, max_models=None)
