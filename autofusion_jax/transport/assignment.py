@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 
-def solve_assignment(similarity: Float[Array, "*batch n n"]) -> Int[Array, "*batch n"]:
+def solve_assignment(similarity: Float[Array, "..."]) -> Int[Array, "..."]:
     """Find the permutation that maximises `sum_i similarity[i, perm[i]]`.
 
     Solved exactly by `scipy.optimize.linear_sum_assignment` on the host, in float64; under jit

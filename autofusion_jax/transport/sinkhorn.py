@@ -14,8 +14,8 @@ CG_ITERATIONS = 50
 
 
 def log_sinkhorn(
-    log_alpha: Float[Array, "*batch n n"], *, tau: float, num_iters: int, implicit: bool = False
-) -> Float[Array, "*batch n n"]:
+    log_alpha: Float[Array, "..."], *, tau: float, num_iters: int, implicit: bool = False
+) -> Float[Array, "..."]:
     r"""Normalise rows, then columns, `num_iters` times, in the log domain.
 
     Computes `log S^(t)` with `S^(0) = exp(X / tau)`, `S^(t+1) = T_c(T_r(S^(t)))` (Eq. 13), which
@@ -27,14 +27,14 @@ def log_sinkhorn(
     `marginal_error`.
 
     Args:
-        log_alpha: scores X, any leading batch axes.
+        log_alpha: scores X `[..., n, n]`.
         tau: temperature, > 0.
         num_iters: number t of iterations, >= 1.
         implicit: differentiate the fixed point instead of the iterations. Correct only where
             they have converged; the default is exact for the iterations at every temperature.
 
     Returns:
-        The logarithm of a column-stochastic, nearly doubly stochastic matrix.
+        The logarithm of a column-stochastic, nearly doubly stochastic matrix, `[..., n, n]`.
 
     Raises:
         ValueError: tau <= 0, num_iters < 1, or `log_alpha` is not square.

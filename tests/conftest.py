@@ -1,0 +1,78 @@
+"""Fixtures shared by all tests."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import autofusion_jax as af
+from autofusion_jax.models.registry import Model, build_model
+
+os.environ.setdefault("AUTOFUSION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "autofusion_jax_tests"))
+jax.config.update("jax_compilation_cache_dir", f"{os.environ['AUTOFUSION_CACHE_DIR']}/compiled")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+ORACLES = Path(__file__).parent / "oracles"
+
+MODELS = {
+    "mlp": build_model("mlp", (4, 4), widths=(12, 10), num_classes=3),
+    "vgg": build_model("vgg", (8, 8, 2), widths=(4, 6), pool_after=(0,), num_classes=3),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request) -> Model:
+    return MODELS[request.param]
+
+
+@pytest.fixture
+def mlp() -> Model:
+    return MODELS["mlp"]
+
+
+@pytest.fixture
+def vgg() -> Model:
+    return MODELS["vgg"]
+
+
+def inputs_for(model: Model, num: int = 24, seed: int = 5) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), (num, *model.input_shape))
+
+
+def params_for(model: Model, seed: int) -> dict:
+    """Random parameters with no zero biases, so that nothing is symmetric by accident."""
+    params = model.init(jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1000), len(leaves))
+    return tree.unflatten([v + 0.1 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves)])
+
+
+def oracle(name: str) -> dict[str, np.ndarray]:
+    with np.load(ORACLES / name, allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files}
+
+
+def oracle_network(stored: dict[str, np.ndarray], prefix: str) -> dict[str, jax.Array]:
+    """One network of an oracle file: a flat dict of leaves."""
+    return {
+        key.removeprefix(f"{prefix}:"): jnp.asarray(value)
+        for key, value in stored.items()
+        if key.startswith(f"{prefix}:")
+    }
+
+
+def spec_from_oracle(axes: dict[str, list], params: dict) -> af.PermSpec:
+    """Turn git-re-basin's table (leaf -> axis names) into a spec."""
+    table = {
+        path: [
+            None if name is None else (af.out_axis(name) if number == len(names) - 1 else af.in_axis(name))
+            for number, name in enumerate(names)
+        ]
+        for path, names in axes.items()
+    }
+    return af.PermSpec.from_table(table, params)

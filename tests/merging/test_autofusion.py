@@ -1,0 +1,188 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import autofusion_jax as af
+from autofusion_jax.batching import predict
+from autofusion_jax.merging.autofusion import losses
+from autofusion_jax.merging.autofusion.optimise import Data, Problem, init_states, run_epochs
+from autofusion_jax.merging.autofusion.options import Options
+from autofusion_jax.merging.autofusion.pseudo_labels import most_confident, pseudo_labels, real_labels
+from tests.conftest import inputs_for, params_for
+
+
+def hand_spec():
+    params = {"one": {"w": jnp.array([[1.0, 2.0]])}, "two": {"w": jnp.array([[3.0], [4.0]])}}
+    table = {"one/w": (None, af.out_axis("one")), "two/w": (af.in_axis("one"), None)}
+    return af.PermSpec.from_table(table, params), params
+
+
+def test_layer_weights_are_2_l_over_l():
+    np.testing.assert_allclose(losses.layer_weights(3, "linear"), [6.0, 3.0, 2.0])
+    assert losses.layer_weights(3, "uniform") == [1.0, 1.0, 1.0]
+
+
+def test_align_loss_by_hand():
+    """L = 2: (1/2) (4 * ((1-2)^2 + (2-1)^2) + 2 * ((3-4)^2 + (4-4)^2)) = (8 + 2) / 2."""
+    spec, a = hand_spec()
+    b = {"one": {"w": jnp.array([[2.0, 1.0]])}, "two": {"w": jnp.array([[4.0], [4.0]])}}
+    assert float(losses.align_loss(spec, a, b, losses.layer_weights(2, "linear"))) == pytest.approx(5.0)
+    assert float(losses.align_loss(spec, a, b, losses.layer_weights(2, "uniform"))) == pytest.approx(1.5)
+
+
+def test_retain_loss_by_hand():
+    logits = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]))
+    probs = jnp.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    keep = jnp.array([1.0, 1.0, 0.0])
+    expected = (np.log(2) - 0.5 * np.log(0.25) - 0.5 * np.log(0.75)) / 2
+    assert float(losses.retain_loss(logits, probs, keep)) == pytest.approx(expected, rel=1e-6)
+    assert float(losses.retain_loss(logits, probs, jnp.zeros(3))) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "epoch", "value", "grads"),
+    [
+        ("normalized", 0, 2.0, (1 / 4, 1 / 0.5)),
+        ("weighted", 0, 0.3 * 4 + 0.7 * 0.5, (0.3, 0.7)),
+        ("rounded", 1, 4.0, (1.0, 0.0)),
+        ("rounded", 2, 0.5, (0.0, 1.0)),
+        ("rounded", 4, 4.0, (1.0, 0.0)),
+        ("align", 0, 4.0, (1.0, 0.0)),
+        ("retain", 0, 0.5, (0.0, 1.0)),
+    ],
+)
+def test_balance_by_hand(strategy, epoch, value, grads):
+    def total(align, retain):
+        return losses.balance(
+            align, retain, strategy=strategy, omega_a=0.3, omega_r=0.7, switch_every=2, epoch=jnp.array(epoch)
+        )
+
+    args = (jnp.array(4.0), jnp.array(0.5))
+    assert float(total(*args)) == pytest.approx(value)
+    np.testing.assert_allclose(jax.grad(total, argnums=(0, 1))(*args), grads, rtol=1e-6)
+
+
+def test_normalised_zero_stays_zero():
+    value, grad = jax.value_and_grad(
+        lambda r: losses.balance(
+            jnp.array(2.0), r, strategy="normalized", omega_a=1, omega_r=1, switch_every=1, epoch=jnp.array(0)
+        )
+    )(jnp.array(0.0))
+    assert float(value) == 1.0 and float(grad) == 0.0
+
+
+def test_most_confident_by_hand():
+    probs = jnp.array([[[0.6, 0.4], [0.2, 0.8]], [[0.3, 0.7], [0.5, 0.5]]])
+    np.testing.assert_allclose(most_confident(probs), [[0.3, 0.7], [0.2, 0.8]])
+
+
+def test_pseudo_labels_threshold():
+    x = jnp.array([[2.0], [0.1]])
+
+    def apply_fn(params, x):
+        return jnp.concatenate([params * x, -params * x], -1)
+
+    targets = pseudo_labels(apply_fn, (jnp.array(1.0), jnp.array(-2.0)), x, zeta=0.9)
+    expected = jax.nn.softmax(jnp.array([[-4.0, 4.0], [-0.2, 0.2]]))
+    np.testing.assert_allclose(targets.probs, expected, rtol=1e-6)
+    assert targets.keep.tolist() == [1.0, 0.0]
+
+
+def test_real_labels_are_one_hot():
+    targets = real_labels(jnp.array([2, 0]), 3)
+    assert targets.probs.tolist() == [[0, 0, 1], [1, 0, 0]] and targets.keep.tolist() == [1, 1]
+
+
+def problem_and_data(model, unroll, **options):
+    options = Options(**{"epochs": 4, "batch_size": 8, **options})
+    a, b, x = params_for(model, 0), params_for(model, 1), inputs_for(model)
+    targets = pseudo_labels(model.apply, (a, b), x, zeta=0.0)
+    return Problem(model.perm_spec, model.apply, options, unroll), Data(a, b, x, targets)
+
+
+def test_unrolled_equals_vmapped(model):
+    results = []
+    for unroll in (True, False):
+        problem, data = problem_and_data(model, unroll)
+        states = init_states(problem, 24, jax.random.split(jax.random.key(0), 2))
+        results.append(run_epochs(problem, states, data, jnp.arange(4)))
+    chex.assert_trees_all_close(results[0][0].log_alpha, results[1][0].log_alpha, atol=2e-3)
+
+
+def test_epochs_in_parts_are_the_same_run(mlp):
+    problem, data = problem_and_data(mlp, False)
+    whole, _ = run_epochs(
+        problem, init_states(problem, 24, jax.random.split(jax.random.key(0), 2)), data, jnp.arange(4)
+    )
+    states = init_states(problem, 24, jax.random.split(jax.random.key(0), 2))
+    states, _ = run_epochs(problem, states, data, jnp.arange(2))
+    states, _ = run_epochs(problem, states, data, jnp.arange(2, 4))
+    chex.assert_trees_all_close(states.log_alpha, whole.log_alpha, atol=1e-6)
+
+
+def test_one_compiled_program(mlp):
+    problem, data = problem_and_data(mlp, False)
+    before = run_epochs._cache_size()
+    for seed in range(3):
+        states = init_states(problem, 24, jax.random.split(jax.random.key(seed), 2))
+        run_epochs(problem, states, data, jnp.arange(4))
+    assert run_epochs._cache_size() == before + 1
+
+
+def test_both_losses_fall(mlp):
+    a, b = params_for(mlp, 0), params_for(mlp, 1)
+    x = inputs_for(mlp, 64)
+    for strategy, curve in (("align", "align"), ("retain", "retain")):
+        result = af.merge(a, b, mlp.perm_spec, x, strategy=strategy, epochs=30, batch_size=32, zeta=0.0)
+        assert result.history[curve][-1] < 0.9 * result.history[curve][0]
+
+
+def test_align_finds_a_planted_permutation(mlp):
+    """A against a permuted copy of itself, alignment alone: the hard permutation undoes it."""
+    spec, a = mlp.perm_spec, params_for(mlp, 0)
+    planted = af.random_perms(spec, jax.random.key(2))
+    b = af.apply_perm(spec, a, planted)
+    result = af.merge(a, b, spec, inputs_for(mlp), strategy="align", epochs=100, zeta=0.0)
+    chex.assert_trees_all_equal(dict(result.perms), af.invert(spec, planted))
+    chex.assert_trees_all_close(result.variants["hard"], a, atol=1e-6)
+
+
+def test_real_labels_are_used(mlp):
+    a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp, 64)
+    y = np.asarray(mlp.apply(params_for(mlp, 7), x).argmax(-1))
+    with_labels = af.merge(a, b, mlp.perm_spec, (x, y), epochs=20, strategy="retain")
+    without = af.merge(a, b, mlp.perm_spec, x, epochs=20, strategy="retain", zeta=0.0)
+    agree = [float((mlp.apply(r.params, x).argmax(-1) == y).mean()) for r in (with_labels, without)]
+    assert agree[0] > agree[1]
+    assert with_labels.diagnostics["kept"] == 1.0
+
+
+def test_optimizer_is_an_option(mlp):
+    a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
+    sgd = af.merge(a, b, mlp.perm_spec, x, optimizer=optax.sgd, epochs=2, zeta=0.0)
+    adam = af.merge(a, b, mlp.perm_spec, x, epochs=2, zeta=0.0)
+    assert not np.allclose(sgd.soft_perms["dense_0"], adam.soft_perms["dense_0"], atol=1e-3)
+
+
+def test_divergence_is_named(mlp):
+    a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
+    with pytest.raises(ValueError, match=r"must stay finite; it is NaN or infinite in epoch \d"):
+        af.merge(a, b, mlp.perm_spec, x, learning_rate=1e38, optimizer=optax.sgd, epochs=4, zeta=0.0)
+
+
+def test_progress_is_reported(mlp):
+    calls = []
+    af.merge_repeats(
+        [params_for(mlp, 0), params_for(mlp, 1)], mlp.perm_spec, inputs_for(mlp),
+        keys=jax.random.split(jax.random.key(0), 1), epochs=3, zeta=0.0,
+        on_progress=lambda done, total: calls.append((done, total)),
+    )  # fmt: skip
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_predict_pads_and_cuts(mlp):
+    params, x = params_for(mlp, 0), inputs_for(mlp, 23)
+    np.testing.assert_allclose(predict(mlp.apply, params, x, batch_size=5), mlp.apply(params, x), atol=1e-5)
