@@ -44,7 +44,9 @@ def task_metrics(
     for mask, task in zip(masks, tasks):
         require(bool(mask.any()), "task_metrics", "labels", f"some of classes {list(task)}", "none")
     a, b = (right[..., mask].mean(-1) for mask in masks)
-    return {"joint": right[..., masks[0] | masks[1]].mean(-1), "task_a": a, "task_b": b, "avg": (a + b) / 2}
+    joint = right[..., masks[0] | masks[1]].mean(-1)
+    metrics = {"joint": joint, "task_a": a, "task_b": b, "avg": (a + b) / 2}
+    return {name: np.asarray(value) for name, value in metrics.items()}
 
 
 def evaluate(

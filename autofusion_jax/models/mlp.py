@@ -24,7 +24,10 @@ class MLP(nn.Module):
     num_classes: int
 
     def setup(self) -> None:  # noqa: D102
-        self.body = [nn.Dense(w, name=f"dense_{i}") for i, w in enumerate(self.widths)]
+        self.body = [
+            nn.Dense(w, name=f"dense_{i}", kernel_init=nn.initializers.he_normal())
+            for i, w in enumerate(self.widths)
+        ]
         self.head = nn.Dense(self.num_classes)
 
     def features(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch features"]:
