@@ -1,5 +1,6 @@
 """Merge neural networks trained on different tasks into one, in JAX."""
 
+from autofusion_jax.checkpoints.orbax_io import load, save
 from autofusion_jax.merging.api import merge, merge_many, merge_repeats
 from autofusion_jax.merging.fuse import fuse, fused_apply
 from autofusion_jax.merging.registry import list_methods, methods
@@ -33,6 +34,7 @@ __all__ = [
     "in_axis",
     "invert",
     "list_methods",
+    "load",
     "log_sinkhorn",
     "merge",
     "merge_many",
@@ -40,5 +42,6 @@ __all__ = [
     "methods",
     "out_axis",
     "random_perms",
+    "save",
     "solve_assignment",
 ]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
@@ -65,8 +64,7 @@ def save(
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(work / ARRAYS, args=ocp.args.StandardSave(jax.tree.map(np.asarray, params)))
+        _write_arrays(work / ARRAYS, jax.tree.map(np.asarray, params))
         (work / META).write_text(json.dumps(meta or {}, indent=2, sort_keys=True))
         if spec is not None:
             (work / SPEC).write_text(spec.to_json())
@@ -104,15 +102,27 @@ def load(path: str | os.PathLike[str], *, like: Params | None = None) -> Checkpo
         raise FileNotFoundError(f"load: {folder} must be a checkpoint folder; it has no {MANIFEST}.")
     _check_manifest(folder)
     try:
-        with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            target = None if like is None else jax.tree.map(np.asarray, like)
-            params = checkpointer.restore(folder / ARRAYS, args=ocp.args.StandardRestore(target))
+        params = _read_arrays(folder / ARRAYS, None if like is None else jax.tree.map(np.asarray, like))
     except Exception as error:  # orbax raises many kinds, with pages of text
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(f"load: {folder} cannot be read by orbax: {reason}") from error
     spec_file = folder / SPEC
     spec = PermSpec.from_json(spec_file.read_text()) if spec_file.is_file() else None
     return Checkpoint(jax.tree.map(np.asarray, params), spec, json.loads((folder / META).read_text()))
+
+
+def _write_arrays(path: Path, params: Params) -> None:
+    import orbax.checkpoint as ocp  # imports for a second: only those who save pay for it
+
+    with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, args=ocp.args.StandardSave(params))
+
+
+def _read_arrays(path: Path, like: Params | None) -> Params:
+    import orbax.checkpoint as ocp
+
+    with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(path, args=ocp.args.StandardRestore(like))
 
 
 def _checksums(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ def get_config() -> Config:
         name="mnist_mlp",
         data=DataConfig("mnist"),
         model=MLPConfig(widths=(512,) * 6),
-        train=TrainOptions(epochs=3),
+        train=TrainOptions(epochs=5, learning_rate=0.01, optimizer="sgd"),
         merge=MergeConfig(repeats=3, epochs=8),
         evaluate=EvaluateConfig(curve_images=1000),
     )

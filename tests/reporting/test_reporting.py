@@ -46,7 +46,7 @@ def test_tables():
 
 def test_figures_are_pictures(tmp_path):
     gammas = np.linspace(0, 1, 5)
-    curve = {name: 100 * gammas for name in ("joint", "task_a", "task_b")}
+    curve = dict.fromkeys(("joint", "task_a", "task_b"), 100 * gammas)
     save_figure(
         interpolation_figure({"a": curve, "b": curve}, gammas, title="t", levels={"x": 50.0}),
         tmp_path / "c.png",

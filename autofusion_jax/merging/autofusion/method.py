@@ -33,7 +33,7 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
     Args:
         preset: `"default"` or `"paper"`; the paper's draws gamma anew at every step.
         overrides: any of
-            tau (1.0; paper: 3.0): temperature of Sinkhorn, > 0. What matters is
+            tau (1.0; paper: 2.0): temperature of Sinkhorn, > 0. What matters is
                 learning_rate / tau.
             num_iters (20): Sinkhorn iterations, >= 1.
             implicit (False): gradients of the fixed point instead of the iterations.
