@@ -57,4 +57,4 @@ def main(console: Console) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, with_config=False)

@@ -21,8 +21,8 @@ CONFIG = define_config()
 def main(console: Console) -> None:
     config = CONFIG.value
     check(config)
-    folder = open_run(config, console)
     setting = open_setting(config, console)
+    folder = open_run(setting)
     for number in range(config.pairs):
         context = open_pair(setting, draw_pair(setting, number))
         for name in row_names(config):

@@ -46,7 +46,7 @@ def save(
     spec: PermSpec | None = None,
     meta: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint folder, whole or not at all; one that is there is replaced.
+    """Write a checkpoint folder, never in part; one that is there is replaced.
 
     Args:
         path: the folder to write; its parents are made.
@@ -73,8 +73,13 @@ def save(
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
             os.replace(target, old / target.name)
-            os.replace(work, target)
-            shutil.rmtree(old)
+            try:
+                os.replace(work, target)
+            except OSError:
+                os.replace(old / target.name, target)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(work, target)
     finally:

@@ -1,6 +1,7 @@
 """What a data set is once loaded, and the one order of rows that every source gives."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -92,6 +93,13 @@ class Dataset:
     test_labels: np.ndarray
     source: str
     notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The checksum of all rows: it differs where a data set was split in another way."""
+        train = rows_sha256(self.train_images, self.train_labels)
+        test = rows_sha256(self.test_images, self.test_labels)
+        return hashlib.sha256((train + test).encode()).hexdigest()
 
 
 def canonical_order(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

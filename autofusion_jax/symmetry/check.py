@@ -57,6 +57,10 @@ def _change(spec: PermSpec, params: Params, x: Array, perms: Perms) -> float:
         raise ValueError("check_perm_spec: spec must carry an apply_fn; give PermSpec(..., apply_fn=f).")
     before = [np.asarray(y) for y in jax.tree.leaves(apply_fn(params, x))]
     after = [np.asarray(y) for y in jax.tree.leaves(apply_fn(apply_perm(spec, params, perms), x))]
+    if not all(np.isfinite(y).all() for y in (*before, *after)):
+        raise ValueError(
+            "check_perm_spec: the outputs must be finite; got NaN or infinity. Check params and x."
+        )
     scale = max(float(np.abs(y).max()) for y in before) or 1.0
     return max(float(np.abs(b - a).max()) for b, a in zip(before, after)) / scale
 

@@ -53,8 +53,8 @@ class LeafSpec:
 class PermSpec:
     """The permutation symmetries of a network, leaf by leaf.
 
-    Hashable and static: usable as a jit-static argument. Two specs are equal if their leaves
-    and groups are; the remembered `apply_fn` does not count.
+    Hashable and static: usable as a jit-static argument. Two specs are equal if their leaves,
+    groups and `apply_fn` are.
 
     Attributes:
         leaves: one entry for every leaf, in the order of the layers in the forward pass.
@@ -89,7 +89,7 @@ class PermSpec:
 
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:
-        return self.leaves, tuple(self.groups.values())
+        return self.leaves, tuple(self.groups.values()), self.apply_fn
 
     @functools.cached_property
     def _hash(self) -> int:

@@ -134,7 +134,7 @@ def _batches(num_images: int, steps: np.ndarray, batch_size: int, seed: int) -> 
     return np.stack(rows).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _run_segment(
     apply_fn: ApplyFn,
     optimizer_name: str,

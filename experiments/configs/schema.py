@@ -98,8 +98,9 @@ def in_paper_settings(config: Config) -> Config:
 
 
 def split_commas(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Read `a,b` (one string, as flags give it) as `("a", "b")`."""
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+    """Read `a,b` (one string, as flags give it) as `("a", "b")`, each once."""
+    parts = [part.strip() for value in values for part in value.split(",")]
+    return tuple(dict.fromkeys(part for part in parts if part))
 
 
 def identity(config: Config) -> dict[str, Any]:

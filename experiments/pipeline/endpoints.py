@@ -39,10 +39,16 @@ class Setting:
     console: Console
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same run: the config but where files lie, and the data itself."""
+        return {**identity(self.config), "data_sha256": self.dataset.sha256}
+
+    @property
     def checkpoint_root(self) -> Path:
         """The folder of all networks trained under the same data, model and training settings."""
-        fields = identity(self.config)
-        text = json.dumps({name: fields[name] for name in ("data", "model", "train")}, sort_keys=True)
+        fields = self.identity
+        kept = {name: fields[name] for name in ("data", "model", "train", "data_sha256")}
+        text = json.dumps(kept, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         name = f"{self.config.data.name}_{self.config.model.name}_{digest}"
         return Path(self.config.runs_dir) / "checkpoints" / name
@@ -119,13 +125,19 @@ def get_network(setting: Setting, pair: Pair, role: str) -> tuple[Params, float]
     final = network_path(setting, pair, role)
     if final.is_dir():
         stored = load(final)
+        _sweep(final.parent)
         return jax.tree.map(jnp.asarray, stored.params), stored.meta["seconds"]
     state, seconds = _train(setting, pair, role, final.parent)
     model = setting.model
     save(final, state.params, spec=model.perm_spec, meta=network_meta(setting, pair, role, seconds=seconds))
-    for _, path in _saved_steps(final.parent):
-        shutil.rmtree(path)
+    _sweep(final.parent)
     return state.params, seconds
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a finished training needs no more, and what a killed one left half-written."""
+    for path in (*(path for _, path in _saved_steps(folder)), *folder.glob(".*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def network_meta(setting: Setting, pair: Pair, method: str, **more: Any) -> dict[str, Any]:

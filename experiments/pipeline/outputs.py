@@ -17,8 +17,8 @@ from autofusion_jax.reporting.figures import interpolation_figure, permutation_f
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records, write_text
 from autofusion_jax.reporting.tables import label, markdown_table, rich_table
 from autofusion_jax.types import Perms, SoftPerms
-from configs.schema import Config, identity
-from pipeline.endpoints import network_meta
+from configs.schema import Config
+from pipeline.endpoints import Setting, network_meta
 from pipeline.rows import REFERENCE_ROWS, Outcome, PairContext, merge_row, soft_matrices
 
 CONFIG_FILE, RESULTS_FILE, TABLE_FILE = "config.json", "results.jsonl", "table.md"
@@ -26,14 +26,14 @@ CURVE_FIGURE, PERMUTATION_FIGURE = "interpolation.png", "permutations.png"
 LEVELS = ("teacher_confidence", "control_ridge_head", "real_labels_training")
 
 
-def open_run(config: Config, console: Console) -> Path:
+def open_run(setting: Setting) -> Path:
     """Make the folder of a run, or find the one of an earlier, unfinished run of the same config.
 
     Raises:
         ValueError: the folder named by `out_dir` holds another run.
         OSError: it cannot be written.
     """
-    wanted = json.loads(json.dumps(identity(config)))
+    config, wanted = setting.config, json.loads(json.dumps(setting.identity))
     if config.out_dir:
         folder = Path(config.out_dir)
         if (folder / CONFIG_FILE).is_file() and _stored_config(folder) != wanted:
@@ -47,9 +47,10 @@ def open_run(config: Config, console: Console) -> Path:
         fresh = Path(config.runs_dir) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         folder = next(unfinished, fresh)
     if (folder / CONFIG_FILE).is_file():
-        console.print(f"going on in {folder}")
+        setting.console.print(f"going on in {folder}")
     (folder / "jobs").mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2))
+    resolved = {**dataclasses.asdict(config), "data_sha256": setting.dataset.sha256}
+    write_text(folder / CONFIG_FILE, json.dumps(resolved, indent=2))
     return folder
 
 

@@ -1,6 +1,7 @@
 """The rows of the table: references and merges of one endpoint pair."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class Outcome(NamedTuple):
         apply_fn: its function.
         variant: `"soft"`, `"hard"` or None.
         repeat: number of the repeat.
-        num_learned: numbers optimised by gradient descent.
+        num_learned: numbers fitted to data.
         seconds: time it took to make.
         result: the merge it comes from, or None.
         kept_at: where its checkpoint already is, or None.
@@ -60,6 +61,11 @@ class PairContext:
     seconds: tuple[float, float]
     spec: PermSpec
     x: Array
+
+    @functools.cached_property
+    def teacher(self) -> MergeResult:
+        """The confidence ensemble of both endpoints."""
+        return merge(self.params_a, self.params_b, self.spec, self.x, method="confidence_ensemble")
 
 
 def open_pair(setting: Setting, pair: Pair) -> PairContext:
@@ -90,13 +96,9 @@ def _real_labels(context: PairContext) -> list[Outcome]:
     return _trained(context, "real_labels", params, seconds)
 
 
-def _teacher(context: PairContext) -> MergeResult:
-    return merge(context.params_a, context.params_b, context.spec, context.x, method="confidence_ensemble")
-
-
 def _confidence(context: PairContext) -> list[Outcome]:
     start = time.perf_counter()
-    result = _teacher(context)
+    result = context.teacher
     apply_fn = result.apply_fn or context.setting.model.apply
     return [Outcome(result.params, apply_fn, seconds=time.perf_counter() - start, storable=False)]
 
@@ -104,7 +106,7 @@ def _confidence(context: PairContext) -> list[Outcome]:
 def _ridge(context: PairContext) -> list[Outcome]:
     """A's body with a ridge-regressed head on the teacher's labels: what any merge must beat."""
     start = time.perf_counter()
-    model, teacher = context.setting.model, _teacher(context)
+    model, teacher = context.setting.model, context.teacher
     log_probs = predict(teacher.apply_fn or model.apply, teacher.params, context.x)
     labels = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1])
     kernel, bias = ridge_head(predict(model.features, context.params_a, context.x), labels)
@@ -143,7 +145,7 @@ def merge_row(context: PairContext, name: str) -> list[Outcome]:
     seconds = (time.perf_counter() - start) / len(keys)
     return [
         Outcome(params, result.apply_fn or context.setting.model.apply, variant, repeat,
-                result.num_learned, seconds, result)
+                result.num_learned, seconds, result, storable=result.apply_fn == context.spec.apply_fn)
         for repeat, result in enumerate(results)
         for variant, params in (result.variants or {None: result.params}).items()
     ]  # fmt: skip

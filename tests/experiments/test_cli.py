@@ -13,6 +13,8 @@ import pytest
 from autofusion_jax.reporting.records import read_records
 from configs.schema import METHODS, REFERENCES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 QUICK = [
     "--config.train.epochs=3",
@@ -119,9 +121,12 @@ def test_killed_and_started_again(tmp_path, how):
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob(marker)) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
+        assert list(tmp_path.glob(marker)) and process.poll() is None
         process.send_signal(how)
         process.communicate(timeout=60)
-    subprocess.run(args, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+        assert process.returncode == (-how if how == signal.SIGKILL else 130)
+    last = subprocess.run(args, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300)
+    assert "going on in" in last.stdout
     (folder,) = tmp_path.glob("runs/digits_mlp-*")
     reference = tmp_path / "reference"
     merge(

@@ -57,7 +57,7 @@ def test_identity_leaves_out_places():
 
 
 def test_commas():
-    assert split_commas(("a,b", "c")) == ("a", "b", "c")
+    assert split_commas(("a,b", "c,a")) == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(

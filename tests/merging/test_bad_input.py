@@ -118,6 +118,14 @@ def test_methods(good):
         af.merge_many([a], spec, x)
 
 
+def test_a_spec_without_groups():
+    spec = af.PermSpec.from_table(
+        {"w": (None, None)}, {"w": jnp.ones((3, 2))}, apply_fn=lambda p, x: x @ p["w"]
+    )
+    with pytest.raises(ValueError, match="autofusion: perm_spec must be a spec with groups to permute"):
+        af.merge({"w": jnp.ones((3, 2))}, {"w": jnp.ones((3, 2))}, spec, jnp.ones((4, 3)))
+
+
 def test_fuse_refuses_gamma_outside(good):
     a, b, spec, _ = good
     with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\]"):

@@ -25,7 +25,7 @@ def load_case(name):
 @pytest.mark.parametrize("name", FILES)
 def test_replays_the_reference(name):
     stored, spec, a, b, order = load_case(name)
-    perms, sweeps = match_weights(spec, a, b, order)
+    perms, sweeps, _ = match_weights(spec, a, b, order)
     for group in spec.groups:
         np.testing.assert_array_equal(perms[group], stored[f"perm:{group}"])
     assert sweeps <= int(stored["iterations"])

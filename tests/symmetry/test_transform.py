@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -205,6 +207,22 @@ def test_wrong_specs_are_refused_by_name(mlp):
     wrong = af.PermSpec.from_table(table, params, apply_fn=mlp.apply)
     with pytest.raises(ValueError, match="group 'classes'"):
         af.check_perm_spec(wrong, params, x)
+
+
+def test_nan_outputs_do_not_pass(mlp):
+    params = params_for(mlp, 0)
+    params["params"]["head"]["bias"] = jnp.full(3, jnp.nan)
+    with pytest.raises(ValueError, match="the outputs must be finite"):
+        af.check_perm_spec(mlp.perm_spec, params, inputs_for(mlp))
+
+
+def test_equal_tables_with_other_functions_are_other_specs(mlp):
+    """A jit-static spec must not reuse the program of another function."""
+    spec, params, x = mlp.perm_spec, params_for(mlp, 0), inputs_for(mlp)
+    tenfold = dataclasses.replace(spec, apply_fn=lambda p, x: 10 * mlp.apply(p, x))
+    run = jax.jit(af.fused_apply, static_argnums=0)
+    one, ten = (run(s, params, params, af.identity_perms(spec), 0.5, x) for s in (spec, tenfold))
+    np.testing.assert_allclose(ten, 10 * one, rtol=1e-5)
 
 
 def test_check_needs_a_function(mlp):

@@ -18,6 +18,7 @@ from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.symmetry.transform import is_soft
 from autofusion_jax.transport.sinkhorn import marginal_error
 from autofusion_jax.trees import num_params
+from autofusion_jax.validation import require
 
 CONVERGED = 1e-2
 
@@ -27,7 +28,7 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
 
     Only the scores of the permutations are trained, on `L_align` (Eq. 16) and `L_retain`
     (Eq. 21), through the Sinkhorn operator. The result holds the network fused with the soft
-    matrices (Eq. 15 as written) as `params` and `variants["soft"]`, and the one with the hard
+    matrices (Eq. 15, `S(X)^T` on the input side) as `params` and `variants["soft"]`, and the one with the hard
     permutations nearest to them as `variants["hard"]`.
 
     Args:
@@ -73,6 +74,7 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
 
 
 def _run(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
+    require(len(task.spec.groups) > 0, name, "perm_spec", "a spec with groups to permute", "none")
     targets = _targets(name, options, task)
     unroll = prefers_unrolling(task.network, task.models[0], task.inputs[:1])
     problem = Problem(task.spec, task.network, options, unroll)

@@ -73,7 +73,7 @@ def init_states(problem: Problem, num_samples: int, keys: Key[Array, " repeats"]
     return jax.vmap(one)(keys)
 
 
-@functools.partial(jax.jit, static_argnames=("problem",), donate_argnames=("states",))
+@functools.partial(jax.jit, static_argnames=("problem",))
 def run_epochs(problem: Problem, states: State, data: Data, epochs: Array) -> tuple[State, dict[str, Array]]:
     """Optimise all repeats for the given epochs, in one program.
 

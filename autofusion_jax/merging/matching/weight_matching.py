@@ -44,9 +44,9 @@ def weight_matching(*, gamma: float = 0.5, max_sweeps: int = 100) -> Method:
         for key in task.keys:
             draws = jax.random.split(key, max_sweeps)
             order = jax.vmap(lambda k: jax.random.permutation(k, len(task.spec.groups)))(draws)
-            perms, sweeps = match_weights(task.spec, params_a, params_b, np.asarray(order))
+            perms, sweeps, converged = match_weights(task.spec, params_a, params_b, np.asarray(order))
             params = fuse(params_a, params_b, perms, gamma, task.spec)
-            diagnostics = {"sweeps": sweeps, "converged": sweeps < max_sweeps}
+            diagnostics = {"sweeps": sweeps, "converged": converged}
             results.append(MergeResult(params, task.apply_fn, perms, diagnostics=diagnostics))
         return results
 
@@ -55,7 +55,7 @@ def weight_matching(*, gamma: float = 0.5, max_sweeps: int = 100) -> Method:
 
 def match_weights(
     spec: PermSpec, params_a: Params, params_b: Params, visit_order: np.ndarray
-) -> tuple[dict[str, Array], int]:
+) -> tuple[dict[str, Array], int, bool]:
     """Find permutations of B's units by coordinate descent.
 
     Args:
@@ -66,7 +66,7 @@ def match_weights(
             after a sweep without gain.
 
     Returns:
-        The permutations, and the number of sweeps made.
+        The permutations, the number of sweeps made, and whether the last one gained nothing.
     """
     names = list(spec.groups)
     perms = identity_perms(spec)
@@ -80,8 +80,8 @@ def match_weights(
                 perms = compose(spec, {**identity_perms(spec), name: step}, perms)
                 gained = True
         if not gained:
-            return perms, sweep + 1
-    return perms, len(visit_order)
+            return perms, sweep + 1, True
+    return perms, len(visit_order), False
 
 
 def _objective(similarity: Array, perm: Array | None) -> float:
