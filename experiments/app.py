@@ -18,7 +18,7 @@ LOG_WIDTH = 120
 
 def define_config() -> flags.FlagHolder[Config]:
     """Define `--config=NAME` and its overrides."""
-    return config_flags.DEFINE_config_dataclass(
+    holder = config_flags.DEFINE_config_dataclass(
         "config",
         next(iter(CONFIGS.values()))(),
         f"Name of a config: {', '.join(CONFIGS)}. Any field of it can follow, typed: "
@@ -26,6 +26,8 @@ def define_config() -> flags.FlagHolder[Config]:
         "--config.train.epochs=7 --config.out_dir=DIR --config.data.dir=DIR.",
         parse_fn=get_config,
     )
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # for --help
+    return holder
 
 
 def run(main: Callable[[Console], None], *, with_config: bool = True) -> None:

@@ -63,6 +63,7 @@ class PermSpec:
 
     Example:
         >>> import jax.numpy as jnp
+        >>> from autofusion_jax import in_axis, out_axis
         >>> params = {"up": jnp.ones((3, 4)), "down": jnp.ones((4, 2))}
         >>> spec = PermSpec.from_table(
         ...     {"up": (None, out_axis("up")), "down": (in_axis("up"), None)}, params)

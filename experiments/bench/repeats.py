@@ -32,7 +32,7 @@ def measure(name: str, repeats: int, unroll: bool) -> tuple[float, float]:
     x = jax.random.uniform(jax.random.key(2), (NUM_INPUTS, *model.input_shape))
     problem = Problem(model.perm_spec, model.apply, Options(epochs=1), unroll)
     data = Data(a, b, x, pseudo_labels(model.apply, (a, b), x, zeta=0.0))
-    run_epochs.clear_cache()
+    jax.clear_caches()
     seconds = []
     for _ in range(2):
         states = init_states(problem, NUM_INPUTS, jax.random.split(jax.random.key(3), repeats))

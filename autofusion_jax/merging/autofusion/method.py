@@ -28,8 +28,8 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
 
     Only the scores of the permutations are trained, on `L_align` (Eq. 16) and `L_retain`
     (Eq. 21), through the Sinkhorn operator. The result holds the network fused with the soft
-    matrices (Eq. 15, `S(X)^T` on the input side) as `params` and `variants["soft"]`, and the one with the hard
-    permutations nearest to them as `variants["hard"]`.
+    matrices (Eq. 15, with `S(X)^T` on the input side) as `params` and `variants["soft"]`, and
+    the one with the hard permutations nearest to them as `variants["hard"]`.
 
     Args:
         preset: `"default"` or `"paper"`; the paper's draws gamma anew at every step.
