@@ -1,6 +1,7 @@
 """CIFAR-10, 5 + 5 classes, a deeper VGG (paper, Table 1), for a laptop.
 
 Command: `python experiments/merge.py --config=cifar10_vgg`
+Not yet run at full length: no time and no number to expect is recorded.
 """
 
 from autofusion_jax.training.loop import TrainOptions

@@ -1,6 +1,7 @@
 """KMNIST, 5 + 5 classes: all else as `mnist_mlp`.
 
 Command: `python experiments/merge.py --config=kmnist_mlp`
+Time: as `mnist_mlp`. Not yet run at full length: no number to expect is recorded.
 """
 
 from configs import mnist_mlp

@@ -1,6 +1,7 @@
 """KMNIST, 5 + 5 classes: all else as `mnist_vgg`.
 
 Command: `python experiments/merge.py --config=kmnist_vgg`
+Time: as `mnist_vgg`. Not yet run at full length: no number to expect is recorded.
 """
 
 from configs import mnist_vgg

@@ -1,6 +1,7 @@
 """`mnist_mlp` with the paper's settings of the merge in full: 64 epochs, 5 repeats (Appendix B.2, B.3).
 
 Command: `python experiments/merge.py --config=mnist_mlp_paper`
+Not yet run at full length: no time and no number to expect is recorded.
 """
 
 from configs import mnist_mlp

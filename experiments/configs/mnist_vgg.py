@@ -1,6 +1,9 @@
 """MNIST, 5 + 5 classes, a VGG of 4 convolutions (paper, Table 1 and Fig. 4), for a laptop.
 
 Command: `python experiments/merge.py --config=mnist_vgg`
+Time: under 7 minutes on 2 CPU cores, installation and training included; 2.5 minutes once trained.
+Expect, mean of pairs 0 to 2: AutoFusion 94 soft, 92 hard; with the paper's gamma 75 soft; Git
+Re-Basin 39; interpolation 32 (% joint).
 """
 
 from autofusion_jax.training.loop import TrainOptions
