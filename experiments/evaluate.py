@@ -45,7 +45,8 @@ def main(console: Console) -> None:
         for i, flag in enumerate((TASK_A, TASK_B))
     ]
     metrics = evaluate(model.apply, stored.params, to_inputs(data.test_images), data.test_labels, tasks)
-    table = Table(title=f"{meta['method']}, seed {meta['seed']}, on {data.name} (%), tasks {tasks}")
+    console.print(f"{meta['method']}, seed {meta['seed']}, on {data.name}; tasks {tasks}; accuracy (%)")
+    table = Table()
     for name in METRICS:
         table.add_column(HEADINGS[name], justify="right")
     table.add_row(*(f"{metrics[name]:.2f}" for name in METRICS))

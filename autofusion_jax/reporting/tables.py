@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table
 
 from autofusion_jax.evaluation.accuracy import METRICS
@@ -19,6 +20,7 @@ LABELS = {
     "real_labels_training": "Trained on all real labels (reference)",
 }
 
+FULL_WIDTH = 110
 HEADINGS = {"joint": "Joint", "task_a": "Task A", "task_b": "Task B", "avg": "Avg"}
 
 
@@ -28,35 +30,38 @@ def label(method: str, variant: str | None) -> str:
     return f"{name}, {variant}" if variant else name
 
 
-def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def table_cells(rows: Sequence[Row], *, compact: bool = False) -> tuple[list[str], list[list[str]]]:
     """Headings and cells: percent as mean ± standard deviation over repeats.
 
     Where there is more than one pair, a column gives the standard deviation of the joint
-    accuracy over pairs.
+    accuracy over pairs. A compact table gives deviations of the joint accuracy alone.
     """
     several = any(row.num_pairs > 1 for row in rows)
     headings = ["Method", *(HEADINGS[m] for m in METRICS), *(["± pairs"] if several else [])]
     cells = []
     for row in rows:
-        values = [_cell(row, metric) for metric in METRICS]
+        values = [_cell(row, metric, spread=not compact or metric == "joint") for metric in METRICS]
         between = [f"{row.std_pairs['joint']:.2f}"] if several else []
         learned = f"{row.num_learned:,}" if row.num_learned else "-"
         cells.append([label(row.method, row.variant), *values, *between, learned, f"{row.seconds:.1f}"])
     return [*headings, "Learned", "Seconds"], cells
 
 
-def _cell(row: Row, metric: str) -> str:
-    spread = f" ± {row.std_repeats[metric]:.2f}" if row.num_repeats > 1 else ""
-    return f"{row.mean[metric]:.2f}{spread}"
+def _cell(row: Row, metric: str, *, spread: bool) -> str:
+    deviation = f" ± {row.std_repeats[metric]:.2f}" if spread and row.num_repeats > 1 else ""
+    return f"{row.mean[metric]:.2f}{deviation}"
 
 
-def rich_table(rows: Sequence[Row], title: str) -> Table:
-    """The table for the terminal."""
-    headings, cells = table_cells(rows)
-    table = Table(title=title)
+def rich_table(rows: Sequence[Row], title: str, *, width: int) -> Table:
+    """The table for a terminal of `width` columns, compact where it is narrow."""
+    compact = width < FULL_WIDTH
+    headings, cells = table_cells(rows, compact=compact)
+    table = Table(
+        title=title, box=SIMPLE_HEAD if compact else HEAVY_HEAD, padding=(0, 0) if compact else (0, 1)
+    )
     for i, heading in enumerate(headings):
         table.add_column(
-            heading, justify="left" if i == 0 else "right", no_wrap=i > 0, min_width=18 if i == 0 else None
+            heading, justify="left" if i == 0 else "right", no_wrap=i > 0, min_width=20 if i == 0 else None
         )
     for line in cells:
         table.add_row(*line)

@@ -163,7 +163,7 @@ def finish_run(folder: Path, config: Config, notes: tuple[str, ...], console: Co
         folder / TABLE_FILE, head + markdown_table(rows) + "".join(f"\nNote: {note}\n" for note in notes)
     )
     write_records(folder / RESULTS_FILE, records)
-    console.print(rich_table(rows, title))
+    console.print(rich_table(rows, title, width=console.width))
     for note in notes:
         console.print(f"note: {note}")
     console.print(f"results in {folder}: {', '.join([RESULTS_FILE, TABLE_FILE, *written, CONFIG_FILE])}")

@@ -1,8 +1,10 @@
+import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from autofusion_jax.reporting.figures import interpolation_figure, permutation_figure, save_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records
@@ -41,7 +43,14 @@ def test_tables():
     assert cells[0][:2] == ["AutoFusion, soft", "73.00 ± 4.24"]
     assert cells[1][:2] == ["Model A", "50.00"]
     assert markdown_table(rows).count("\n") == 4
-    assert rich_table(rows, "t").row_count == 2
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_tables_fit_and_name_the_methods(width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(rich_table(summarise(RECORDS), "t", width=width))
+    text = console.export_text()
+    assert "AutoFusion, soft" in text and "73.00 ± 4.24" in text and "…" not in text
 
 
 def test_figures_are_pictures(tmp_path):
