@@ -24,7 +24,7 @@ def test_tables_come_from_records(path):
 
 
 def test_there_are_results():
-    assert {path.parent.name for path in RESULTS} >= {"mnist_vgg"}
+    assert {path.parent.name for path in RESULTS} >= {"mnist_vgg", "mnist_mlp"}
 
 
 def test_links_and_pictures_exist():

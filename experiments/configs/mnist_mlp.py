@@ -1,6 +1,9 @@
 """MNIST, 5 + 5 classes, an MLP of 6 hidden layers of 512 (paper, Table 1), for a laptop.
 
 Command: `python experiments/merge.py --config=mnist_mlp`
+Time: 8 minutes a pair on 2 busy CPU cores, training included. Expect, mean of pairs 0 to 2:
+AutoFusion 85 soft, 79 hard; with the paper's gamma 70 soft; Git Re-Basin 23; interpolation 21
+(% joint).
 """
 
 from autofusion_jax.training.loop import TrainOptions
