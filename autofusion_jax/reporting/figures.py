@@ -71,7 +71,7 @@ def permutation_figure(matrices: Mapping[str, Mapping[str, np.ndarray]], *, titl
             panel, values = axes[row, column], np.clip(by_group[group], 0, 1)
             n = len(values)
             norm = PowerNorm(0.5, vmin=0, vmax=1)
-            image = panel.imshow(_enlarge(values), cmap="cividis", norm=norm, extent=(0, n, n, 0))
+            image = panel.imshow(_visible(values), cmap="cividis", norm=norm, extent=(0, n, n, 0))
             panel.set(xticks=[0, n], yticks=[0, n])
             if column == 0:
                 panel.set_ylabel(f"{name}\nunit of A", fontsize=9)
@@ -88,10 +88,18 @@ def permutation_figure(matrices: Mapping[str, Mapping[str, np.ndarray]], *, titl
     return figure
 
 
-def _enlarge(values: np.ndarray, *, dot: int = 3, from_size: int = 64) -> np.ndarray:
-    """Grow the entries of a large hard permutation so that they stay visible at the figure's size."""
+def _visible(values: np.ndarray, *, dot: int = 3, from_size: int = 64, cells: int = 128) -> np.ndarray:
+    """Keep the entries of a large matrix visible at the figure's size.
+
+    Beyond `cells` a cell shows the largest entry of its block; below, from `from_size`, the
+    entries of a hard permutation grow to dots.
+    """
+    if len(values) > cells:
+        step = -(-len(values) // cells)
+        padded = np.pad(values, (0, -len(values) % step))
+        blocks = padded.reshape(len(padded) // step, step, len(padded) // step, step)
+        return blocks.max(axis=(1, 3))
     if len(values) < from_size or not np.isin(values, (0, 1)).all():
         return values
-    padded = np.pad(values, dot // 2)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (dot, dot))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, dot // 2), (dot, dot))
     return windows.max(axis=(-1, -2))

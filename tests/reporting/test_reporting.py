@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from autofusion_jax.reporting.figures import interpolation_figure, permutation_figure, save_figure
+from autofusion_jax.reporting.figures import _visible, interpolation_figure, permutation_figure, save_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records
 from autofusion_jax.reporting.tables import markdown_table, rich_table, table_cells
 
@@ -68,9 +68,11 @@ def test_figures_are_pictures(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "p.png"]
 
 
-def test_hard_permutations_stay_visible():
-    from autofusion_jax.reporting.figures import _enlarge
-
-    assert _enlarge(np.eye(100)).sum() > 250
+def test_large_matrices_stay_visible():
+    assert _visible(np.eye(100)).sum() > 250
     soft = np.full((100, 100), 0.01)
-    np.testing.assert_array_equal(_enlarge(soft), soft)
+    np.testing.assert_array_equal(_visible(soft), soft)
+    large = np.zeros((500, 500))
+    large[499, 3] = 0.7
+    assert _visible(large).shape == (125, 125)
+    assert _visible(large)[124, 0] == 0.7
