@@ -2,7 +2,7 @@
 
     python experiments/bench/repeats.py
 
-Random networks and inputs of MNIST's size, one epoch of 16 steps; seconds with and without the
+Random networks and inputs of MNIST's size, one epoch of 4 steps; seconds with and without the
 compilation, each program compiled anew.
 """
 
@@ -11,7 +11,6 @@ import time
 import jax
 import jax.numpy as jnp
 from rich.console import Console
-from rich.table import Table
 
 from autofusion_jax.merging.autofusion.optimise import Data, Problem, init_states, run_epochs
 from autofusion_jax.merging.autofusion.options import Options
@@ -19,10 +18,10 @@ from autofusion_jax.merging.autofusion.pseudo_labels import pseudo_labels
 from autofusion_jax.models.registry import build_model
 
 MODELS = {
-    "mlp": build_model("mlp", (28, 28, 1), widths=(512,) * 6, num_classes=10),
     "vgg": build_model("vgg", (28, 28, 1), widths=(32, 64, 128, 128), pool_after=(0, 1, 2), num_classes=10),
+    "mlp": build_model("mlp", (28, 28, 1), widths=(512,) * 6, num_classes=10),
 }
-REPEATS, NUM_INPUTS = 5, 2000
+REPEATS, NUM_INPUTS = 5, 512
 
 
 def measure(name: str, repeats: int, unroll: bool) -> tuple[float, float]:
@@ -43,17 +42,15 @@ def measure(name: str, repeats: int, unroll: bool) -> tuple[float, float]:
 
 
 def main() -> None:
-    table = Table(
-        "model", "program", "with compilation (s)", "without (s)", title=f"on {jax.default_backend()}"
-    )
+    console = Console()
+    console.print(f"on {jax.default_backend()}; seconds with compilation / without")
     for name in MODELS:
         single = measure(name, 1, unroll=True)
-        table.add_row(name, f"{REPEATS} single ones", *(f"{REPEATS * s:.1f}" for s in single))
+        console.print(f"{name}: {REPEATS} single ones {REPEATS * single[0]:.1f} / {REPEATS * single[1]:.1f}")
         for unroll in (True, False):
-            five = measure(name, REPEATS, unroll)
-            label = f"one of {REPEATS}, {'unrolled' if unroll else 'vmapped'}"
-            table.add_row(name, label, *(f"{s:.1f}" for s in five))
-    Console().print(table)
+            first, second = measure(name, REPEATS, unroll)
+            how = "unrolled" if unroll else "vmapped"
+            console.print(f"{name}: {REPEATS} in one program, {how} {first:.1f} / {second:.1f}")
 
 
 if __name__ == "__main__":
