@@ -144,4 +144,5 @@ def test_one_trusted_sample_does_not_warn(good):
     a, b, spec, x = good
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        af.merge(a, b, spec, x[:1], zeta=0.0, epochs=1)
+        result = af.merge(a, b, spec, x[:1], zeta=0.0, epochs=1)
+    assert result.diagnostics["kept"] == 1.0
