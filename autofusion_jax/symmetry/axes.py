@@ -2,28 +2,74 @@
 
 An axis is a concatenation of blocks; a block is an ordered product of factors, outermost
 first; a factor either carries a group or is fixed. A flattened `[H, W, C]` axis that carries
-group `conv_3` on its channels is one block `(fixed H) x (fixed W) x (conv_3)`.
+group `conv_3` on its channels is one block `(fixed H) x (fixed W) x (conv_3)`. Inside a block
+a factor may itself be a concatenation (`heads x (query + key + value)`), or a choice that
+depends on the index along a fixed factor elsewhere in the leaf (`Family`).
 """
 
 import dataclasses
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias, Union
 
 Role = Literal["in", "out"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Factor:
-    """One factor of an axis: `size` positions that carry `group`, or are fixed if it is None."""
+    """One factor of an axis: `size` positions that carry `group`, or are fixed if it is None.
+
+    Attributes:
+        size: number of positions.
+        group: the group that it carries.
+        part: which of the group's parts, for a group that consists of several.
+        stack: for a fixed factor, its name, if groups are nested in it or families depend on it.
+    """
 
     size: int
     group: str | None = None
+    part: int = 0
+    stack: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.group}:{self.size}" if self.group else str(self.size)
+        if self.group:
+            return f"{self.group}:{self.size}" + (f"[{self.part}]" if self.part else "")
+        return f"{self.size}" + (f"[{self.stack}]" if self.stack else "")
 
 
-Block = tuple[Factor, ...]
+@dataclasses.dataclass(frozen=True)
+class Concat:
+    """A factor that consists of blocks, one after the other."""
+
+    blocks: tuple["Block", ...]
+
+    @property
+    def size(self) -> int:
+        """The number of positions: the sum over the blocks."""
+        return sum(map(block_size, self.blocks))
+
+    def __str__(self) -> str:
+        return "(" + " + ".join(map(block_str, self.blocks)) + ")"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A factor whose block depends on the index along the fixed factor named `stack`."""
+
+    stack: str
+    members: tuple["Block", ...]
+
+    @property
+    def size(self) -> int:
+        """The number of positions, the same for every member."""
+        return block_size(self.members[0])
+
+    def __str__(self) -> str:
+        return "{" + " | ".join(map(block_str, self.members)) + "}"
+
+
+Term: TypeAlias = Union[Factor, Concat, Family]
+Block: TypeAlias = tuple[Term, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,22 +88,75 @@ class Axis:
     @property
     def size(self) -> int:
         """The length of the axis."""
-        return sum(block_size(block) for block in self.blocks)
+        return sum(map(block_size, self.blocks))
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """All factors, those inside of concatenations and families included, in order."""
+        return tuple(factor for block in self.blocks for factor in factors_of(block))
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The groups that this axis carries, each once, in order."""
-        named = [f.group for block in self.blocks for f in block if f.group is not None]
-        return tuple(dict.fromkeys(named))
+        return tuple(dict.fromkeys(f.group for f in self.factors if f.group is not None))
+
+    @property
+    def block(self) -> Block:
+        """The axis as one block."""
+        return self.blocks[0] if len(self.blocks) == 1 else (Concat(self.blocks),)
 
     def __str__(self) -> str:
-        text = " + ".join(" x ".join(map(str, block)) for block in self.blocks)
+        text = " + ".join(map(block_str, self.blocks))
         return f"{self.role} {text}" if self.role else text
 
 
 def block_size(block: Block) -> int:
     """The number of positions of a block: the product of its factors' sizes."""
-    return math.prod(factor.size for factor in block)
+    return math.prod(term.size for term in block)
+
+
+def block_str(block: Block) -> str:
+    """A block as text, `3 x 3 x conv_3:64`."""
+    return " x ".join(map(str, block)) if block else "1"
+
+
+def factors_of(block: Block) -> Iterator[Factor]:
+    """All factors of a block, in order, at any depth."""
+    for term in block:
+        if isinstance(term, Factor):
+            yield term
+        else:
+            for inner in term.blocks if isinstance(term, Concat) else term.members:
+                yield from factors_of(inner)
+
+
+def axes_to_json(axes: tuple[Axis, ...]) -> list[Any]:
+    """Axes as plain lists and dicts."""
+
+    def term(item: Term) -> Any:
+        if isinstance(item, Factor):
+            return [item.size, item.group, item.part, item.stack]
+        if isinstance(item, Concat):
+            return {"concat": [list(map(term, block)) for block in item.blocks]}
+        return {"stack": item.stack, "members": [list(map(term, block)) for block in item.members]}
+
+    return [{"role": axis.role, "blocks": [list(map(term, b)) for b in axis.blocks]} for axis in axes]
+
+
+def axes_from_json(data: list[Any]) -> tuple[Axis, ...]:
+    """Read what `axes_to_json` wrote."""
+
+    def block(items: list[Any]) -> Block:
+        return tuple(map(term, items))
+
+    def term(item: Any) -> Term:
+        if isinstance(item, list):
+            return Factor(*item)
+        if "concat" in item:
+            return Concat(tuple(map(block, item["concat"])))
+        return Family(item["stack"], tuple(map(block, item["members"])))
+
+    return tuple(Axis(tuple(map(block, axis["blocks"])), axis["role"]) for axis in data)
 
 
 def fixed_axis(size: int) -> Axis:

@@ -5,12 +5,13 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.table import Table
 
-from autofusion_jax.symmetry.axes import Axis, AxisPattern, Factor, resolve_pattern
+from autofusion_jax.symmetry.axes import Axis, AxisPattern, axes_from_json, axes_to_json, resolve_pattern
+from autofusion_jax.symmetry.site import Site
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
 
@@ -22,13 +23,16 @@ class Group:
     Attributes:
         name: its name, after the layer that produces it.
         size: the number of units.
-        nested_in: the outer group whose every index has an inner permutation of its own
-            (head_dim in heads), or None.
+        nested_in: the outer groups (or stacks: fixed axes, such as that of scanned layers) whose
+            every index has a permutation of its own (head_dim in heads), outermost first.
+        combined: how a group of several parts consists of them: `"product"` of several
+            factors, or `"sum"` of several blocks; None for a group that is one factor.
     """
 
     name: str
     size: int
-    nested_in: str | None = None
+    nested_in: tuple[str, ...] = ()
+    combined: Literal["product", "sum"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +58,15 @@ class PermSpec:
     """The permutation symmetries of a network, leaf by leaf.
 
     Hashable and static: usable as a jit-static argument. Two specs are equal if their leaves,
-    groups and `apply_fn` are.
+    groups, stacks and `apply_fn` are; notes and sites do not count.
 
     Attributes:
         leaves: one entry for every leaf, in the order of the layers in the forward pass.
         groups: group name -> `Group`, in the order in which they are produced.
         apply_fn: the function whose symmetries these are, `apply_fn(params, x) -> outputs`.
+        stacks: name -> size of the fixed factors that groups are nested in or families depend on.
+        notes: what inference wants its user to know: unknown primitives, leaves in two roles.
+        sites: where the groups' activations are live in the traced program; see `capture_sites`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,23 +81,31 @@ class PermSpec:
     leaves: tuple[LeafSpec, ...]
     groups: Mapping[str, Group]
     apply_fn: ApplyFn | None = None
+    stacks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
+        object.__setattr__(self, "stacks", MappingProxyType(dict(self.stacks)))
         for leaf in self.leaves:
             for number, axis in enumerate(leaf.axes):
                 _check_axis(leaf.path, number, axis, self.groups)
         for group in self.groups.values():
-            outer = self.groups.get(group.nested_in or "")
-            if group.nested_in and (outer is None or outer.nested_in):
-                raise ValueError(
-                    f"PermSpec: group {group.name!r} must be nested in a group of the spec that "
-                    f"is not nested itself; got nested_in={group.nested_in!r}."
-                )
+            known: set[str] = set(self.stacks)
+            for outer in group.nested_in:
+                if outer not in self.stacks and not (
+                    outer in self.groups and known.issuperset(self.groups[outer].nested_in)
+                ):
+                    raise ValueError(
+                        f"PermSpec: group {group.name!r} must be nested in groups or stacks of the spec, "
+                        f"and in all that these are nested in, outermost first; got {group.nested_in!r}."
+                    )
+                known.add(outer)
 
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:
-        return self.leaves, tuple(self.groups.values()), self.apply_fn
+        return self.leaves, tuple(self.groups.values()), tuple(self.stacks.items()), self.apply_fn
 
     @functools.cached_property
     def _hash(self) -> int:
@@ -109,7 +124,7 @@ class PermSpec:
         params: Params,
         *,
         sizes: Mapping[str, int] | None = None,
-        nested: Mapping[str, str] | None = None,
+        nested: Mapping[str, str | tuple[str, ...]] | None = None,
         apply_fn: ApplyFn | None = None,
     ) -> "PermSpec":
         """Build a spec from a table written by hand.
@@ -119,7 +134,7 @@ class PermSpec:
                 for a fixed axis. Layers in the order of the forward pass.
             params: any parameters of the network (arrays or shapes); gives the sizes.
             sizes: group sizes that do not follow from a single axis.
-            nested: inner group -> outer group.
+            nested: inner group -> its outer group, or all of them, outermost first.
             apply_fn: the function whose symmetries these are.
 
         Raises:
@@ -149,8 +164,14 @@ class PermSpec:
             for path, p in table.items()
         )
         names = dict.fromkeys(g for leaf in leaves for axis in leaf.axes for g in axis.groups)
-        groups = {name: Group(name, known[name], (nested or {}).get(name)) for name in names}
+        outer = {k: (v,) if isinstance(v, str) else tuple(v) for k, v in (nested or {}).items()}
+        groups = {name: Group(name, known[name], outer.get(name, ())) for name in names}
         return cls(leaves, groups, apply_fn)
+
+    def outer_sizes(self, group: str) -> tuple[int, ...]:
+        """The sizes of the groups and stacks that a group is nested in, outermost first."""
+        names = self.groups[group].nested_in
+        return tuple(self.stacks[n] if n in self.stacks else self.groups[n].size for n in names)
 
     @functools.cached_property
     def layers(self) -> tuple[str, ...]:
@@ -159,48 +180,45 @@ class PermSpec:
 
     def to_json(self) -> str:
         """Write the spec (without `apply_fn`) as JSON."""
-        leaves = [
+        return json.dumps(
             {
-                "path": leaf.path,
-                "axes": [
-                    {"role": a.role, "blocks": [[[f.size, f.group] for f in b] for b in a.blocks]}
-                    for a in leaf.axes
-                ],
+                "groups": [dataclasses.asdict(group) for group in self.groups.values()],
+                "leaves": [{"path": leaf.path, "axes": axes_to_json(leaf.axes)} for leaf in self.leaves],
+                "stacks": dict(self.stacks),
+                "notes": self.notes,
+                "sites": [site.to_json() for site in self.sites],
             }
-            for leaf in self.leaves
-        ]
-        groups = [dataclasses.asdict(group) for group in self.groups.values()]
-        return json.dumps({"groups": groups, "leaves": leaves})
+        )
 
     @classmethod
     def from_json(cls, text: str, *, apply_fn: ApplyFn | None = None) -> "PermSpec":
         """Read what `to_json` wrote; the function it belongs to may be given with it."""
         data = json.loads(text)
-        leaves = tuple(
-            LeafSpec(
-                leaf["path"],
-                tuple(
-                    Axis(tuple(tuple(Factor(*f) for f in b) for b in a["blocks"]), a["role"])
-                    for a in leaf["axes"]
-                ),
-            )
-            for leaf in data["leaves"]
-        )
-        return cls(leaves, {g["name"]: Group(**g) for g in data["groups"]}, apply_fn)
+        leaves = tuple(LeafSpec(leaf["path"], axes_from_json(leaf["axes"])) for leaf in data["leaves"])
+        groups = {
+            g["name"]: Group(g["name"], g["size"], tuple(g["nested_in"]), g["combined"])
+            for g in data["groups"]
+        }
+        sites = tuple(Site.from_json(site) for site in data["sites"])
+        return cls(leaves, groups, apply_fn, data["stacks"], tuple(data["notes"]), sites)
 
     def __rich__(self) -> Table:
-        table = Table("leaf", "shape", "axes", title=f"{len(self.groups)} groups")
+        title = f"{len(self.groups)} groups, {len(self.leaves)} leaves"
+        table = Table("leaf", "shape", "axes", title=title, caption="\n".join(self.notes) or None)
         for leaf in self.leaves:
             table.add_row(leaf.path, str(leaf.shape), ", ".join(map(str, leaf.axes)))
         return table
 
     def __str__(self) -> str:
         width = max((len(leaf.path) for leaf in self.leaves), default=0)
-        lines = [
-            f"{leaf.path:<{width}}  {leaf.shape!s:<18}  [{', '.join(map(str, leaf.axes))}]"
-            for leaf in self.leaves
-        ]
-        return "\n".join([f"PermSpec with {len(self.groups)} groups", *lines])
+        lines = [f"PermSpec with {len(self.groups)} groups"]
+        for group in self.groups.values():
+            inside = f" in each of {', '.join(group.nested_in)}" if group.nested_in else ""
+            lines.append(f"  {group.name}: {group.size} units{inside}")
+        for leaf in self.leaves:
+            axes = ", ".join(map(str, leaf.axes))
+            lines.append(f"{leaf.path:<{width}}  {leaf.shape!s:<18}  [{axes}]")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def _check_axis(path: str, number: int, axis: Axis, groups: Mapping[str, Group]) -> None:
@@ -209,9 +227,10 @@ def _check_axis(path: str, number: int, axis: Axis, groups: Mapping[str, Group])
             f"PermSpec: {path} axis {number} must have a role exactly if it carries a group; "
             f"got role {axis.role!r} and groups {list(axis.groups)}."
         )
-    for factor in (f for block in axis.blocks for f in block if f.group is not None):
+    for factor in (f for f in axis.factors if f.group is not None):
         group = groups.get(factor.group or "")
-        if group is None or group.size != factor.size:
+        fits = group is not None and (group.size == factor.size or group.combined is not None)
+        if not fits:
             known = "no such group" if group is None else f"size {group.size}"
             raise ValueError(
                 f"PermSpec: {path} axis {number} carries group {factor.group!r} of size "

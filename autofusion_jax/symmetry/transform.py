@@ -5,29 +5,25 @@ Index form `out[i] = b[perm[i]]`; matrix form `P @ b` with `P[i, perm[i]] = 1`, 
 `[outer, inner]`: `out[h, i] = b[outer_perm[h], inner_perm[h, i]]`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Key
 
-from autofusion_jax.symmetry.axes import Axis, Block, block_size
-from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
+from autofusion_jax.symmetry.factoring import Action, transform_axes
+from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params, Perms, SoftPerms
-
-Action: TypeAlias = Callable[[Array, int, int | None, str, str], Array]
-"""`action(leaf, axis, outer_axis, group, role)` moves one factor, which stands on `axis`."""
-
 
 def transform(spec: PermSpec, params: Params, action: Action) -> Params:
     """Apply `action` to every factor of every leaf that carries a group.
 
-    Every axis is split into its factors first, so an action only ever sees a whole axis.
-    `outer_axis` is where the group's outer factor stands (None for a group that is not
-    nested); outer factors are transformed before those nested in them.
+    Every axis is split into its factors first, and a group that stands on several is brought
+    together, so an action only ever sees a whole axis. `outer_axes` is where the factors stand
+    in which the group is nested (empty if it is not); outer factors are transformed before
+    those nested in them.
 
     Args:
         spec: the permutation spec of `params`.
@@ -42,7 +38,7 @@ def transform(spec: PermSpec, params: Params, action: Action) -> Params:
     """
     check_params(spec, params)
     leaves = flatten_by_path(params)
-    moved = {leaf.path: _transform_leaf(spec, leaf, leaves[leaf.path], action) for leaf in spec.leaves}
+    moved = {leaf.path: transform_axes(spec, leaf.axes, leaves[leaf.path], action) for leaf in spec.leaves}
     return unflatten_like(params, moved)
 
 
@@ -64,56 +60,13 @@ def check_params(spec: PermSpec, params: Params, *, caller: str = "PermSpec", na
             )
 
 
-def _transform_leaf(spec: PermSpec, leaf: LeafSpec, value: Array, action: Action) -> Array:
-    for number, axis in enumerate(leaf.axes):
-        if len(axis.blocks) > 1:
-            return _transform_blocks(spec, leaf, value, action, number)
-    if not any(axis.groups for axis in leaf.axes):
-        return value
-    factors = [(f, n, axis.role) for n, axis in enumerate(leaf.axes) for f in axis.blocks[0]]
-    out = jnp.reshape(value, [f.size for f, _, _ in factors])
-    where = [(f.group, position, number) for position, (f, number, _) in enumerate(factors) if f.group]
-    where.sort(key=lambda item: spec.groups[item[0]].nested_in is not None)
-    for group, position, number in where:
-        outer = spec.groups[group].nested_in
-        outer_axis = None if outer is None else _outer_position(leaf, where, outer, number)
-        out = action(out, position, outer_axis, group, factors[position][2] or "out")
-    return jnp.reshape(out, jnp.shape(value))
-
-
-def _outer_position(leaf: LeafSpec, where: list[tuple[str, int, int]], outer: str, number: int) -> int:
-    """Find the factor in which another is nested: on its own axis first, else the only one."""
-    places = [(axis, position) for group, position, axis in where if group == outer]
-    same = [position for axis, position in places if axis == number]
-    found = same or [position for _, position in places]
-    if len(found) != 1:
-        raise ValueError(
-            f"PermSpec: {leaf.path} axis {number} carries a group nested in {outer!r}, which must "
-            f"stand exactly once on that axis or in the leaf; it stands {len(found)} times."
-        )
-    return found[0]
-
-
-def _transform_blocks(spec: PermSpec, leaf: LeafSpec, value: Array, action: Action, number: int) -> Array:
-    blocks: tuple[Block, ...] = leaf.axes[number].blocks
-    parts, start = [], 0
-    for block in blocks:
-        size = block_size(block)
-        role = leaf.axes[number].role if any(f.group for f in block) else None
-        axes = (*leaf.axes[:number], Axis((block,), role), *leaf.axes[number + 1 :])
-        part = jax.lax.slice_in_dim(value, start, start + size, axis=number)
-        parts.append(_transform_leaf(spec, LeafSpec(leaf.path, axes), part, action))
-        start += size
-    return jnp.concatenate(parts, axis=number)
-
-
 def apply_perm(spec: PermSpec, params: Params, perms: Perms) -> Params:
     """Reorder the hidden units of a network: `pi(B)_l = P_l W_l P_{l-1}^T` (Eq. 6).
 
     Args:
         spec: the permutation spec of `params`.
         params: the parameters.
-        perms: group name -> `perm[n]`, or `[outer, inner]` for a nested group.
+        perms: group name -> `perm[n]`, or `[*outer, inner]` for a nested group.
 
     Returns:
         Parameters of a network with the same function.
@@ -123,13 +76,12 @@ def apply_perm(spec: PermSpec, params: Params, perms: Perms) -> Params:
     """
     check_elements(spec, perms, soft=False)
 
-    def take(leaf: Array, axis: int, outer_axis: int | None, group: str, role: str) -> Array:
+    def take(leaf: Array, axis: int, outer_axes: tuple[int, ...], group: str, role: str) -> Array:
         perm = perms[group]
-        if outer_axis is None:
+        if not outer_axes:
             return jnp.take(leaf, perm, axis=axis)
-        index = jnp.moveaxis(
-            jnp.reshape(perm, perm.shape + (1,) * (leaf.ndim - 2)), (0, 1), (outer_axis, axis)
-        )
+        index = jnp.reshape(perm, perm.shape + (1,) * (leaf.ndim - perm.ndim))
+        index = jnp.moveaxis(index, range(perm.ndim), (*outer_axes, axis))
         return jnp.take_along_axis(leaf, index, axis=axis)
 
     return transform(spec, params, take)
@@ -141,7 +93,7 @@ def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms) -> Params:
     Args:
         spec: the permutation spec of `params`.
         params: the parameters.
-        soft_perms: group name -> `[n, n]`, or `[outer, inner, inner]` for a nested group.
+        soft_perms: group name -> `[n, n]`, or `[*outer, inner, inner]` for a nested group.
 
     Returns:
         Parameters of the same structure, shapes and dtypes. The function is the same only
@@ -151,27 +103,66 @@ def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms) -> Params:
         ValueError: `params` or `soft_perms` does not fit `spec`.
     """
     check_elements(spec, soft_perms, soft=True)
+    return transform(spec, params, lambda *place: _mix(place, soft_perms[place[3]]))
 
-    def mix(leaf: Array, axis: int, outer_axis: int | None, group: str, role: str) -> Array:
-        matrix = soft_perms[group].astype(leaf.dtype)
-        if outer_axis is None:
-            return jnp.moveaxis(jnp.tensordot(matrix, leaf, axes=(1, axis)), 0, axis)
-        nested = jnp.moveaxis(leaf, (outer_axis, axis), (0, 1))
-        return jnp.moveaxis(jnp.einsum("hij,hj...->hi...", matrix, nested), (0, 1), (outer_axis, axis))
 
-    return transform(spec, params, mix)
+def apply_merge(
+    spec: PermSpec, params: Params, merge_matrices: SoftPerms, unmerge_matrices: SoftPerms
+) -> Params:
+    """Map the hidden units of a network by matrices that differ between producers and consumers.
+
+    A leaf that produces a group takes `M W`, one that consumes it `W U`: with `U = M^-1` the
+    function of a linear network is kept. Summed over several networks this is the merge of
+    ZipIt, `sum_k M_k W_k U_k`. `apply_perm` is the case `M = P`, `U = P^T`.
+
+    Args:
+        spec: the permutation spec of `params`; the roles of its axes say which matrix acts.
+        params: the parameters.
+        merge_matrices: group name -> `M [n, n]`, `[*outer, n, n]` for a nested group; acts
+            on axes of role `"out"`: `out[i] = sum_j M[i, j] b[j]`.
+        unmerge_matrices: group name -> `U`, likewise; acts on axes of role `"in"`:
+            `out[j] = sum_i U[i, j] b[i]`.
+
+    Returns:
+        Parameters of the same structure, shapes and dtypes.
+
+    Raises:
+        ValueError: something does not fit `spec`.
+
+    References:
+        Stoica, Bolya, Bjorner, Hearn, Hoffman: ZipIt! Merging models from different tasks
+        without training, ICLR 2024, Eq. 2-3.
+    """
+    check_elements(spec, merge_matrices, soft=True, name="merge_matrices")
+    check_elements(spec, unmerge_matrices, soft=True, name="unmerge_matrices")
+    unmerge = {name: jnp.swapaxes(matrix, -1, -2) for name, matrix in unmerge_matrices.items()}
+    by_role = {"out": merge_matrices, "in": unmerge}
+    return transform(spec, params, lambda *place: _mix(place, by_role[place[4]][place[3]]))
+
+
+def _mix(place: tuple[Array, int, tuple[int, ...], str, str], matrix: Array) -> Array:
+    """Multiply one factor by a matrix, or by one for each index of the outer factors."""
+    leaf, axis, outer_axes, _, _ = place
+    matrix = matrix.astype(leaf.dtype)
+    where = (*outer_axes, axis)
+    front = tuple(range(len(where)))
+    moved = jnp.moveaxis(leaf, where, front)
+    batch = front[:-1]
+    out = jax.lax.dot_general(matrix, moved, (((len(batch) + 1,), (len(batch),)), (batch, batch)))
+    return jnp.moveaxis(out, front, where)
 
 
 def element_shape(spec: PermSpec, group: str, *, soft: bool) -> tuple[int, ...]:
-    """The shape of a group's element: `[n]`, `[outer, n]`, or with a further `n` if soft."""
-    this = spec.groups[group]
-    outer = () if this.nested_in is None else (spec.groups[this.nested_in].size,)
-    return (*outer, this.size, *((this.size,) if soft else ()))
+    """The shape of a group's element: `[n]`, `[*outer, n]`, or with a further `n` if soft."""
+    size = spec.groups[group].size
+    return (*spec.outer_sizes(group), size, *((size,) if soft else ()))
 
 
-def check_elements(spec: PermSpec, elements: Mapping[str, Array], *, soft: bool) -> None:
+def check_elements(
+    spec: PermSpec, elements: Mapping[str, Array], *, soft: bool, name: str | None = None
+) -> None:
     """Raise ValueError unless `elements` has one element of the right shape for each group."""
-    kind = "soft_perms" if soft else "perms"
+    kind = name or ("soft_perms" if soft else "perms")
     for group in [*spec.groups, *(g for g in elements if g not in spec.groups)]:
         if group not in elements or group not in spec.groups:
             raise ValueError(
@@ -214,22 +205,32 @@ def random_perms(spec: PermSpec, key: Key[Array, ""]) -> dict[str, Array]:
 
 def compose(spec: PermSpec, p: Perms, q: Perms) -> dict[str, Array]:
     """The element that first applies `q`, then `p`: matrices multiply as `P_p @ P_q`."""
-    out = {}
-    for name, group in spec.groups.items():
-        if group.nested_in is None:
-            out[name] = q[name][p[name]]
-        else:
-            out[name] = jnp.take_along_axis(q[name][p[group.nested_in]], p[name], axis=-1)
-    return out
+    return {name: _take(_follow(spec, name, q[name], p), p[name]) for name in spec.groups}
 
 
 def invert(spec: PermSpec, p: Perms) -> dict[str, Array]:
     """The element that undoes `p`."""
-    out = {name: jnp.argsort(p[name]) for name, g in spec.groups.items() if g.nested_in is None}
-    for name, group in spec.groups.items():
-        if group.nested_in is not None:
-            out[name] = jnp.argsort(p[name][out[group.nested_in]], axis=-1)
+    out: dict[str, Array] = {}
+    for name in sorted(spec.groups, key=lambda name: len(spec.groups[name].nested_in)):
+        out[name] = jnp.argsort(_follow(spec, name, p[name], out), axis=-1)
     return {name: out[name] for name in spec.groups}
+
+
+def _follow(spec: PermSpec, group: str, element: Array, p: Perms) -> Array:
+    """Reorder the outer axes of a nested group's element by the outer groups' elements."""
+    names = spec.groups[group].nested_in
+    for axis, outer in enumerate(names):
+        if outer in spec.groups:
+            around = [names.index(name) for name in spec.groups[outer].nested_in]
+            index = p[outer]
+            index = jnp.reshape(index, index.shape + (1,) * (element.ndim - index.ndim))
+            index = jnp.moveaxis(index, range(len(around) + 1), (*around, axis))
+            element = jnp.take_along_axis(element, index, axis=axis)
+    return element
+
+
+def _take(element: Array, perm: Array) -> Array:
+    return jnp.take_along_axis(element, perm, axis=-1)
 
 
 def soften(spec: PermSpec, perms: Perms) -> dict[str, Array]:

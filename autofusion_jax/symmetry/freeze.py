@@ -1,0 +1,203 @@
+"""From labels to an immutable spec: groups with names, axes with roles, sites."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from autofusion_jax.symmetry.axes import Axis, Block, Concat, Factor, Family, Role, Term, block_size
+from autofusion_jax.symmetry.labels import Factors, Label, blocks_of, find, labels_of, resolve
+from autofusion_jax.symmetry.nesting import Structure
+from autofusion_jax.symmetry.spec import Group
+from autofusion_jax.symmetry.trace import Tracer
+
+COLLECTION = "params/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """A parameter leaf while the program is traced: its number, its path, its axes."""
+
+    number: int
+    path: str
+    axes: list[Factors]
+
+    @property
+    def layer(self) -> str:
+        """The module that owns it, as groups are named: without the collection and the last key."""
+        return (self.path.rpartition("/")[0] or self.path).removeprefix(COLLECTION)
+
+
+class Frozen:
+    """The groups of a settled trace, and the way to write any of its axes with them.
+
+    Attributes:
+        groups: by name, in the order in which leaves carry them.
+        stacks: name -> size of the fixed factors that matter.
+    """
+
+    def __init__(self, leaves: Sequence[Leaf], structure: Structure, tracer: Tracer) -> None:
+        self._structure = structure
+        self._tracer = tracer
+        self._members: dict[int, list[int]] = {}
+        for members in (*structure.products, *structure.sums):
+            self._members.update(dict.fromkeys(members, members))
+        self._places = _places(leaves)
+        self._heads = {label.id for axis in tracer.pairs for label in labels_of(axis)}
+        self._names: dict[int, str] = {}
+        self._used: set[str] = set()
+        free = [i for i in self._places if not structure.labels[i].fixed]
+        outer = {o for i in free for o in structure.outer[i] if structure.labels[o].fixed}
+        for label in self._places:
+            if label not in self._names and (label in free or label in outer or label in _keys(leaves)):
+                name = self._unique(self._name(label))
+                self._names.update(dict.fromkeys(self._members.get(label, [label]), name))
+        self.groups = {group.name: group for group in map(self._group, self._representatives(free))}
+        stacks = [i for i in self._names if structure.labels[i].fixed]
+        self.stacks = {self._names[i]: structure.labels[i].size for i in stacks}
+
+    def _representatives(self, free: list[int]) -> Iterator[int]:
+        """One label of every group; the order of the parts is that of their first places."""
+        order = {label: number for number, label in enumerate(self._places)}
+        done: set[int] = set()
+        for label in free:
+            if label not in done:
+                members = self._members.get(label, [label])
+                members.sort(key=lambda i: order.get(i, len(order)))
+                done.update(members)
+                yield label
+
+    def _group(self, label: int) -> Group:
+        members, labels = self._members.get(label, [label]), self._structure.labels
+        outer = self._structure.outer[label] - set(members)
+        order = sorted(outer, key=lambda i: (len(self._structure.outer[i]), list(self._places).index(i)))
+        nested_in = tuple(dict.fromkeys(self._names[i] for i in order))
+        sizes = [labels[i].size for i in members]
+        if members in self._structure.sums:
+            return Group(self._names[label], sum(sizes), nested_in, "sum")
+        if len(members) > 1:
+            total = 1
+            for size in sizes:
+                total *= size
+            return Group(self._names[label], total, nested_in, "product")
+        return Group(self._names[label], sizes[0], nested_in)
+
+    def _name(self, label: int) -> str:
+        """A group is named after the layer that produces it, and its place in a nesting."""
+        places = [place for member in self._members.get(label, [label]) for place in self._places[member]]
+        makers = [leaf for leaf, axis in places if self._tracer.roles.get((leaf.number, axis)) != "in"]
+        layers = list(dict.fromkeys(leaf.layer for leaf in makers)) or [places[0][0].layer]
+        labels, outer = self._structure.labels, self._structure.outer
+        if labels[label].fixed:
+            return f"{layers[0]}.stack"
+        inner = [i for i in self._places if label in outer[i] and not labels[i].fixed and i not in outer[label]]
+        if inner and label in self._heads:
+            return f"{_common(layers)}.heads"
+        if inner:
+            return f"{layers[0]}.groups"
+        if any(o in self._heads and not labels[o].fixed for o in outer[label]):
+            return f"{layers[0]}.head_dim"
+        nested = any(not labels[o].fixed and o not in self._members.get(label, ()) for o in outer[label])
+        return f"{layers[0]}.units" if nested else layers[0]
+
+    def _unique(self, name: str) -> str:
+        found, number = name, 2
+        while found in self._used:
+            found, number = f"{name}_{number}", number + 1
+        self._used.add(found)
+        return found
+
+    def axis(self, axis: Factors, role: Role | None) -> Axis:
+        """Write a traced axis with the names of groups and stacks."""
+        block = self._block(axis)
+        blocks = block[0].blocks if len(block) == 1 and isinstance(block[0], Concat) else (block,)
+        frozen = Axis(tuple(b or (Factor(1),) for b in blocks))
+        return dataclasses.replace(frozen, role=role) if frozen.groups else frozen
+
+    def _block(self, axis: Factors) -> Block:
+        terms: list[Term] = []
+        for factor in resolve(axis):
+            term = Factor(factor) if isinstance(factor, int) else self._term(factor)
+            last = terms[-1] if terms else None
+            if _plain(term) and last is not None and _plain(last):
+                terms[-1] = Factor(last.size * term.size)
+            else:
+                terms.append(term)
+        return tuple(terms)
+
+    def _term(self, label: Label) -> Term:
+        if label.kind == "concat":
+            return _merged([self._block(block) or (Factor(1),) for block in blocks_of(label)])
+        if label.kind == "family":
+            members = tuple(self._block(part) or (Factor(1),) for part in label.parts)
+            if all(len(member) == 1 and _plain(member[0]) for member in members):
+                return Factor(label.size)
+            assert label.key is not None
+            return Family(self._names[find(labels_of([label.key])[0]).id], members)
+        name = self._names.get(label.id)
+        if name is None:
+            return Factor(label.size)
+        if label.fixed:
+            return Factor(label.size, stack=name)
+        return Factor(label.size, name, self._members.get(label.id, [label.id]).index(label.id))
+
+
+def _plain(term: Term) -> bool:
+    """Whether a term is a fixed factor without a name."""
+    return isinstance(term, Factor) and term.group is None and term.stack is None
+
+
+def _merged(blocks: list[Block]) -> Term:
+    """A concatenation whose neighbouring fixed blocks are one."""
+    out: list[Block] = []
+    for block in blocks:
+        if out and all(map(_plain, (*out[-1], *block))):
+            out[-1] = (Factor(block_size(out[-1]) + block_size(block)),)
+        else:
+            out.append(block)
+    return out[0][0] if len(out) == 1 and len(out[0]) == 1 else Concat(tuple(out))
+
+
+def _places(leaves: Sequence[Leaf]) -> dict[int, list[tuple[Leaf, int]]]:
+    """Label id -> the leaves and axes that carry it, in order."""
+    places: dict[int, list[tuple[Leaf, int]]] = {}
+    for leaf in leaves:
+        for number, axis in enumerate(leaf.axes):
+            for label in _all_labels(axis):
+                places.setdefault(label.id, []).append((leaf, number))
+    return places
+
+
+def _all_labels(axis: Factors) -> Iterator[Label]:
+    for label in labels_of(axis):
+        if label.kind == "leaf":
+            yield label
+        for part in label.parts:
+            yield from _all_labels(part)
+
+
+def _keys(leaves: Sequence[Leaf]) -> set[int]:
+    """Ids of the labels that families on the leaves depend on."""
+    keys: set[int] = set()
+
+    def visit(axis: Factors) -> None:
+        for label in labels_of(axis):
+            if label.kind == "family":
+                assert label.key is not None
+                keys.update(key.id for key in labels_of([label.key]))
+            for part in label.parts:
+                visit(part)
+
+    for leaf in leaves:
+        for axis in leaf.axes:
+            visit(axis)
+    return keys
+
+
+def _common(layers: list[str]) -> str:
+    """The module that all layers belong to, or the first of them if there is none."""
+    split = [layer.split("/") for layer in layers]
+    shared = []
+    for parts in zip(*split):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "/".join(shared) or layers[0]

@@ -1,0 +1,207 @@
+"""`infer_perm_spec`: the permutation symmetries of any traceable function of parameters and inputs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core as jex
+from jax.interpreters import partial_eval
+
+from autofusion_jax.symmetry.check import check_perm_spec
+from autofusion_jax.symmetry.freeze import Frozen, Leaf
+from autofusion_jax.symmetry.labels import Factors, Label, blocks_of, family, find, fixed_axis, pin
+from autofusion_jax.symmetry.nesting import find_structure, settle
+from autofusion_jax.symmetry.rules import RULES
+from autofusion_jax.symmetry.sites import find_sites
+from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
+from autofusion_jax.symmetry.trace import Tracer, Value
+from autofusion_jax.trees import flatten_by_path
+from autofusion_jax.types import ApplyFn, Params
+
+MAX_INDEXED = 64
+"""A leaf's axes get labels of their own per index of another axis that is only ever indexed, up to here."""
+
+
+def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = True) -> PermSpec:
+    """Derive the permutation symmetries of a network from its program.
+
+    Traces `apply_fn(params, x)` once with abstract values, gives every axis of every leaf a
+    label, and propagates the labels through the jaxpr: an operation that needs two axes to be
+    in the same order makes their labels the same, one that depends on the order fixes them.
+    What is left free are the groups. No numbers are computed but for the check.
+
+    Args:
+        apply_fn: pure `apply_fn(params, x) -> outputs` (any pytree of arrays), traceable by JAX.
+        params: a pytree of arrays, or of `jax.ShapeDtypeStruct` if `check` is False.
+        x: inputs as `apply_fn` takes them, `[N, ...]` or a pytree; a few are enough.
+        check: draw random group elements and compare the outputs, as `check_perm_spec` does.
+
+    Returns:
+        The spec; its `apply_fn` is the one given, its `notes` name what could not be followed.
+
+    Raises:
+        ValueError: `apply_fn` cannot be traced, does not fit `params` and `x`, or returns
+            something that is no array; or the check fails, naming group, leaf and axis.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def apply_fn(params, x):
+        ...     return jnp.tanh(x @ params["up"]) @ params["down"]
+        >>> params = {"up": jnp.arange(12.0).reshape(3, 4), "down": jnp.arange(8.0).reshape(4, 2)}
+        >>> print(infer_perm_spec(apply_fn, params, jnp.ones((5, 3))))
+        PermSpec with 1 groups
+          up: 4 units
+        up    (3, 4)              [3, out up:4]
+        down  (4, 2)              [in up:4, 2]
+    """
+    program = trace_program(apply_fn, params, x)
+    spec, assumes_no_ties = _solve(program, apply_fn, strict=False)
+    if not check:
+        return spec
+    if not assumes_no_ties:
+        check_perm_spec(spec, params, x)
+        return spec
+    try:
+        check_perm_spec(spec, params, x)
+    except ValueError:  # entries do tie: do without what relies on their being different
+        spec, _ = _solve(program, apply_fn, strict=True)
+        check_perm_spec(spec, params, x)
+    return spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A traced network: its jaxpr without dead code, whose first inputs are the leaves."""
+
+    jaxpr: Any
+    consts: list[Any]
+    paths: list[str]
+    shapes: list[tuple[int, ...]]
+
+
+def trace_program(apply_fn: ApplyFn, params: Params, x: Any) -> Program:
+    """Trace `apply_fn(params, x)` with abstract values.
+
+    Raises:
+        ValueError: it cannot be traced; says what JAX said.
+    """
+    flat = flatten_by_path(params)
+    for path, leaf in flat.items():
+        if not hasattr(leaf, "shape") and not np.isscalar(leaf):
+            raise ValueError(
+                f"infer_perm_spec: params[{path!r}] must be an array; got {type(leaf).__name__}. "
+                "Keep what is no array (functions, names) out of params: partition it, or close over it."
+            )
+    tree = jax.tree.structure(params)
+
+    def run(leaves: list[Any], inputs: Any) -> Any:
+        return apply_fn(tree.unflatten(leaves), inputs)
+
+    try:
+        closed = jax.make_jaxpr(run)(list(flat.values()), x)
+    except Exception as error:
+        raise ValueError(_why_not(error)) from error
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    shapes = [tuple(var.aval.shape) for var in jaxpr.invars[: len(flat)]]
+    return Program(jaxpr, list(closed.consts), list(flat), shapes)
+
+
+def _why_not(error: Exception) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    prefix = f"infer_perm_spec: apply_fn(params, x) must be traceable by JAX; {type(error).__name__}: {said} "
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+        return prefix + "Python control flow or numpy on traced values cannot be followed: use jax.lax and jnp."
+    if "not a valid JAX type" in said or "valid JAX type" in said:
+        return prefix + "Every output must be an array, or a pytree of arrays."
+    return prefix + "Do params and x belong to this function, and do their shapes fit?"
+
+
+def _solve(program: Program, apply_fn: ApplyFn, *, strict: bool) -> tuple[PermSpec, bool]:
+    leaves, tracer = _propagate(program, {}, strict=strict)
+    indexed = {leaf.number: axes for leaf in leaves if (axes := _indexed_axes(leaf))}
+    if indexed:
+        leaves, tracer = _propagate(program, indexed, strict=strict)
+    settle(tracer.records)
+    structure = find_structure(tracer.records)
+    order = {number: place for place, number in enumerate(tracer.order)}
+    leaves.sort(key=lambda leaf: order.get(leaf.number, len(order)))
+    frozen = Frozen(leaves, structure, tracer)
+    roles = tracer.roles
+    specs = tuple(
+        LeafSpec(
+            leaf.path,
+            tuple(frozen.axis(axis, roles.get((leaf.number, k), "out")) for k, axis in enumerate(leaf.axes)),
+        )
+        for leaf in leaves
+    )
+    paths = {leaf.number: leaf.path for leaf in leaves}
+    notes = [*tracer.notes, *_two_roles(specs, paths, tracer)]
+    spec = PermSpec(specs, frozen.groups, apply_fn, frozen.stacks, tuple(notes))
+    sites = find_sites(spec, frozen, tracer, program.paths)
+    return dataclasses.replace(spec, sites=sites), tracer.assumes_no_ties
+
+
+def _propagate(
+    program: Program, indexed: dict[int, list[int]], *, strict: bool
+) -> tuple[list[Leaf], Tracer]:
+    """Label the leaves and walk over the program."""
+    tracer = Tracer(RULES, strict=strict)
+    used = {v for eqn in program.jaxpr.eqns for v in eqn.invars if not isinstance(v, jex.Literal)}
+    used |= {v for v in program.jaxpr.outvars if not isinstance(v, jex.Literal)}
+    leaves, inputs = [], []
+    for number, var in enumerate(program.jaxpr.invars):
+        if number >= len(program.paths):
+            value = Value([fixed_axis(size, "an input") for size in var.aval.shape])
+        else:
+            axes = _leaf_axes(program.shapes[number], indexed.get(number, []))
+            origin = [frozenset([(number, axis)]) for axis in range(len(axes))]
+            value = Value(axes, origin, live=False, leaf=number)
+            leaves.append(Leaf(number, program.paths[number], value.axes))
+            if var not in used:
+                value.pin("not used")
+        tracer.note_together(value.axes)
+        inputs.append(value)
+    for output in tracer.run(program.jaxpr, program.consts, inputs):
+        output.pin("an output")
+        if output.index is not None:
+            pin(output.index, "an output")
+    return leaves, tracer
+
+
+def _leaf_axes(shape: Sequence[int], indexed: Sequence[int]) -> list[Factors]:
+    """A label for each axis; the others of a leaf with indexed axes have one for each index."""
+    axes: list[Factors] = [[Label(size)] if size > 1 else [size] for size in shape]
+    keys = [axes[number][0] for number in indexed]
+
+    def per_index(size: int, keys: Sequence[Any]) -> Factors:
+        if not keys:
+            return [Label(size)]
+        return [family(keys[0], [per_index(size, keys[1:]) for _ in range(keys[0].size)])]
+
+    for number, size in enumerate(shape):
+        if number not in indexed and size > 1:
+            axes[number] = per_index(size, keys)
+    return axes
+
+
+def _indexed_axes(leaf: Leaf) -> list[int]:
+    """The axes of a leaf that the program takes apart into single indices (stacked weights)."""
+    found = []
+    for number, axis in enumerate(leaf.axes):
+        label = find(axis[0]) if axis and isinstance(axis[0], Label) else None
+        if label is not None and label.kind == "concat" and 1 < label.size <= MAX_INDEXED:
+            if len(blocks_of(label)) == label.size and len(leaf.axes) > 1:
+                found.append(number)
+    sizes = [leaf.axes[number][0] for number in found]
+    return found if np.prod([getattr(size, "size", 1) for size in sizes] or [1]) <= MAX_INDEXED else found[:1]
+
+
+def _two_roles(leaves: Sequence[LeafSpec], paths: dict[int, str], tracer: Tracer) -> list[str]:
+    by_path = {leaf.path: leaf for leaf in leaves}
+    return [
+        f"{paths[number]} axis {axis} is used in both roles; it is taken as {tracer.roles[number, axis]!r}"
+        for number, axis in tracer.two_roles
+        if by_path[paths[number]].axes[axis].groups
+    ]

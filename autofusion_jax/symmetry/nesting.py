@@ -1,0 +1,230 @@
+"""From labels to groups: which labels occur together, and what that allows.
+
+A label b is nested in a label a (units of b may be permuted differently for each index along
+a) if in every record that has b, a occurs exactly once. Two labels nested in each other are
+one group over their product. Labels that only ever occur as interchangeable blocks of the
+same concatenations (the two zero paddings of a shortcut) are one group over their sum.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+
+from autofusion_jax.symmetry.labels import (
+    Factors,
+    Label,
+    blocks_of,
+    find,
+    has_family,
+    labels_of,
+    resolve,
+    same_key,
+    select,
+    total,
+)
+from autofusion_jax.symmetry.trace import Record
+from autofusion_jax.symmetry.unify import collapse
+
+Alternative = tuple[int, ...]
+"""Ids of the labels that occur together in one block of a factor."""
+
+Slot = tuple[Alternative, ...]
+"""One factor of a value: its blocks if it is a concatenation, else a single alternative."""
+
+
+def families_of(axis: Factors) -> Iterator[Label]:
+    """All families on an axis, those inside of concatenations included."""
+    for label in labels_of(axis):
+        if label.kind == "family":
+            yield label
+        elif label.kind == "concat":
+            for block in blocks_of(label):
+                yield from families_of(block)
+
+
+def _movable(label: Label) -> bool:
+    if label.fixed:
+        return False
+    if label.kind != "concat":
+        return label.kind == "leaf"
+    return any(total(b) > 1 and any(map(_movable, labels_of(b))) for b in blocks_of(label))
+
+
+def settle(records: Sequence[Record]) -> None:
+    """Collapse the families that cannot be kept apart, until none is left.
+
+    A family stands only where its key occurs exactly once, is no family itself, and is fixed.
+    """
+    pending = [r for r in records if any(map(has_family, r.axes))]
+    while any([_settle(record.axes) for record in pending]):
+        pending = [r for r in pending if any(map(has_family, r.axes))]
+
+
+def _settle(axes: list[Factors]) -> bool:
+    families = [label for axis in axes for label in families_of(axis)]
+    if not families:
+        return False
+    count = collections.Counter(label.id for axis in axes for label in labels_of(axis))
+    changed = False
+    for label in families:
+        key = _key(label)
+        if find(label).kind != "family":
+            continue
+        if key is None or count[key.id] != 1 or key.kind == "family" or _movable(key):
+            collapse(find(label))
+            changed = True
+    if changed:
+        return True
+    return any([_settle(member) for member in _members(axes)])
+
+
+def _key(label: Label) -> Label | None:
+    key = labels_of([label.key]) if label.key is not None else []
+    return key[0] if len(key) == 1 and len(resolve([label.key or 1])) == 1 else None
+
+
+def _members(axes: list[Factors]) -> list[list[Factors]]:
+    """The axes for each index along the first family's key, the key itself left out."""
+    first = next(label for axis in axes for label in families_of(axis))
+    key = _key(first)
+    assert key is not None
+    assert same_key(first, key)
+    return [
+        [[f for f in select(axis, key, index) if f is not key] for axis in axes] for index in range(key.size)
+    ]
+
+
+def _expand(axes: list[Factors]) -> Iterator[list[Factors]]:
+    if not any(map(has_family, axes)):
+        yield axes
+        return
+    for member in _members(axes):
+        yield from _expand(member)
+
+
+def _slots(axes: Sequence[Factors], labels: dict[int, Label]) -> tuple[Slot, ...]:
+    slots = []
+    for label in (label for axis in axes for label in labels_of(axis)):
+        slot = tuple(_alternatives(label))
+        for found in _leaves([label]):
+            labels[found.id] = found
+        slots.append(slot)
+    return tuple(sorted(slots))
+
+
+def _leaves(axis: Factors) -> Iterator[Label]:
+    for label in labels_of(axis):
+        if label.kind == "concat":
+            for block in blocks_of(label):
+                yield from _leaves(block)
+        else:
+            yield label
+
+
+def _alternatives(label: Label) -> Iterator[Alternative]:
+    if label.kind != "concat":
+        yield (label.id,)
+        return
+    for block in blocks_of(label):
+        for choice in itertools.product(*(tuple(_alternatives(part)) for part in labels_of(block))):
+            yield tuple(itertools.chain(*choice))
+
+
+@dataclasses.dataclass
+class Structure:
+    """What is known about the labels after all records were read.
+
+    Attributes:
+        labels: id -> label, for all that occur.
+        outer: id -> ids of the labels that it is nested in.
+        products: ids of labels that are one group over their product, by class.
+        sums: ids of labels that are one group over their sum, by class.
+    """
+
+    labels: dict[int, Label]
+    outer: dict[int, set[int]]
+    products: list[list[int]]
+    sums: list[list[int]]
+
+
+def find_structure(records: Sequence[Record]) -> Structure:
+    """Read all records, which must be settled."""
+    labels: dict[int, Label] = {}
+    seen: dict[tuple[Slot, ...], None] = {}
+    for record in records:
+        context: list[Factors] = [[label] for label in record.context]
+        for axes in _expand(record.axes):
+            seen.setdefault(_slots([*axes, *context], labels))
+    outer: dict[int, set[int]] = {}
+    for slots in seen:
+        _narrow(slots, outer)
+    sums = _sums(seen, labels)
+    taken = {label for group in sums for label in group}
+    return Structure(labels, outer, _products(outer, labels, taken), sums)
+
+
+def _narrow(slots: tuple[Slot, ...], outer: dict[int, set[int]]) -> None:
+    """Keep, for each label, only the others that this record has exactly once beside it."""
+    low: collections.Counter[int] = collections.Counter()
+    high: collections.Counter[int] = collections.Counter()
+    ranges = []
+    for slot in slots:
+        counts = [collections.Counter(alternative) for alternative in slot]
+        present = set().union(*counts)
+        least = {label: min(count[label] for count in counts) for label in present}
+        most = {label: max(count[label] for count in counts) for label in present}
+        ranges.append((counts, least, most))
+        low.update(least)
+        high.update(most)
+    for counts, least, most in ranges:
+        for count in counts:
+            for label in count:
+                known = outer.get(label)
+                candidates = known if known is not None else {*count, *(c for c in low if low[c] > 0)}
+                outer[label] = {
+                    c
+                    for c in candidates
+                    if c != label
+                    and count[c] + low[c] - least.get(c, 0) == 1
+                    and count[c] + high[c] - most.get(c, 0) == 1
+                }
+
+
+def _products(outer: dict[int, set[int]], labels: dict[int, Label], taken: set[int]) -> list[list[int]]:
+    classes: list[list[int]] = []
+    done: set[int] = set()
+    for label in outer:
+        if label in done or label in taken or labels[label].fixed:
+            continue
+        mutual = [
+            o for o in outer[label] if label in outer[o] and not labels[o].fixed and o not in taken
+        ]
+        together = [label]
+        for other in mutual:
+            if all(other in outer[one] and one in outer[other] for one in together):
+                together.append(other)
+        done.update(together)
+        if len(together) > 1:
+            classes.append(together)
+    return classes
+
+
+def _sums(records: Sequence[tuple[Slot, ...]] | dict, labels: dict[int, Label]) -> list[list[int]]:
+    """Classes of labels whose places in all records are the same but for themselves."""
+    places: dict[int, collections.Counter] = collections.defaultdict(collections.Counter)
+    alone: set[int] = set()
+    for number, slots in enumerate(records):
+        for where, slot in enumerate(slots):
+            if len(slot) == 1:
+                alone.update(slot[0])
+                continue
+            for alternative in slot:
+                for position, label in enumerate(alternative):
+                    place = (number, where, alternative[:position], alternative[position + 1 :])
+                    places[label][place] += 1
+    classes: dict[frozenset, list[int]] = {}
+    for label, count in places.items():
+        if label not in alone and not labels[label].fixed:
+            classes.setdefault(frozenset(count.items()), []).append(label)
+    return [group for group in classes.values() if len(group) > 1]

@@ -1,0 +1,123 @@
+"""Primitives that work entry by entry: all their operands share one set of axes."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jax.extend import core as jex
+
+from autofusion_jax.symmetry.labels import pin, total
+from autofusion_jax.symmetry.rules.marks import reads_index
+from autofusion_jax.symmetry.trace import NOWHERE, Made, Rule, Tracer, Value
+from autofusion_jax.symmetry.unify import unify
+
+NAMES = """
+abs acos acosh add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz
+complex conj cos cosh digamma erf erf_inv erfc exp exp2 expm1 floor gt ge igamma igammac imag
+integer_pow is_finite le lgamma log log1p logistic max min nextafter not or polygamma
+population_count pow pvary real reduce_precision regularized_incomplete_beta rem round rsqrt
+shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square tan tanh xor zeta
+""".split()
+
+AFFINE = ("add", "sub", "mul", "div")
+COPIES = ("convert_element_type", "copy", "copy_p", "device_put", "name", "neg", "sharding_constraint")
+
+
+def elementwise(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Make the axes of all operands the same; the rule for any primitive that works by entry."""
+    rank = len(eqn.outvars[0].aval.shape)
+    shape = eqn.outvars[0].aval.shape
+    live = any(value.live for value in inputs)
+    axes, origin = None, [NOWHERE] * rank
+    for value in (value for value in inputs if len(value.axes) == rank):
+        wide = [[n] if total(axis) == 1 != n else axis for axis, n in zip(value.axes, shape)]
+        axes = wide if axes is None else [unify(a, b) for a, b in zip(axes, wide)]
+        origin = [ours | theirs for ours, theirs in zip(origin, value.origin)]
+        if live and not value.live:
+            tracer.use(value.origin, "out")
+    return [Value(axes or [], [] if live else origin, live) for _ in eqn.outvars]
+
+
+def affine(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Elementwise; with a parameter it leaves a weight's output what it is: still linear."""
+    out = elementwise(tracer, eqn, inputs)[0]
+    live = [value for value in inputs if value.live]
+    divides = eqn.primitive.name == "div" and live and live[0] is not inputs[0]
+    if len(live) == 1 and live[0].made is not None and not divides:
+        out.made = Made(live[0].made.weight, tracer.path, out.axes)
+        if tracer.reachable:
+            tracer.made.pop(live[0].made.path, None)
+            tracer.made[tracer.path] = out.made
+    return [out]
+
+
+@reads_index
+def add(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Addition. A position plus a number is watched: `where(i < 0, i + n, i)` never uses it."""
+    positions = [value for value in inputs if value.index is not None]
+    literal = any(isinstance(atom, jex.Literal) for atom in eqn.invars)
+    if len(positions) == 1 and literal:
+        return [dataclasses.replace(positions[0], shifted=True)]
+    return affine(tracer, eqn, _plain(inputs))
+
+
+@reads_index
+def less_than(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Comparison; a position is never below zero."""
+    first, second = eqn.invars
+    if inputs[0].index is not None and not inputs[0].shifted and isinstance(second, jex.Literal):
+        if np.ndim(second.val) == 0 and second.val <= 0:
+            return [dataclasses.replace(inputs[0], index=None, known=False)]
+    return elementwise(tracer, eqn, _plain(inputs))
+
+
+@reads_index
+def equal(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Equality; positions along one axis may be compared with each other (one_hot, eye)."""
+    first, second = inputs
+    if first.index is not None and second.index is not None and not (first.shifted or second.shifted):
+        if total(first.index) == total(second.index):
+            unify(first.index, second.index)
+            return elementwise(tracer, eqn, inputs)
+    return elementwise(tracer, eqn, _plain(inputs))
+
+
+@reads_index
+def select(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Choice between cases; positions stay positions if the choice is known beforehand."""
+    known = inputs[0].known
+    if known is not None:
+        chosen = inputs[1 + known]
+        return [dataclasses.replace(chosen, leaf=None)]
+    return elementwise(tracer, eqn, _plain(inputs))
+
+
+@reads_index
+def copy(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Primitives that hand on what they get, up to dtype, placement or sign."""
+    if eqn.primitive.name == "neg":
+        _plain(inputs)
+        return [dataclasses.replace(inputs[0], index=None, leaf=None)]
+    return [dataclasses.replace(value, leaf=None) for value in inputs]
+
+
+def _plain(values: list[Value]) -> list[Value]:
+    """Fix the axes whose positions are about to be used as numbers."""
+    for value in values:
+        if value.index is not None:
+            pin(value.index, "arithmetic on its positions")
+    return values
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(NAMES, elementwise),
+    **dict.fromkeys(AFFINE, affine),
+    **dict.fromkeys(COPIES, copy),
+    "add": add,
+    "lt": less_than,
+    "eq": equal,
+    "ne": equal,
+    "select_n": select,
+    "optimization_barrier": copy,
+    "stop_gradient": copy,
+}

@@ -1,0 +1,82 @@
+"""Reductions, cumulative operations, pooling windows, and random bits."""
+
+from typing import Any
+
+from autofusion_jax.symmetry.labels import Factors, fixed_axis, is_constant, pin
+from autofusion_jax.symmetry.rules.shape import mix
+from autofusion_jax.symmetry.trace import Rule, Tracer, Value, fixed_value
+
+
+def reduce(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """A sum, maximum, ... over some axes does not depend on their order."""
+    dropped, out = eqn.params["axes"], []
+    for value in inputs[: len(eqn.outvars)]:
+        kept = [d for d in range(len(value.axes)) if d not in dropped]
+        out.append(value.pick(kept))
+    return out
+
+
+def cumulative(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Each entry depends on those before it."""
+    return [mix(inputs[0], [eqn.params["axis"]], "a cumulative operation")]
+
+
+def reduce_window(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Pooling: axes with a window are fixed, the others pass."""
+    params = eqn.params
+    strides, padding = params["window_strides"], params["padding"]
+    dilation = params.get("base_dilation") or [1] * len(strides)
+    shape, outputs = eqn.outvars[0].aval.shape, []
+    for value in inputs[: len(eqn.outvars)]:
+        axes: list[Factors] = []
+        for k, axis in enumerate(value.axes):
+            plain = params["window_dimensions"][k] == strides[k] == dilation[k] == 1
+            if (plain and tuple(padding[k]) == (0, 0)) or is_constant(axis):
+                axes.append(axis if plain else fixed_axis(shape[k], "a pooling window"))
+            else:
+                pin(axis, "a pooling window")
+                axes.append(fixed_axis(shape[k], "a pooling window"))
+        outputs.append(Value(axes, live=value.live))
+    return outputs
+
+
+def fft(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """The transformed axes are fixed."""
+    count, value = len(eqn.params["fft_lengths"]), inputs[0]
+    axes = list(value.axes)
+    shape = eqn.outvars[0].aval.shape
+    for dim in range(len(axes) - count, len(axes)):
+        pin(axes[dim], "a Fourier transform")
+        axes[dim] = fixed_axis(shape[dim], "a Fourier transform")
+    return [Value(axes, live=value.live)]
+
+
+def random(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Random bits depend on where they stand (dropout with a key)."""
+    for value in inputs:
+        value.pin("random bits")
+    return [fixed_value(var.aval, "random bits") for var in eqn.outvars]
+
+
+def effect(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Printing does not change the outputs."""
+    return []
+
+
+REDUCTIONS = "sum max min prod and or xor".split()
+CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp".split()
+WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min".split()
+RANDOM = """
+random_bits random_seed random_split random_fold_in random_wrap random_unwrap random_clone random_gamma
+rng_bit_generator rng_uniform threefry2x32
+""".split()
+
+RULES: dict[str, Rule] = {
+    **{f"reduce_{name}": reduce for name in REDUCTIONS},
+    **dict.fromkeys(CUMULATIVE, cumulative),
+    **dict.fromkeys(WINDOWS, reduce_window),
+    **dict.fromkeys(RANDOM, random),
+    "debug_callback": effect,
+    "debug_print": effect,
+    "fft": fft,
+}
