@@ -7,8 +7,11 @@ from autofusion_jax.merging.registry import list_methods, methods
 from autofusion_jax.merging.result import MergeResult, Method
 from autofusion_jax.symmetry.axes import in_axis, out_axis
 from autofusion_jax.symmetry.check import check_perm_spec
+from autofusion_jax.symmetry.infer import infer_perm_spec
+from autofusion_jax.symmetry.rules import register_rule
 from autofusion_jax.symmetry.spec import Group, PermSpec
 from autofusion_jax.symmetry.transform import (
+    apply_merge,
     apply_perm,
     apply_soft,
     compose,
@@ -24,6 +27,7 @@ __all__ = [
     "MergeResult",
     "Method",
     "PermSpec",
+    "apply_merge",
     "apply_perm",
     "apply_soft",
     "check_perm_spec",
@@ -32,6 +36,7 @@ __all__ = [
     "fused_apply",
     "identity_perms",
     "in_axis",
+    "infer_perm_spec",
     "invert",
     "list_methods",
     "load",
@@ -42,6 +47,7 @@ __all__ = [
     "methods",
     "out_axis",
     "random_perms",
+    "register_rule",
     "save",
     "solve_assignment",
 ]

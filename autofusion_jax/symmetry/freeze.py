@@ -1,10 +1,11 @@
 """From labels to an immutable spec: groups with names, axes with roles, sites."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 from autofusion_jax.symmetry.axes import Axis, Block, Concat, Factor, Family, Role, Term, block_size
-from autofusion_jax.symmetry.labels import Factors, Label, blocks_of, find, labels_of, resolve
+from autofusion_jax.symmetry.labels import Factors, Label, blocks_of, labels_of, resolve
 from autofusion_jax.symmetry.nesting import Structure
 from autofusion_jax.symmetry.spec import Group
 from autofusion_jax.symmetry.trace import Tracer
@@ -40,19 +41,19 @@ class Frozen:
         self._members: dict[int, list[int]] = {}
         for members in (*structure.products, *structure.sums):
             self._members.update(dict.fromkeys(members, members))
-        self._places = _places(leaves)
+        self._places, self._sizes = _places(leaves)
         self._heads = {label.id for axis in tracer.pairs for label in labels_of(axis)}
         self._names: dict[int, str] = {}
         self._used: set[str] = set()
-        free = [i for i in self._places if not structure.labels[i].fixed]
-        outer = {o for i in free for o in structure.outer[i] if structure.labels[o].fixed}
+        self._fixed = {i for i in self._places if i not in structure.labels or structure.labels[i].fixed}
+        free = [i for i in self._places if i not in self._fixed]
+        outer = {o for i in free for o in structure.outer[i]}
         for label in self._places:
             if label not in self._names and (label in free or label in outer or label in _keys(leaves)):
                 name = self._unique(self._name(label))
                 self._names.update(dict.fromkeys(self._members.get(label, [label]), name))
         self.groups = {group.name: group for group in map(self._group, self._representatives(free))}
-        stacks = [i for i in self._names if structure.labels[i].fixed]
-        self.stacks = {self._names[i]: structure.labels[i].size for i in stacks}
+        self.stacks = {self._names[i]: self._sizes[i] for i in self._names if i in self._fixed}
 
     def _representatives(self, free: list[int]) -> Iterator[int]:
         """One label of every group; the order of the parts is that of their first places."""
@@ -66,18 +67,15 @@ class Frozen:
                 yield label
 
     def _group(self, label: int) -> Group:
-        members, labels = self._members.get(label, [label]), self._structure.labels
+        members = self._members.get(label, [label])
         outer = self._structure.outer[label] - set(members)
         order = sorted(outer, key=lambda i: (len(self._structure.outer[i]), list(self._places).index(i)))
         nested_in = tuple(dict.fromkeys(self._names[i] for i in order))
-        sizes = [labels[i].size for i in members]
+        sizes = [self._sizes[i] for i in members]
         if members in self._structure.sums:
             return Group(self._names[label], sum(sizes), nested_in, "sum")
         if len(members) > 1:
-            total = 1
-            for size in sizes:
-                total *= size
-            return Group(self._names[label], total, nested_in, "product")
+            return Group(self._names[label], math.prod(sizes), nested_in, "product")
         return Group(self._names[label], sizes[0], nested_in)
 
     def _name(self, label: int) -> str:
@@ -85,17 +83,18 @@ class Frozen:
         places = [place for member in self._members.get(label, [label]) for place in self._places[member]]
         makers = [leaf for leaf, axis in places if self._tracer.roles.get((leaf.number, axis)) != "in"]
         layers = list(dict.fromkeys(leaf.layer for leaf in makers)) or [places[0][0].layer]
-        labels, outer = self._structure.labels, self._structure.outer
-        if labels[label].fixed:
+        outer = self._structure.outer
+        if label in self._fixed:
             return f"{layers[0]}.stack"
-        inner = [i for i in self._places if label in outer[i] and not labels[i].fixed and i not in outer[label]]
+        free = [i for i in self._places if i not in self._fixed]
+        inner = [i for i in free if label in outer[i] and i not in outer[label]]
         if inner and label in self._heads:
             return f"{_common(layers)}.heads"
         if inner:
             return f"{layers[0]}.groups"
-        if any(o in self._heads and not labels[o].fixed for o in outer[label]):
+        if any(o in self._heads and o not in self._fixed for o in outer[label]):
             return f"{layers[0]}.head_dim"
-        nested = any(not labels[o].fixed and o not in self._members.get(label, ()) for o in outer[label])
+        nested = any(o not in self._fixed and o not in self._members.get(label, ()) for o in outer[label])
         return f"{layers[0]}.units" if nested else layers[0]
 
     def _unique(self, name: str) -> str:
@@ -115,29 +114,28 @@ class Frozen:
     def _block(self, axis: Factors) -> Block:
         terms: list[Term] = []
         for factor in resolve(axis):
-            term = Factor(factor) if isinstance(factor, int) else self._term(factor)
-            last = terms[-1] if terms else None
-            if _plain(term) and last is not None and _plain(last):
-                terms[-1] = Factor(last.size * term.size)
-            else:
-                terms.append(term)
+            for term in (Factor(factor),) if isinstance(factor, int) else self._terms(factor):
+                if _plain(term) and terms and _plain(terms[-1]):
+                    terms[-1] = Factor(terms[-1].size * term.size)
+                else:
+                    terms.append(term)
         return tuple(terms)
 
-    def _term(self, label: Label) -> Term:
+    def _terms(self, label: Label) -> Block:
+        name = self._names.get(label.id)
+        if name is not None and label.id in self._fixed:
+            return (Factor(label.size, stack=name),)
+        if name is not None:
+            return (Factor(label.size, name, self._members.get(label.id, [label.id]).index(label.id)),)
         if label.kind == "concat":
             return _merged([self._block(block) or (Factor(1),) for block in blocks_of(label)])
         if label.kind == "family":
-            members = tuple(self._block(part) or (Factor(1),) for part in label.parts)
-            if all(len(member) == 1 and _plain(member[0]) for member in members):
-                return Factor(label.size)
+            members = [self._block(part) for part in label.parts]
+            if all(member == members[0] for member in members):
+                return members[0]
             assert label.key is not None
-            return Family(self._names[find(labels_of([label.key])[0]).id], members)
-        name = self._names.get(label.id)
-        if name is None:
-            return Factor(label.size)
-        if label.fixed:
-            return Factor(label.size, stack=name)
-        return Factor(label.size, name, self._members.get(label.id, [label.id]).index(label.id))
+            return (Family(self._names[labels_of([label.key])[0].id], tuple(m or (Factor(1),) for m in members)),)
+        return (Factor(label.size),)
 
 
 def _plain(term: Term) -> bool:
@@ -145,7 +143,7 @@ def _plain(term: Term) -> bool:
     return isinstance(term, Factor) and term.group is None and term.stack is None
 
 
-def _merged(blocks: list[Block]) -> Term:
+def _merged(blocks: list[Block]) -> Block:
     """A concatenation whose neighbouring fixed blocks are one."""
     out: list[Block] = []
     for block in blocks:
@@ -153,43 +151,42 @@ def _merged(blocks: list[Block]) -> Term:
             out[-1] = (Factor(block_size(out[-1]) + block_size(block)),)
         else:
             out.append(block)
-    return out[0][0] if len(out) == 1 and len(out[0]) == 1 else Concat(tuple(out))
+    return out[0] if len(out) == 1 else (Concat(tuple(out)),)
 
 
-def _places(leaves: Sequence[Leaf]) -> dict[int, list[tuple[Leaf, int]]]:
-    """Label id -> the leaves and axes that carry it, in order."""
+def _places(
+    leaves: Sequence[Leaf],
+) -> tuple[dict[int, list[tuple[Leaf, int]]], dict[int, int]]:
+    """Label id -> the leaves and axes that carry it, in order; and its size."""
     places: dict[int, list[tuple[Leaf, int]]] = {}
+    sizes: dict[int, int] = {}
+    keys = _keys(leaves)
     for leaf in leaves:
         for number, axis in enumerate(leaf.axes):
             for label in _all_labels(axis):
-                places.setdefault(label.id, []).append((leaf, number))
-    return places
+                if label.kind == "leaf" or label.id in keys:
+                    places.setdefault(label.id, []).append((leaf, number))
+                    sizes[label.id] = label.size
+    return places, sizes
 
 
 def _all_labels(axis: Factors) -> Iterator[Label]:
     for label in labels_of(axis):
-        if label.kind == "leaf":
-            yield label
+        yield label
         for part in label.parts:
             yield from _all_labels(part)
 
 
 def _keys(leaves: Sequence[Leaf]) -> set[int]:
-    """Ids of the labels that families on the leaves depend on."""
-    keys: set[int] = set()
-
-    def visit(axis: Factors) -> None:
-        for label in labels_of(axis):
-            if label.kind == "family":
-                assert label.key is not None
-                keys.update(key.id for key in labels_of([label.key]))
-            for part in label.parts:
-                visit(part)
-
-    for leaf in leaves:
-        for axis in leaf.axes:
-            visit(axis)
-    return keys
+    """Ids of the labels that families with movable members depend on."""
+    families = (
+        label
+        for leaf in leaves
+        for axis in leaf.axes
+        for label in _all_labels(axis)
+        if label.kind == "family" and any(part.kind == "leaf" and not part.fixed for part in _all_labels([label]))
+    )
+    return {key.id for label in families for key in labels_of([label.key or 1])}
 
 
 def _common(layers: list[str]) -> str:

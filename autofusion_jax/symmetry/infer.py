@@ -16,7 +16,7 @@ from autofusion_jax.symmetry.nesting import find_structure, settle
 from autofusion_jax.symmetry.rules import RULES
 from autofusion_jax.symmetry.sites import find_sites
 from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
-from autofusion_jax.symmetry.trace import Tracer, Value
+from autofusion_jax.symmetry.trace import Record, Tracer, Value
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
 
@@ -161,7 +161,7 @@ def _propagate(
             leaves.append(Leaf(number, program.paths[number], value.axes))
             if var not in used:
                 value.pin("not used")
-        tracer.note_together(value.axes)
+        tracer.records.append(Record(value.axes, (), is_leaf=value.leaf is not None))
         inputs.append(value)
     for output in tracer.run(program.jaxpr, program.consts, inputs):
         output.pin("an output")

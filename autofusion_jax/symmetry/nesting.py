@@ -18,6 +18,7 @@ from autofusion_jax.symmetry.labels import (
     find,
     has_family,
     labels_of,
+    pin,
     resolve,
     same_key,
     select,
@@ -151,11 +152,15 @@ class Structure:
 def find_structure(records: Sequence[Record]) -> Structure:
     """Read all records, which must be settled."""
     labels: dict[int, Label] = {}
+    used: dict[int, Label] = {}
     seen: dict[tuple[Slot, ...], None] = {}
     for record in records:
         context: list[Factors] = [[label] for label in record.context]
         for axes in _expand(record.axes):
-            seen.setdefault(_slots([*axes, *context], labels))
+            seen.setdefault(_slots([*axes, *context], labels if record.is_leaf else used))
+    for label in (label for number, label in labels.items() if number not in used):
+        pin([label], "not used")
+    labels |= used
     outer: dict[int, set[int]] = {}
     for slots in seen:
         _narrow(slots, outer)

@@ -1,43 +1,42 @@
-"""Sites of a traced program, and the values that stand there for a batch."""
+"""The sites of a traced program, and how a group is read from a value."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend import core as jex
 
 from autofusion_jax.symmetry.axes import Axis, Concat, Family
 from autofusion_jax.symmetry.factoring import transform_axes
 from autofusion_jax.symmetry.freeze import COLLECTION, Frozen
-from autofusion_jax.symmetry.labels import Factors, total
+from autofusion_jax.symmetry.labels import total
 from autofusion_jax.symmetry.site import Position, Site
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.symmetry.trace import Path, Tracer
+from autofusion_jax.symmetry.trace import Made, Read, Tracer
 
 
 def find_sites(spec: PermSpec, frozen: Frozen, tracer: Tracer, paths: Sequence[str]) -> tuple[Site, ...]:
     """Write down where weights make and read the groups, in the order of the program."""
-    found: list[tuple[Path, int | None, int, Position, list[Factors], Sequence[int]]] = []
-    for made in tracer.made.values():
-        found.append((made.path, None, made.weight, "pre", made.axes, range(len(made.axes))))
-    for read in tracer.read.values():
-        found.append((read.path, read.operand, read.weight, "read", read.axes, read.dims))
-    found.sort(key=lambda item: (item[0], item[1] is None))
+    found: list[tuple[Position, int | None, Made | Read]] = [
+        *(("pre", None, made) for made in tracer.made.values()),
+        *(("read", read.operand, read) for read in tracer.read.values()),
+    ]
+    found.sort(key=lambda item: (item[2].path, item[1] is None))
     sites: list[Site] = []
     used: set[str] = set()
-    for path, operand, weight, position, factors, dims in found:
-        axes = tuple(frozen.axis(axis, "out") for axis in factors)
-        shape = tuple(map(total, factors))
-        base = f"{paths[weight].removeprefix(COLLECTION)}.{position}"
-        for group in dict.fromkeys(name for dim in dims for name in axes[dim].groups):
+    for position, operand, value in found:
+        axes = tuple(frozen.axis(axis, "out") for axis in value.axes)
+        carried = {name for axis in axes for name in axis.groups}
+        shape, weight = tuple(map(total, value.axes)), paths[value.weight]
+        base = f"{weight.removeprefix(COLLECTION)}.{position}"
+        own = [name for axis in value.own for name in frozen.axis(axis, "out").groups]
+        for group in dict.fromkeys(name for name in own if name in carried):
             for occurrence in range(_occurrences(spec, axes, shape, group)):
                 name, number = base, 2
                 while name in used:
                     name, number = f"{base}_{number}", number + 1
                 used.add(name)
-                where = (paths[weight], shape, axes, occurrence, path, operand)
+                where = (weight, shape, axes, occurrence, value.path, operand)
                 sites.append(Site(name, group, position, *where))
     return tuple(sites)
 

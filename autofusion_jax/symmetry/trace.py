@@ -30,22 +30,24 @@ class Made:
         weight: the leaf that made it.
         path: the equation whose first output it is.
         axes: its axes.
+        own: those of its axes that come from the weight.
     """
 
     weight: int
     path: Path
     axes: list[Factors]
+    own: list[Factors]
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """A value at the moment in which a weight reads it."""
+    """A value at the moment in which a weight reads it; `own` are the axes that the weight has too."""
 
     weight: int
     path: Path
     operand: int
     axes: list[Factors]
-    dims: tuple[int, ...]
+    own: list[Factors]
 
 
 @dataclasses.dataclass
@@ -105,10 +107,11 @@ Rule: TypeAlias = Callable[["Tracer", Any, list[Value]], list[Value]]
 
 @dataclasses.dataclass
 class Record:
-    """Axes that occur together, and the scan axes inside of which they do."""
+    """Axes that occur together, the scan axes inside of which they do, and whether they are just a leaf's."""
 
     axes: list[Factors]
     context: tuple[Label, ...]
+    is_leaf: bool = False
 
 
 class Tracer:

@@ -117,7 +117,7 @@ def read_out(net: Net, h: Array) -> Array:
         return h.reshape(BATCH, -1) @ net.param(per_example(h), 2)
     if kind == "tensor":
         return jnp.tensordot(h, net.param(*shape, 2), h.ndim - 1)
-    return (h @ net.param(shape[-1], 2)).sum(range(1, h.ndim - 1))
+    return jax.nn.gelu(h @ net.param(shape[-1], 2)).mean(tuple(range(1, h.ndim - 1)))
 
 
 def op(weight: float = 1.0) -> Callable:
@@ -136,7 +136,7 @@ def per_example(h: Array) -> int:
 
 def unit(h: Array) -> Array:
     """Divide every example by its mean absolute value."""
-    return h / (0.01 + jnp.abs(h).mean(range(1, h.ndim), keepdims=True))
+    return h / (0.05 + jnp.abs(h).mean(tuple(range(1, h.ndim)), keepdims=True))
 
 
 def at(h: Array, axis: int, index: Any) -> tuple[Any, ...]:
@@ -186,7 +186,7 @@ def mask(net, h):
     indices = lax.broadcasted_iota(jnp.int32, (1, *h.shape[1:]), rows)
     other = 1 if rows == columns else lax.broadcasted_iota(jnp.int32, (1, *h.shape[1:]), columns)
     compare = net.choice([jnp.greater_equal, jnp.equal, jnp.not_equal])
-    return jnp.where(compare(indices, other), h, net.choice([0.0, net.param()]))
+    return jnp.where(compare(indices, other), h, 0.0 if net.rng.random() < 0.5 else net.param())
 
 
 # Contractions with parameters
@@ -226,20 +226,21 @@ def tied(net, h):
     return jnp.tanh(h @ net.choice(fitting)) if fitting else None
 
 
-@op()
+@op(3)
 def mix_two(net, h):
-    """One parameter on two axes of the same size."""
-    names = "bcdef"[: h.ndim]
+    """One parameter on two axes of the same size; of one axis a product of each two entries."""
+    if h.ndim == 2 and per_example(h) ** 2 <= MAX_SIZE:
+        h = h[:, :, None] * jnp.tanh(h)[:, None]
     pairs = [(d, e) for d in range(1, h.ndim) for e in range(d + 1, h.ndim) if h.shape[d] == h.shape[e]]
     if not pairs:
         return None
     d, e = net.choice(pairs)
-    w = net.param(h.shape[d], h.shape[d], fan=h.shape[d])
+    w, names = net.param(h.shape[d], h.shape[d], fan=h.shape[d]), "bcdef"[: h.ndim]
     out = names.replace(names[d], "y").replace(names[e], "z")
     return jnp.tanh(jnp.einsum(f"{names},{names[d]}y,{names[e]}z->{out}", h, w, w))
 
 
-@op()
+@op(3)
 def grouped_dense(net, h):
     """One matrix for every index of an axis."""
     m = net.new_size(h, h.ndim - 1)
@@ -532,7 +533,7 @@ def dynamic_slice(net, h):
 # Control flow and calls
 
 
-@op()
+@op(2)
 def scan_axis(net, h):
     """A recurrent layer over an axis: all its states, or the last."""
     if h.ndim < 3:
@@ -563,7 +564,7 @@ def cond(net, h):
     branches = (lambda h, f: jnp.tanh(h) * f), (lambda h, f: jnp.tanh(h + f))
     kind = net.choice(["leaf", "sum", "each example"])
     if kind == "each example":
-        return jax.vmap(lambda row: lax.cond(row.sum() > 0, *branches, row, factor))(h)
+        return jax.vmap(lambda row: lax.cond(row.max() > 0.7, *branches, row, factor))(h)
     return lax.cond(net.param(*(() if kind == "leaf" else (6,))).sum() > 0, *branches, h, factor)
 
 

@@ -63,8 +63,8 @@ def test_bad_specs():
         af.PermSpec((LeafSpec("w", (carried,)),), {"u": af.Group("u", 5)})
     with pytest.raises(ValueError, match="must have a role exactly if it carries a group"):
         af.PermSpec((LeafSpec("w", (Axis(carried.blocks),)),), {"u": af.Group("u", 4)})
-    with pytest.raises(ValueError, match="must be nested in a group of the spec"):
-        af.PermSpec((LeafSpec("w", (carried,)),), {"u": af.Group("u", 4, nested_in="heads")})
+    with pytest.raises(ValueError, match="must be nested in groups or stacks of the spec"):
+        af.PermSpec((LeafSpec("w", (carried,)),), {"u": af.Group("u", 4, nested_in=("heads",))})
     with pytest.raises(ValueError, match=r"both parts must be 'in'; got 'out'"):
         af.in_axis("a") + af.out_axis("b")
 

@@ -104,15 +104,15 @@ def unit_similarity(
         group: name of the group.
 
     Returns:
-        `[n, n]`, rows A's units, columns B's in their present order; `[outer, n, n]` for a nested group.
+        `[n, n]`, rows A's units, columns B's in their present order; `[*outer, n, n]` for a nested group.
     """
     views_a: list[Array] = []
     views_b: list[Array] = []
 
     def collect(views: list[Array], params: Params) -> None:
-        def action(leaf: Array, axis: int, outer_axis: int | None, name: str, role: str) -> Array:
+        def action(leaf: Array, axis: int, outer_axes: tuple[int, ...], name: str, role: str) -> Array:
             if name == group:
-                front = (axis,) if outer_axis is None else (outer_axis, axis)
+                front = (*outer_axes, axis)
                 lead = [leaf.shape[i] for i in front]
                 views.append(jnp.moveaxis(leaf, front, range(len(front))).reshape(*lead, -1))
             return leaf

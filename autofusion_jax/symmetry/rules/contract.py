@@ -55,9 +55,10 @@ def _note_weight(
         tracer.use([activation.origin[dim] for dim in summed[side]], "out")
     if not activation.live or not tracer.reachable or weight.weight is None:
         return
-    read = Read(weight.weight, tracer.path, side, activation.axes, tuple(dims))
+    read = Read(weight.weight, tracer.path, side, activation.axes, [activation.axes[dim] for dim in dims])
     tracer.read[tracer.path, side] = read
-    out.made = tracer.made[tracer.path] = Made(weight.weight, tracer.path, out.axes)
+    own = [axis for dim, axis in enumerate(weight.axes) if dim not in summed[1 - side]]
+    out.made = tracer.made[tracer.path] = Made(weight.weight, tracer.path, out.axes, own)
 
 
 def convolution(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:

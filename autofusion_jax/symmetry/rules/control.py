@@ -7,15 +7,12 @@ from typing import Any
 from jax.extend import core as jex
 
 from autofusion_jax.symmetry.labels import Factors, Label, fixed_axis, pin, resolve, total
-from autofusion_jax.symmetry.rules.elementwise import elementwise
 from autofusion_jax.symmetry.rules.marks import is_call
+from autofusion_jax.symmetry.rules.window import random
 from autofusion_jax.symmetry.trace import Rule, Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
-CALLS = """
-jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call custom_vjp_call
-custom_vjp_call_jaxpr custom_lin run_state
-""".split()
+CALLS = "jit pjit call closed_call composite remat remat2 checkpoint custom_jvp_call custom_vjp_call".split()
 
 
 def inner_jaxpr(eqn: Any) -> tuple[Any, list[Any]]:
@@ -154,7 +151,7 @@ def collective(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(value.axes, live=value.live) for value in inputs]
 
 
-COLLECTIVES = "psum psum2 psum_invariant pmax pmin pmean pcast pbroadcast".split()
+COLLECTIVES = "psum psum_invariant pmax pmin pbroadcast".split()
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(CALLS, call),
@@ -163,5 +160,5 @@ RULES: dict[str, Rule] = {
     "scan": scan,
     "shard_map": shard_map,
     "while": while_loop,
-    "axis_index": elementwise,
+    "axis_index": random,
 }

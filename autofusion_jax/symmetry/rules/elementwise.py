@@ -8,19 +8,23 @@ from jax.extend import core as jex
 
 from autofusion_jax.symmetry.labels import pin, total
 from autofusion_jax.symmetry.rules.marks import reads_index
-from autofusion_jax.symmetry.trace import NOWHERE, Made, Rule, Tracer, Value
+from autofusion_jax.symmetry.trace import NOWHERE, Rule, Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
 NAMES = """
 abs acos acosh add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz
-complex conj cos cosh digamma erf erf_inv erfc exp exp2 expm1 floor gt ge igamma igammac imag
-integer_pow is_finite le lgamma log log1p logistic max min nextafter not or polygamma
-population_count pow pvary real reduce_precision regularized_incomplete_beta rem round rsqrt
+complex conj cos cosh digamma eq_to erf erf_inv erfc exp exp2 expm1 floor gt ge igamma igammac
+imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt_to max min mulhi nextafter not
+one_minus_square or polygamma population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt
 shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square tan tanh xor zeta
 """.split()
 
 AFFINE = ("add", "sub", "mul", "div")
-COPIES = ("convert_element_type", "copy", "copy_p", "device_put", "name", "neg", "sharding_constraint")
+COPIES = """
+convert_element_type copy copy_p device_put layout_constraint name neg optimization_barrier pvary
+reduced_vary_cast reduced_vary_cast_p reshard sharding_constraint stop_gradient
+vary_unreduced_cast vary_unreduced_cast_p with_memory_space_constraint
+""".split()
 
 
 def elementwise(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
@@ -44,7 +48,7 @@ def affine(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     live = [value for value in inputs if value.live]
     divides = eqn.primitive.name == "div" and live and live[0] is not inputs[0]
     if len(live) == 1 and live[0].made is not None and not divides:
-        out.made = Made(live[0].made.weight, tracer.path, out.axes)
+        out.made = dataclasses.replace(live[0].made, path=tracer.path, axes=out.axes)
         if tracer.reachable:
             tracer.made.pop(live[0].made.path, None)
             tracer.made[tracer.path] = out.made
@@ -55,9 +59,10 @@ def affine(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 def add(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Addition. A position plus a number is watched: `where(i < 0, i + n, i)` never uses it."""
     positions = [value for value in inputs if value.index is not None]
-    literal = any(isinstance(atom, jex.Literal) for atom in eqn.invars)
-    if len(positions) == 1 and literal:
-        return [dataclasses.replace(positions[0], shifted=True)]
+    literals = [atom.val for atom in eqn.invars if isinstance(atom, jex.Literal)]
+    if len(positions) == 1 and literals:
+        shifted = positions[0].shifted or bool(np.any(literals[0] != 0))
+        return [dataclasses.replace(positions[0], shifted=shifted)]
     return affine(tracer, eqn, _plain(inputs))
 
 
@@ -118,6 +123,4 @@ RULES: dict[str, Rule] = {
     "eq": equal,
     "ne": equal,
     "select_n": select,
-    "optimization_barrier": copy,
-    "stop_gradient": copy,
 }

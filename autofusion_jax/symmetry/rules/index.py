@@ -176,7 +176,7 @@ def dynamic_update_slice(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[
     return [Value(axes, live=any(operand.live for operand in inputs))]
 
 
-SCATTERS = "scatter scatter-add scatter_add scatter-mul scatter_mul scatter-min scatter_min scatter-max scatter_max"
+SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max"
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(SCATTERS.split(), scatter),

@@ -145,7 +145,7 @@ def _blocks_as_used(axis: Factors) -> list[Factors]:
 
 
 def slice_value(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
-    """A slice cuts its axis; a stride fixes it."""
+    """A slice cuts its axis; a stride takes one index of an inner factor."""
     params, value = eqn.params, inputs[0]
     strides = params["strides"] or [1] * len(value.axes)
     bounds = list(zip(params["start_indices"], params["limit_indices"]))
@@ -159,11 +159,20 @@ def slice_value(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
         if size == 0:
             out.append([0])
         elif stride != 1 and size > 1:
-            pin(axis, "strided slice")
-            out.append([size] if is_constant(axis) else fixed_axis(size, "strided slice"))
+            out.append(_every(axis, start, stride, size))
         else:
             out.append(take_range(axis, start, start + size if stride != 1 else stop))
     return [value.with_axes(out, value.origin)]
+
+
+def _every(axis: Factors, start: int, stride: int, size: int) -> Factors:
+    """Every `stride`-th position: one index of an inner factor, if the axis splits so."""
+    halves = try_split(axis, stride) if size * stride == total(axis) and start < stride else None
+    if halves is None:
+        pin(axis, "strided slice")
+        return [size] if is_constant(axis) else fixed_axis(size, "strided slice")
+    pin(halves[1], "strided slice")
+    return halves[0]
 
 
 def _select_member(axes: list[Factors], dim: int, start: int, stop: int) -> list[Factors]:
@@ -180,12 +189,44 @@ def _select_member(axes: list[Factors], dim: int, start: int, stop: int) -> list
 def split_value(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Consecutive slices along one axis."""
     value, dim, start, out = inputs[0], eqn.params["axis"], 0, []
-    for size in eqn.params["sizes"]:
+    for size in map(int, eqn.params["sizes"]):
         axes = list(_select_member(value.axes, dim, start, start + size))
         axes[dim] = take_range(axes[dim], start, start + size) if size else [0]
         out.append(value.with_axes(axes, value.origin))
         start += size
     return out
+
+
+def stack(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """The operands side by side along a new axis, whose order is fixed; their axes are the same."""
+    axes = list(inputs[0].axes)
+    for value in inputs[1:]:
+        axes = [unify(ours, theirs) for ours, theirs in zip(axes, value.axes)]
+    dim = eqn.params["axis"]
+    axes.insert(dim, fixed_axis(len(inputs), "the order of stacked values"))
+    live = any(value.live for value in inputs)
+    origin = [frozenset().union(*(v.origin[n] for v in inputs)) for n in range(len(axes) - 1)]
+    origin.insert(dim, NOWHERE)
+    return [Value(axes, [] if live else origin, live)]
+
+
+@reads_index
+def unstack(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """The single indices along one axis."""
+    value, dim, out = inputs[0], eqn.params["axis"], []
+    rest = [d for d in range(len(value.axes)) if d != dim]
+    for index in range(len(eqn.outvars)):
+        axes = list(_select_member(value.axes, dim, index, index + 1))
+        axes[dim] = take_range(axes[dim], index, index + 1)
+        out.append(value.with_axes(axes, value.origin).pick(rest))
+    return out
+
+
+@reads_index
+def tile(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Whole copies one after the other: constant along a new outer factor."""
+    value, reps = inputs[0], eqn.params["reps"]
+    return [value.with_axes([[n, *axis] for n, axis in zip(reps, value.axes)], value.origin)]
 
 
 def pad(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
@@ -209,12 +250,14 @@ def pad(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 RULES: dict[str, Rule] = {
     "broadcast_in_dim": broadcast_in_dim,
     "concatenate": concatenate_values,
-    "expand_dims": reshape,
     "pad": pad,
     "reshape": reshape,
     "rev": reverse,
     "slice": slice_value,
     "split": split_value,
     "squeeze": squeeze,
+    "stack": stack,
+    "tile": tile,
     "transpose": transpose,
+    "unstack": unstack,
 }

@@ -68,7 +68,7 @@ CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp".split()
 WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min".split()
 RANDOM = """
 random_bits random_seed random_split random_fold_in random_wrap random_unwrap random_clone random_gamma
-rng_bit_generator rng_uniform threefry2x32
+rng_bit_generator rng_uniform threefry2x32 threefry4x32 philox2x32 philox4x32 iota_2x32_shape platform_index
 """.split()
 
 RULES: dict[str, Rule] = {
@@ -78,5 +78,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(RANDOM, random),
     "debug_callback": effect,
     "debug_print": effect,
+    "dce_sink": effect,
     "fft": fft,
 }

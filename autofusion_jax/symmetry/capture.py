@@ -1,0 +1,176 @@
+"""The values that stand at a spec's sites, from one evaluation of the traced program."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core as jex
+from jax.tree_util import Partial
+
+from autofusion_jax.symmetry.axes import Axis, Factor, block_size, fixed_axis
+from autofusion_jax.symmetry.infer import trace_program
+from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr
+from autofusion_jax.symmetry.site import Site
+from autofusion_jax.symmetry.sites import views_of
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.symmetry.trace import Path
+from autofusion_jax.symmetry.transform import check_params
+from autofusion_jax.transport.moments import Moments, stream_moments
+from autofusion_jax.types import Params
+
+Place = tuple[Path, int | None]
+"""An equation, and which of its operands; None for its first output."""
+
+
+def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
+    """Evaluate the network once and return the values at all sites.
+
+    Pure; jitted as one program, and jit-able and vmap-able over `params` and `x`. The number of
+    inputs may differ from that of the inputs the spec was inferred from.
+
+    Args:
+        spec: a spec from `infer_perm_spec`.
+        params: parameters of the network.
+        x: inputs `[N, ...]`.
+
+    Returns:
+        Site name -> values `[*samples, *outer, n]`: the group's units last, the outer indices of
+        a nested group before them, and all that they are counted over in front.
+
+    Raises:
+        ValueError: the spec has no `apply_fn` or no sites, or does not fit `params` and `x`.
+
+    Example:
+        >>> from autofusion_jax.symmetry.infer import infer_perm_spec
+        >>> def apply_fn(params, x):
+        ...     return jnp.maximum(x @ params["up"], 0) @ params["down"]
+        >>> params = {"up": jnp.eye(2), "down": jnp.ones((2, 1))}
+        >>> spec = infer_perm_spec(apply_fn, params, jnp.ones((1, 2)))
+        >>> values = capture_sites(spec, params, jnp.array([[1.0, -1.0]]))
+        >>> {name: value.tolist() for name, value in values.items()}
+        {'up.pre': [[1.0, -1.0]], 'down.read': [[1.0, 0.0]]}
+    """
+    check_params(spec, params, caller="capture_sites")
+    if spec.apply_fn is None or not spec.sites:
+        missing = "apply_fn" if spec.apply_fn is None else "sites"
+        raise ValueError(
+            f"capture_sites: spec must carry an apply_fn and sites; it has no {missing}. "
+            "Use infer_perm_spec(apply_fn, params, x)."
+        )
+    return _capture(spec, spec.sites, params, x)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _capture(spec: PermSpec, sites: tuple[Site, ...], params: Params, x: Any) -> dict[str, Array]:
+    assert spec.apply_fn is not None
+    program = trace_program(spec.apply_fn, params, x)
+    wanted = frozenset((site.path, site.operand) for site in sites)
+    inputs = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
+    _, found = _evaluate(program.jaxpr, program.consts, inputs, wanted, ())
+    return {site.name: _view(spec, site, found) for site in sites}
+
+
+def _view(spec: PermSpec, site: Site, found: dict[Place, Array]) -> Array:
+    value = found.get((site.path, site.operand))
+    extra = 0 if value is None else value.ndim - len(site.axes)
+    if value is None or extra < 0:
+        raise ValueError(
+            f"capture_sites: x must lead to the program that the spec was inferred from; site {site.name!r} "
+            "is not in it. Infer the spec again with inputs like these."
+        )
+    scanned = tuple(fixed_axis(size) for size in value.shape[:extra])
+    own = tuple(_fitted(site, axis, size) for axis, size in zip(site.axes, value.shape[extra:]))
+    return views_of(spec, (*scanned, *own), value, site.group)[site.occurrence]
+
+
+def _fitted(site: Site, axis: Axis, size: int) -> Axis:
+    """The axis for another number of inputs, which only changes what stands outside the groups."""
+    if axis.size == size:
+        return axis
+    if not axis.groups:
+        return fixed_axis(size)
+    first, *rest = axis.block
+    lead = isinstance(first, Factor) and first.group is None and first.stack is None
+    inner = tuple(rest) if lead else axis.block
+    if size % block_size(inner):
+        raise ValueError(
+            f"capture_sites: site {site.name!r} must have an axis of {axis.size} units; got {size}. "
+            "Infer the spec again with inputs like these."
+        )
+    return dataclasses.replace(axis, blocks=((Factor(size // block_size(inner)), *inner),))
+
+
+def _evaluate(
+    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], wanted: frozenset[Place], path: Path
+) -> tuple[list[Any], dict[Place, Array]]:
+    """Evaluate a jaxpr, calls inlined, and keep the values that are wanted."""
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs)))
+    found: dict[Place, Array] = {}
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+    for number, eqn in enumerate(jaxpr.eqns):
+        here, operands = (*path, number), [read(atom) for atom in eqn.invars]
+        inside = any(place[: len(here)] == here and len(place) > len(here) for place, _ in wanted)
+        if eqn.primitive.name in CALLS:
+            outputs, more = _evaluate(*inner_jaxpr(eqn), operands, wanted, here)
+        elif inside and eqn.primitive.name == "scan":
+            outputs, more = _evaluate_scan(eqn, operands, wanted, here)
+        else:
+            outputs, more = eqn.primitive.bind(*operands, **eqn.params), {}
+            outputs = outputs if eqn.primitive.multiple_results else [outputs]
+        found |= more
+        found |= {(here, k): v for k, v in enumerate(operands) if (here, k) in wanted}
+        if (here, None) in wanted:
+            found[here, None] = outputs[0]
+        values.update(zip(eqn.outvars, outputs))
+    return [read(atom) for atom in jaxpr.outvars], found
+
+
+def _evaluate_scan(
+    eqn: Any, operands: list[Any], wanted: frozenset[Place], path: Path
+) -> tuple[list[Any], dict[Place, Array]]:
+    """A scan whose body also returns what is wanted, stacked along the scanned axis."""
+    params = eqn.params
+    num_consts, num_carry, body = params["num_consts"], params["num_carry"], params["jaxpr"]
+    consts = operands[:num_consts]
+
+    def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], Any]:
+        outputs, found = _evaluate(body.jaxpr, body.consts, [*consts, *carry, *rows], wanted, path)
+        return outputs[:num_carry], (outputs[num_carry:], found)
+
+    carry, scanned = operands[num_consts : num_consts + num_carry], operands[num_consts + num_carry :]
+    options = {name: params[name] for name in ("length", "reverse", "unroll")}
+    carry, (stacked, found) = jax.lax.scan(step, carry, scanned, **options)
+    return [*carry, *stacked], found
+
+
+def moments(spec: PermSpec, models: Sequence[Params], batches: Iterable[Any]) -> dict[str, Moments]:
+    """Stream means, covariances and cross-covariances of the activations at every site.
+
+    Nothing is held but the moments themselves. The entries of a site are counted over all
+    inputs and, for feature maps or sequences, over all places.
+
+    Args:
+        spec: a spec from `infer_perm_spec`.
+        models: one, two or more networks, each the parameters of one architecture.
+        batches: batches of inputs, each `[N, ...]`; the last may be smaller.
+
+    Returns:
+        Site name -> `Moments`; its `cross(0, 1)` is the cross-covariance of two networks.
+
+    Raises:
+        ValueError: something does not fit, there is no batch, or an activation is not finite.
+    """
+    outer = {site.name: len(spec.groups[site.group].nested_in) for site in spec.sites}
+
+    def capture(models: Sequence[Params], batch: Any) -> dict[str, tuple[Array, int]]:
+        captured = [capture_sites(spec, params, batch) for params in models]
+        return {name: (jnp.stack([c[name] for c in captured]), outer[name]) for name in outer}
+
+    return stream_moments(Partial(capture, list(models)), batches)
