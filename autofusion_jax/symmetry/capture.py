@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 from autofusion_jax.symmetry.axes import Axis, Factor, block_size, fixed_axis
 from autofusion_jax.symmetry.infer import trace_program
-from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr
+from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr, scan_parts
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.sites import views_of
 from autofusion_jax.symmetry.spec import PermSpec
@@ -136,16 +136,13 @@ def _evaluate_scan(
     eqn: Any, operands: list[Any], wanted: frozenset[Place], path: Path
 ) -> tuple[list[Any], dict[Place, Array]]:
     """A scan whose body also returns what is wanted, stacked along the scanned axis."""
-    params = eqn.params
-    num_consts, num_carry, body = params["num_consts"], params["num_carry"], params["jaxpr"]
-    consts = operands[:num_consts]
+    consts, carry, scanned = scan_parts(eqn, operands)
 
     def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], Any]:
-        outputs, found = _evaluate(body.jaxpr, body.consts, [*consts, *carry, *rows], wanted, path)
-        return outputs[:num_carry], (outputs[num_carry:], found)
+        outputs, found = _evaluate(*inner_jaxpr(eqn), [*consts, *carry, *rows], wanted, path)
+        return outputs[: len(carry)], (outputs[len(carry) :], found)
 
-    carry, scanned = operands[num_consts : num_consts + num_carry], operands[num_consts + num_carry :]
-    options = {name: params[name] for name in ("length", "reverse", "unroll")}
+    options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
     carry, (stacked, found) = jax.lax.scan(step, carry, scanned, **options)
     return [*carry, *stacked], found
 

@@ -38,8 +38,11 @@ def transform(spec: PermSpec, params: Params, action: Action) -> Params:
     """
     check_params(spec, params)
     leaves = flatten_by_path(params)
-    moved = {leaf.path: transform_axes(spec, leaf.axes, leaves[leaf.path], action) for leaf in spec.leaves}
-    return unflatten_like(params, moved)
+    for leaf in spec.leaves:
+        if any(axis.role for axis in leaf.axes):
+            value = jnp.asarray(leaves[leaf.path])
+            leaves[leaf.path] = transform_axes(spec, leaf.axes, value, action)
+    return unflatten_like(params, leaves)
 
 
 def check_params(spec: PermSpec, params: Params, *, caller: str = "PermSpec", name: str = "params") -> None:

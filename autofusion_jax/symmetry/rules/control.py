@@ -1,10 +1,8 @@
 """Calls, loops and branches."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
-
-from jax.extend import core as jex
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from autofusion_jax.symmetry.labels import Factors, Label, fixed_axis, pin, resolve, total
 from autofusion_jax.symmetry.rules.marks import is_call
@@ -15,10 +13,28 @@ from autofusion_jax.symmetry.unify import unify
 CALLS = "jit pjit call closed_call composite remat remat2 checkpoint custom_jvp_call custom_vjp_call".split()
 
 
-def inner_jaxpr(eqn: Any) -> tuple[Any, list[Any]]:
-    """The jaxpr that a call runs, and its constants."""
-    inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
-    return (inner, []) if isinstance(inner, jex.Jaxpr) else (inner.jaxpr, inner.consts)
+Opened: TypeAlias = tuple[Any, Sequence[Any]]
+"""A jaxpr and the values of its constants."""
+
+
+def opened(jaxpr: Any) -> Opened:
+    """Take a jaxpr apart, whether or not it is closed over its constants."""
+    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+
+
+def inner_jaxpr(eqn: Any) -> Opened:
+    """The jaxpr that a call runs."""
+    return opened(next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params))
+
+
+def scan_parts(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """A scan's operands: what stays, what goes round, and what is scanned."""
+    if "ft_in" in eqn.params:  # jax >= 0.12
+        stays, carry, scanned = map(list, eqn.params["ft_in"].update(list(values)).unpack())
+        return stays, carry, scanned
+    first = eqn.params["num_consts"]
+    second = first + eqn.params["num_carry"]
+    return list(values[:first]), list(values[first:second]), list(values[second:])
 
 
 @is_call
@@ -77,9 +93,8 @@ def _state(values: list[Value]) -> list[Any]:
 def scan(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """The scanned axes are one fixed axis; units inside may be permuted for each of its indices."""
     params = eqn.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
-    consts, carry = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
-    scanned = inputs[num_consts + num_carry :]
+    consts, carry, scanned = scan_parts(eqn, inputs)
+    num_carry = len(carry)
     lead = fixed_axis(params["length"], "a scanned axis")
     for value in scanned:
         unify(value.axes[0], lead)
@@ -87,13 +102,11 @@ def scan(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
             pin(value.index, "a scanned axis")
     rows = [dataclasses.replace(v.pick(range(1, len(v.axes))), index=None, leaf=v.leaf) for v in scanned]
     stacked: list[Value] = []
-    body = params["jaxpr"]
-
     def step(state: list[Value]) -> list[Value]:
         for value in state:
             tracer.note_value(value)
         with tracer.inside([label for label in lead if isinstance(label, Label)]):
-            outputs = tracer.run(body.jaxpr, body.consts, [*consts, *state, *rows])
+            outputs = tracer.run(*inner_jaxpr(eqn), [*consts, *state, *rows])
         for value in outputs[:num_carry]:
             tracer.note_value(value)
         stacked[:] = outputs[num_carry:]
@@ -111,11 +124,11 @@ def while_loop(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """As scan, without scanned axes."""
     params = eqn.params
     a, b = params["cond_nconsts"], params["body_nconsts"]
-    condition, body = params["cond_jaxpr"], params["body_jaxpr"]
+    condition, body = opened(params["cond_jaxpr"]), opened(params["body_jaxpr"])
 
     def step(state: list[Value]) -> list[Value]:
-        tracer.run(condition.jaxpr, condition.consts, [*inputs[:a], *state])
-        return tracer.run(body.jaxpr, body.consts, [*inputs[a : a + b], *state])
+        tracer.run(*condition, [*inputs[:a], *state])
+        return tracer.run(*body, [*inputs[a : a + b], *state])
 
     with tracer.unreachable():
         return _carry(tracer, inputs[a + b :], step)
@@ -128,7 +141,7 @@ def cond(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     if choice.index is not None:
         pin(choice.index, "the choice of a branch")
     with tracer.unreachable():
-        runs = [tracer.run(branch.jaxpr, branch.consts, operands) for branch in eqn.params["branches"]]
+        runs = [tracer.run(*opened(branch), operands) for branch in eqn.params["branches"]]
     outputs = []
     for values in zip(*runs):
         for value in values:
