@@ -6,6 +6,7 @@ from autofusion_jax.merging.fuse import fuse, fused_apply
 from autofusion_jax.merging.registry import list_methods, methods
 from autofusion_jax.merging.result import MergeResult, Method
 from autofusion_jax.symmetry.axes import in_axis, out_axis
+from autofusion_jax.symmetry.capture import capture_sites, moments
 from autofusion_jax.symmetry.check import check_perm_spec
 from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.rules import register_rule
@@ -30,6 +31,7 @@ __all__ = [
     "apply_merge",
     "apply_perm",
     "apply_soft",
+    "capture_sites",
     "check_perm_spec",
     "compose",
     "fuse",
@@ -45,6 +47,7 @@ __all__ = [
     "merge_many",
     "merge_repeats",
     "methods",
+    "moments",
     "out_axis",
     "random_perms",
     "register_rule",

@@ -22,8 +22,8 @@ from autofusion_jax.symmetry.transform import check_params
 from autofusion_jax.transport.moments import Moments, stream_moments
 from autofusion_jax.types import Params
 
-Place = tuple[Path, int | None]
-"""An equation, and which of its operands; None for its first output."""
+Place = tuple[Path, int]
+"""An equation, and which of its operands; -1 for its first output."""
 
 
 def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
@@ -55,7 +55,7 @@ def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
         {'up.pre': [[1.0, -1.0]], 'down.read': [[1.0, 0.0]]}
     """
     check_params(spec, params, caller="capture_sites")
-    if spec.apply_fn is None or not spec.sites:
+    if spec.apply_fn is None or (spec.groups and not spec.sites):
         missing = "apply_fn" if spec.apply_fn is None else "sites"
         raise ValueError(
             f"capture_sites: spec must carry an apply_fn and sites; it has no {missing}. "
@@ -68,23 +68,25 @@ def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
 def _capture(spec: PermSpec, sites: tuple[Site, ...], params: Params, x: Any) -> dict[str, Array]:
     assert spec.apply_fn is not None
     program = trace_program(spec.apply_fn, params, x)
-    wanted = frozenset((site.path, site.operand) for site in sites)
+    wanted = frozenset(map(_place, sites))
     inputs = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
     _, found = _evaluate(program.jaxpr, program.consts, inputs, wanted, ())
     return {site.name: _view(spec, site, found) for site in sites}
 
 
+def _place(site: Site) -> Place:
+    return site.path, -1 if site.operand is None else site.operand
+
+
 def _view(spec: PermSpec, site: Site, found: dict[Place, Array]) -> Array:
-    value = found.get((site.path, site.operand))
-    extra = 0 if value is None else value.ndim - len(site.axes)
-    if value is None or extra < 0:
+    value = found.get(_place(site))
+    if value is None or value.ndim != len(site.axes):
         raise ValueError(
             f"capture_sites: x must lead to the program that the spec was inferred from; site {site.name!r} "
             "is not in it. Infer the spec again with inputs like these."
         )
-    scanned = tuple(fixed_axis(size) for size in value.shape[:extra])
-    own = tuple(_fitted(site, axis, size) for axis, size in zip(site.axes, value.shape[extra:]))
-    return views_of(spec, (*scanned, *own), value, site.group)[site.occurrence]
+    axes = tuple(_fitted(site, axis, size) for axis, size in zip(site.axes, value.shape))
+    return views_of(spec, axes, value, site.group)[site.occurrence]
 
 
 def _fitted(site: Site, axis: Axis, size: int) -> Axis:
@@ -126,8 +128,8 @@ def _evaluate(
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
         found |= more
         found |= {(here, k): v for k, v in enumerate(operands) if (here, k) in wanted}
-        if (here, None) in wanted:
-            found[here, None] = outputs[0]
+        if (here, -1) in wanted:
+            found[here, -1] = outputs[0]
         values.update(zip(eqn.outvars, outputs))
     return [read(atom) for atom in jaxpr.outvars], found
 

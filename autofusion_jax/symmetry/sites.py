@@ -42,9 +42,10 @@ def find_sites(spec: PermSpec, frozen: Frozen, tracer: Tracer, paths: Sequence[s
 
 
 def _occurrences(spec: PermSpec, axes: tuple[Axis, ...], shape: tuple[int, ...], group: str) -> int:
+    """How often a value carries a group; 0 if it holds products of the group's units with each other."""
     composite = any(isinstance(term, Concat | Family) for axis in axes for term in axis.block)
     if not composite and spec.groups[group].combined is None:
-        return sum(factor.group == group for axis in axes for factor in axis.factors)
+        return int(sum(factor.group == group for axis in axes for factor in axis.factors) == 1)
     views: list[Array] = []
     jax.eval_shape(
         lambda value: views.extend(views_of(spec, axes, value, group)), jax.ShapeDtypeStruct(shape, "float32")

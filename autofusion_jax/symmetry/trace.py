@@ -29,7 +29,7 @@ class Made:
     Attributes:
         weight: the leaf that made it.
         path: the equation whose first output it is.
-        axes: its axes.
+        axes: the axes of the scans that it stands in, and its own.
         own: those of its axes that come from the weight.
     """
 
@@ -128,6 +128,7 @@ class Tracer:
         made: values that weights make, by path.
         read: values that weights read, by path and operand.
         pairs: batch axes of products of two live values (attention heads).
+        scans: the axes of the scans around the present equation, outermost first.
         assumes_no_ties: whether an argmax or top_k was passed in the belief that its inputs differ.
     """
 
@@ -144,8 +145,9 @@ class Tracer:
         self.pairs: list[Factors] = []
         self.assumes_no_ties = False
         self.path: Path = ()
+        self.enclosing: list[Any] = []
         self.reachable = True
-        self._context: tuple[Label, ...] = ()
+        self.scans: list[Factors] = []
 
     def use(self, origins: Sequence[Origin], role: Role) -> None:
         """Record in which role the axes of a weight act."""
@@ -155,7 +157,8 @@ class Tracer:
 
     def note_together(self, axes: Sequence[Factors]) -> None:
         """Record that these axes index one thing: nesting may rely on it."""
-        self.records.append(Record(list(axes), self._context))
+        context = tuple(label for axis in self.scans for label in axis if isinstance(label, Label))
+        self.records.append(Record(list(axes), context))
 
     def note_value(self, value: Value) -> None:
         """Record the axes of a value. Positions of an iota agree under any permutation: no record."""
@@ -165,11 +168,11 @@ class Tracer:
             self.note_together([*value.axes, value.index])
 
     @contextmanager
-    def inside(self, axis: Sequence[Label]) -> Iterator[None]:
+    def inside(self, axis: Factors) -> Iterator[None]:
         """Values made inside belong to one index along a scanned axis."""
-        before, self._context = self._context, (*self._context, *axis)
+        self.scans.append(axis)
         yield
-        self._context = before
+        self.scans.pop()
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
@@ -213,7 +216,10 @@ class Tracer:
             for value in inputs:
                 if value.index is not None:
                     pin(value.index, f"arithmetic on its positions ({name})")
-        return rule(self, eqn, inputs)
+        self.enclosing.append(eqn)
+        outputs = rule(self, eqn, inputs)
+        self.enclosing.pop()
+        return outputs
 
     def constant(self, constant: Any) -> Value:
         """A constant: each axis is fixed except as far as the entries along it are equal."""
@@ -248,7 +254,8 @@ class Tracer:
             value.pin(f"no rule for {name}")
             if value.index is not None:
                 pin(value.index, f"no rule for {name}")
-        place = source_info_util.summarize(eqn.source_info)
+        places = (source_info_util.summarize(e.source_info) for e in (eqn, *reversed(self.enclosing)))
+        place = next((place for place in places if place), "an unknown place")
         self.notes.setdefault(f"no rule for primitive {name!r} at {place}: what meets it is fixed")
         return [fixed_value(var.aval, f"made by {name}") for var in eqn.outvars]
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import autofusion_jax as af
-from autofusion_jax.symmetry.axes import Axis, Factor
+from autofusion_jax.symmetry.axes import Axis, Factor, fixed_axis
 from autofusion_jax.symmetry.factoring import transform_axes
+from autofusion_jax.symmetry.spec import LeafSpec
 from autofusion_jax.trees import flatten_by_path
 from tests.symmetry.zoo import CASES
 from tests.symmetry.zoo.case import apply_move
@@ -25,8 +26,14 @@ MOVES = [(name, number) for name, case in CASES.items() for number in range(len(
 def inferred(name):
     apply_fn, params, x = CASES[name].make()
     spec = af.infer_perm_spec(apply_fn, params, x, check=False)
-    outputs = jax.jit(lambda perms: jax.tree.leaves(apply_fn(af.apply_perm(spec, params, perms), x)))
-    return spec, params, outputs
+
+    @jax.jit
+    def run(perms):
+        """The outputs and the values at all sites of the permuted network."""
+        permuted = af.apply_perm(spec, params, perms)
+        return jax.tree.leaves(apply_fn(permuted, x)), af.capture_sites(spec, permuted, x)
+
+    return spec, params, run
 
 
 @cases
@@ -41,11 +48,44 @@ def test_groups_are_those_derived_by_hand(name):
 @settings(deadline=None, max_examples=4)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_the_function_is_kept(name, seed):
-    spec, _, outputs = inferred(name)
-    before = outputs(af.identity_perms(spec))
-    after = outputs(af.random_perms(spec, jax.random.key(seed)))
+    spec, _, run = inferred(name)
+    before, _ = run(af.identity_perms(spec))
+    after, _ = run(af.random_perms(spec, jax.random.key(seed)))
     for a, b in zip(before, after):
-        np.testing.assert_allclose(b, a, atol=2e-4 * float(jnp.abs(a).max()), rtol=0)
+        assert_near(b, a)
+
+
+@cases
+def test_sites_move_with_their_group(name):
+    spec, _, run = inferred(name)
+    still = af.identity_perms(spec)
+    drawn = af.random_perms(spec, jax.random.key(1))
+    _, before = run(still)
+    assert set(before) == {site.name for site in spec.sites}
+    for group in spec.groups:
+        perms = {**still, group: drawn[group]}
+        _, after = run(perms)
+        for site in (site for site in spec.sites if site.group == group):
+            assert_near(after[site.name], moved(spec, group, before[site.name], perms))
+
+
+def assert_near(got, expected):
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(got, expected, atol=2e-4 * scale + 1e-6, rtol=0)
+
+
+def moved(spec, group, value, perms):
+    """The values `[*rest, *outer, n]` of a site after a group element."""
+    names = (*spec.groups[group].nested_in, group)
+    factors = [
+        Factor(size, stack=name) if name in spec.stacks else Factor(size, name)
+        for name, size in zip(names, value.shape[-len(names) :])
+    ]
+    rest = [fixed_axis(size) for size in value.shape[: -len(names)]]
+    axes = (*rest, *(Axis(((f,),), "out" if f.group else None) for f in factors))
+    return af.apply_perm(dataclasses.replace(spec, leaves=(LeafSpec("value", axes),)), {"value": value}, perms)[
+        "value"
+    ]
 
 
 @pytest.mark.parametrize(("name", "number"), MOVES)

@@ -55,10 +55,18 @@ def _note_weight(
         tracer.use([activation.origin[dim] for dim in summed[side]], "out")
     if not activation.live or not tracer.reachable or weight.weight is None:
         return
-    read = Read(weight.weight, tracer.path, side, activation.axes, [activation.axes[dim] for dim in dims])
+    read = Read(
+        weight.weight,
+        tracer.path,
+        side,
+        [*tracer.scans, *activation.axes],
+        [activation.axes[dim] for dim in dims],
+    )
     tracer.read[tracer.path, side] = read
     own = [axis for dim, axis in enumerate(weight.axes) if dim not in summed[1 - side]]
-    out.made = tracer.made[tracer.path] = Made(weight.weight, tracer.path, out.axes, own)
+    out.made = tracer.made[tracer.path] = Made(
+        weight.weight, tracer.path, [*tracer.scans, *out.axes], own
+    )
 
 
 def convolution(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from autofusion_jax.symmetry.labels import Factors, Label, fixed_axis, pin, resolve, total
+from autofusion_jax.symmetry.labels import Factors, fixed_axis, pin, resolve, total
 from autofusion_jax.symmetry.rules.marks import is_call
 from autofusion_jax.symmetry.rules.window import random
 from autofusion_jax.symmetry.trace import Rule, Tracer, Value
@@ -105,7 +105,7 @@ def scan(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     def step(state: list[Value]) -> list[Value]:
         for value in state:
             tracer.note_value(value)
-        with tracer.inside([label for label in lead if isinstance(label, Label)]):
+        with tracer.inside(lead):
             outputs = tracer.run(*inner_jaxpr(eqn), [*consts, *state, *rows])
         for value in outputs[:num_carry]:
             tracer.note_value(value)

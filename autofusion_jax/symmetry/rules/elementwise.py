@@ -48,7 +48,7 @@ def affine(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     live = [value for value in inputs if value.live]
     divides = eqn.primitive.name == "div" and live and live[0] is not inputs[0]
     if len(live) == 1 and live[0].made is not None and not divides:
-        out.made = dataclasses.replace(live[0].made, path=tracer.path, axes=out.axes)
+        out.made = dataclasses.replace(live[0].made, path=tracer.path, axes=[*tracer.scans, *out.axes])
         if tracer.reachable:
             tracer.made.pop(live[0].made.path, None)
             tracer.made[tracer.path] = out.made
