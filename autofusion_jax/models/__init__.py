@@ -1,1 +1,1 @@
-"""Bundled models (flax.linen), each with its permutation spec, in one registry."""
+"""Bundled models (flax.linen), in one registry."""

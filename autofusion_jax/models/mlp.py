@@ -1,4 +1,4 @@
-"""A multi-layer perceptron with ReLU, and its permutation spec."""
+"""A multi-layer perceptron with ReLU."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,6 @@ import jax
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
-
-from autofusion_jax.symmetry.axes import in_axis, out_axis
-from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.types import Params
 
 
 class MLP(nn.Module):
@@ -40,22 +36,3 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
         """The logits."""
         return self.head(self.features(x))
-
-
-def mlp_perm_spec(module: MLP, params: Params) -> PermSpec:
-    """The symmetries of an `MLP`: one group for every hidden layer, named after it.
-
-    Args:
-        module: the network.
-        params: its variables, `{"params": {"dense_0": {"kernel", "bias"}, ...}}`.
-    """
-    names = [f"dense_{i}" for i in range(len(module.widths))]
-    table = {}
-    previous = None
-    for name in names:
-        table[f"params/{name}/kernel"] = (previous, out_axis(name))
-        table[f"params/{name}/bias"] = (out_axis(name),)
-        previous = in_axis(name)
-    table["params/head/kernel"] = (previous, None)
-    table["params/head/bias"] = (None,)
-    return PermSpec.from_table(table, params, apply_fn=module.apply)

@@ -1,7 +1,6 @@
 """The one table of bundled models. A new model is one file, one line here, one test file."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,23 +8,21 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Key
 
-from autofusion_jax.models.mlp import MLP, mlp_perm_spec
-from autofusion_jax.models.vgg import VGG, vgg_perm_spec
+from autofusion_jax.models.mlp import MLP
+from autofusion_jax.models.vgg import VGG
+from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
 from autofusion_jax.validation import unknown_name
 
-MODELS: dict[str, tuple[Callable[..., nn.Module], Callable[[Any, Params], PermSpec]]] = {
-    "mlp": (MLP, mlp_perm_spec),
-    "vgg": (VGG, vgg_perm_spec),
-}
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "vgg": VGG}
 
 HEAD = "head"
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A bundled network: pure functions of `(params, x)` and the hand-written spec.
+    """A bundled network: pure functions of `(params, x)` and its permutation spec.
 
     Attributes:
         module: the flax module. Keep one `Model`: `apply` of another one is another function to jit.
@@ -54,10 +51,10 @@ class Model:
 
     @property
     def perm_spec(self) -> PermSpec:
-        """The permutation spec; its `apply_fn` is this model's."""
+        """The permutation spec, derived from the program; its `apply_fn` is this model's."""
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        make_spec = next(spec for cls, spec in MODELS.values() if cls is type(self.module))
-        return dataclasses.replace(make_spec(self.module, shapes), apply_fn=self.apply)
+        x = jax.ShapeDtypeStruct((2, *self.input_shape), jax.numpy.float32)
+        return infer_perm_spec(self.apply, shapes, x, check=False)
 
 
 def build_model(name: str, input_shape: tuple[int, ...], **options: Any) -> Model:
@@ -73,4 +70,4 @@ def build_model(name: str, input_shape: tuple[int, ...], **options: Any) -> Mode
     """
     if name not in MODELS:
         raise unknown_name("build_model", "model", name, MODELS)
-    return Model(MODELS[name][0](**options), tuple(input_shape))
+    return Model(MODELS[name](**options), tuple(input_shape))

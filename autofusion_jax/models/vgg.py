@@ -1,4 +1,4 @@
-"""A small VGG without normalisation, and its permutation spec."""
+"""A small VGG without normalisation."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,6 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.models.conv import conv_same, max_pool
-from autofusion_jax.symmetry.axes import in_axis, out_axis
-from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.types import Params
 
 
 class Conv(nn.Module):
@@ -54,25 +51,3 @@ class VGG(nn.Module):
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch classes"]:
         """The logits."""
         return self.head(self.features(x))
-
-
-def vgg_perm_spec(module: VGG, params: Params) -> PermSpec:
-    """The symmetries of a `VGG`: one group for every convolution's channels, named after it.
-
-    The head reads the flattened map, `(pixels) x (channels of the last convolution)`.
-
-    Args:
-        module: the network.
-        params: its variables, `{"params": {"conv_0": {"kernel", "bias"}, ..., "head": ...}}`.
-    """
-    names = [f"conv_{i}" for i in range(len(module.widths))]
-    table = {}
-    previous = None
-    for name in names:
-        table[f"params/{name}/kernel"] = (None, None, previous, out_axis(name))
-        table[f"params/{name}/bias"] = (out_axis(name),)
-        previous = in_axis(name)
-    pixels = params["params"]["head"]["kernel"].shape[0] // module.widths[-1]
-    table["params/head/kernel"] = (in_axis(pixels, names[-1]), None)
-    table["params/head/bias"] = (None,)
-    return PermSpec.from_table(table, params, apply_fn=module.apply)

@@ -1,5 +1,6 @@
 """A drawing of a permutation spec: its layers, the axes of their leaves, and the groups as lanes."""
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -34,21 +35,17 @@ from autofusion_jax.reporting.symmetry_layout import (
     lay_out,
     text_width,
 )
+from autofusion_jax.symmetry.axes import Role
 from autofusion_jax.symmetry.spec import PermSpec
 
 LIGHT = ("#E69F00", "#56B4E9", "#CC79A7")  # those of the colours that take dark text
 FIXED, INK, FAINT, RULE, SHADE = "#DADADA", "#222222", "#6B6B6B", "#C4C4C4", "#F3F5F8"
 DPI, MAX_PIXELS = 140, 16_000
+TOOLTIP = "leaf:"  # then its path: the id of the invisible cover of a leaf's box
 
 
 def draw_perm_spec(spec: PermSpec, path: str | Path, *, title: str = "") -> None:
-    """Draw the layers of a network, the axes of their leaves, and the groups that these carry.
-
-    Layers stand from top to bottom in the order of the forward pass. Every leaf is a box with a cell for
-    each axis: filled with a group's colour where the leaf produces the group, framed in it where the
-    leaf reads it, grey where nothing may move. Every group is a lane from the first layer that carries
-    it to the last, with a dot, filled or open, for each that does; its name stands beside the first.
-    Colours repeat; within a layer they do only if it carries more groups than there are colours.
+    """Write the drawing of a spec (`perm_spec_figure`) to a file, whole or not at all.
 
     Args:
         spec: the spec.
@@ -61,10 +58,30 @@ def draw_perm_spec(spec: PermSpec, path: str | Path, *, title: str = "") -> None
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"draw_perm_spec: path must end in .png or .svg; got {str(path)!r}.")
-    title = title or f"{len(spec.groups)} permutation groups, {len(spec.leaves)} leaves"
+    figure = perm_spec_figure(spec, title=title)
+    if path.suffix == ".png":
+        save_figure(figure, path)
+    else:
+        _save_svg(figure, path, spec)
+
+
+def perm_spec_figure(spec: PermSpec, *, title: str = "") -> Figure:
+    """Draw the layers of a network, the axes of their leaves, and the groups that these carry.
+
+    Layers stand from top to bottom in the order of the forward pass. Every leaf is a box with a cell for
+    each axis: filled with a group's colour where the leaf produces the group, framed in it where the
+    leaf reads it, grey where nothing may move. Every group is a lane from the first layer that carries
+    it to the last, with a dot, filled or open, for each that does; its name stands beside the first.
+    Colours repeat; within a layer they do only if it carries more groups than there are colours.
+
+    Args:
+        spec: the spec.
+        title: the heading; by default the numbers of groups and leaves.
+    """
+    title = title or f"{_count(spec.groups, 'permutation group')}, {_count(spec.leaves, 'leaf', 'leaves')}"
     layout = lay_out(spec, title)
     width, height = layout.size
-    figure = Figure(figsize=(width, height), dpi=min(DPI, MAX_PIXELS / max(width, height)))
+    figure = Figure(figsize=layout.size, dpi=min(DPI, MAX_PIXELS / max(width, height)))
     panel = figure.add_axes((0, 0, 1, 1))
     panel.set(xlim=(0, width), ylim=(height, 0))
     panel.set_axis_off()
@@ -73,10 +90,11 @@ def draw_perm_spec(spec: PermSpec, path: str | Path, *, title: str = "") -> None
     _draw_lanes(panel, layout)
     _draw_names(panel, layout, spec)
     _draw_frame(panel, layout, title)
-    if path.suffix == ".png":
-        save_figure(figure, path)
-    else:
-        _save_svg(figure, path, spec)
+    return figure
+
+
+def _count(things: Sized, one: str, several: str = "") -> str:
+    return f"{len(things)} {one if len(things) == 1 else several or one + 's'}"
 
 
 def _write(panel: Axes, x: float, y: float, text: str, **style: Any) -> None:
@@ -91,30 +109,22 @@ def _draw_frame(panel: Axes, layout: Layout, title: str) -> None:
         _draw_piece(panel, layout, piece, x, y)
         _write(panel, x + piece.width + 0.06, y, means, color=FAINT)
     heads = (LAYERS_HEAD, LEAVES_HEAD, GROUPS_HEAD if layout.lanes else "")
-    y = layout.rows[0].top - 0.13 if layout.rows else 0
     for x, text in zip(layout.columns, heads if layout.rows else ()):
-        _write(panel, x, y, text, weight="bold")
-    for number, line in enumerate(layout.notes):
-        _write(
-            panel,
-            MARGIN,
-            layout.size[1] - MARGIN - 0.17 * (len(layout.notes) - 1 - number),
-            line,
-            color=FAINT,
-        )
+        _write(panel, x, layout.rows[0].top - 0.13, text, weight="bold")
+    for number, line in enumerate(reversed(layout.notes)):
+        _write(panel, MARGIN, layout.size[1] - MARGIN - 0.17 * number, line, color=FAINT)
 
 
 def _draw_row(panel: Axes, layout: Layout, row: Row, *, shaded: bool) -> None:
-    _, left, lanes, names = layout.columns
+    _, left, lanes, _ = layout.columns
     if shaded:
-        shade = Rectangle(
-            (MARGIN / 2, row.top), layout.size[0] - MARGIN, row.height, color=SHADE, lw=0, zorder=0
-        )
-        panel.add_patch(shade)
+        size = layout.size[0] - MARGIN, row.height
+        panel.add_patch(Rectangle((MARGIN / 2, row.top), *size, color=SHADE, lw=0, zorder=0))
     parent, slash, name = row.layer.rpartition("/")
     end = left - 2 * GAP
     _write(panel, end, row.middle, name, ha="right", weight="bold")
-    _write(panel, end - text_width(name, weight="bold"), row.middle, parent + slash, ha="right", color=FAINT)
+    end -= text_width(name, weight="bold") + 0.006
+    _write(panel, end, row.middle, parent + slash, ha="right", color=FAINT)
     for box, (x, y) in zip(row.boxes, row.places):
         _draw_box(panel, layout, box, left + x, row.top + y)
     if row.roles:
@@ -127,9 +137,10 @@ def _draw_box(panel: Axes, layout: Layout, box: Box, x: float, y: float) -> None
     width, height = box.size
     frame = FancyBboxPatch(
         (x + 0.02, y + 0.02), width - 0.04, height - 0.04, boxstyle="round,pad=0.02,rounding_size=0.04",
-        facecolor="white", edgecolor=RULE, lw=0.7, zorder=2, gid=box.leaf.path,
+        facecolor="white", edgecolor=RULE, lw=0.7, zorder=2,
     )  # fmt: skip
     panel.add_patch(frame)
+    panel.add_patch(Rectangle((x, y), width, height, alpha=0, zorder=6, gid=TOOLTIP + box.leaf.path))
     name, shape = box.head
     _write(panel, x + PAD + 0.02, y + height / 2 - 0.055, name)
     _write(panel, x + PAD + 0.02, y + height / 2 + 0.065, shape, size=SMALL, color=FAINT)
@@ -161,7 +172,7 @@ def _draw_lanes(panel: Axes, layout: Layout) -> None:
             _draw_dot(panel, x, row.middle, color, row.roles[group])
 
 
-def _draw_dot(panel: Axes, x: float, y: float, color: str, roles: Any) -> None:
+def _draw_dot(panel: Axes, x: float, y: float, color: str, roles: set[Role | None]) -> None:
     """Filled for a layer that makes the group, open for one that reads it, a ring around it for both."""
     open_dot = {"marker": "o", "ls": "", "color": color, "mfc": "white", "mew": 1.5}
     if "in" in roles:
@@ -190,9 +201,7 @@ def _save_svg(figure: Figure, path: Path, spec: PermSpec) -> None:
     text = part.read_text(encoding="utf-8")
     part.unlink()
     for leaf in spec.leaves:
-        opening = f"<g id={quoteattr(leaf.path)}>"
-        axes = ", ".join(map(str, leaf.axes))
-        text = text.replace(
-            opening, f"{opening}\n<title>{escape(leaf.path)} {leaf.shape}: [{escape(axes)}]</title>"
-        )
+        opening = f"<g id={quoteattr(TOOLTIP + leaf.path)}>"
+        tooltip = f"{leaf.path} {leaf.shape}: [{', '.join(map(str, leaf.axes))}]"
+        text = text.replace(opening, f"{opening}\n<title>{escape(tooltip)}</title>")
     write_text(path, text)

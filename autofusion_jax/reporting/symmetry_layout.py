@@ -9,7 +9,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from autofusion_jax.reporting.figures import PALETTE
-from autofusion_jax.symmetry.axes import Axis, Block, Concat, Factor, Family, Role, factors_of
+from autofusion_jax.symmetry.axes import Axis, Block, Concat, Factor, Role
 from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
 
 FONT = "DejaVu Sans"
@@ -59,7 +59,7 @@ class Box:
     @functools.cached_property
     def left(self) -> float:
         """Where its cells begin."""
-        return max(text_width(self.head[0]), text_width(self.head[1], SMALL)) + PAD + 0.08
+        return max(text_width(self.head[0]), text_width(self.head[1], SMALL)) + PAD + 0.12
 
     @functools.cached_property
     def pieces(self) -> list[Piece]:
@@ -77,7 +77,7 @@ class Box:
         """Its width and height."""
         ends = [x + piece.width for (x, _), piece in zip(self.places, self.pieces)]
         lowest = max((y for _, y in self.places), default=PAD + LINE / 2)
-        return max([self.left - 0.08, *ends]) + PAD + 0.02, lowest + LINE / 2 + PAD
+        return max([self.left - 0.12, *ends]) + PAD + 0.02, lowest + LINE / 2 + PAD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +182,8 @@ def _block_pieces(block: Block, role: Role | None) -> list[Piece]:
     terms = []
     for term in block or (Factor(1),):
         if isinstance(term, Factor):
-            mark = term.stack if term.stack else term.part if term.group and term.part else None
-            text = f"{term.size}" if mark is None else f"{term.size}[{mark}]"
+            mark = term.stack.rpartition("/")[2] if term.stack else term.part if term.group else 0
+            text = f"{term.size}[{mark}]" if mark else f"{term.size}"
             terms.append([Piece(text, group=term.group, role=role if term.group else None)])
         else:
             blocks, signs = (term.blocks, "(+)") if isinstance(term, Concat) else (term.members, "{|}")
@@ -241,39 +241,50 @@ def _lanes(spans: Mapping[str, tuple[int, int]]) -> dict[str, int]:
 def _colors(
     rows: Sequence[Row], spans: Mapping[str, tuple[int, int]], lanes: Mapping[str, int]
 ) -> dict[str, str]:
-    """The colour that is rarest in the same layers, then in lanes beside it or above it, then of late."""
+    """The colour that is rarest in the group's layers, then in lanes beside and above it, then of late."""
     colors: dict[str, str] = {}
+    layers: dict[str, set[str]] = {}
+    for row in rows:
+        for group in row.roles:
+            layers.setdefault(group, set()).update(row.roles)
     for group, (first, last) in spans.items():
-        beside = {other for row in rows if group in row.roles for other in row.roles}
-        above = [other for other in colors if lanes[other] == lanes[group]][-1:]
-        near = [other for other in colors if spans[other][1] >= first - 1 and spans[other][0] <= last + 1]
-        used = list(colors.values())
-
-        def cost(color: str) -> tuple[int, int, int]:
-            since = used[::-1].index(color) if color in used else len(used)
-            same = {other for other in colors if colors[other] == color}
-            return len(same & beside), len(same & {*above, *near}), -since
-
-        colors[group] = min(COLORS, key=cost)
+        in_layers = [color for other, color in colors.items() if other in layers[group]]
+        beside = [c for other, c in colors.items() if spans[other][0] <= last and spans[other][1] >= first]
+        above = [color for other, color in colors.items() if lanes[other] == lanes[group]][-1:]
+        recent = list(colors.values())[::-1]
+        ranks = {
+            color: (
+                in_layers.count(color), (beside + above).count(color),
+                -recent.index(color) if color in recent else -len(recent),
+            )
+            for color in COLORS
+        }  # fmt: skip
+        colors[group] = min(ranks, key=ranks.__getitem__)
     return colors
 
 
 def _key(spec: PermSpec, limit: float) -> list[tuple[Piece, str, tuple[float, float]]]:
-    axes = [axis for leaf in spec.leaves for axis in leaf.axes]
+    """What cells and signs mean, of those that occur."""
     group = next(iter(spec.groups), None)
-    entries = [(Piece("n"), "fixed: nothing may move")]
-    if group:
-        made = (Piece("n", group=group, role="out"), "out: the leaf produces it")
-        entries = [made, (Piece("n", group=group, role="in"), "in: the leaf reads it"), *entries]
-    text = " ".join(map(str, axes))
-    signs = {
-        "×": (" x ", "product, outermost first"),
-        "+": (" + ", "concatenation"),
-        "|": (" | ", "by the index along another axis"),
-    }
-    entries += [(Piece(sign, sign=True), means) for sign, (mark, means) in signs.items() if mark in text]
-    sizes = [(piece.width + 0.06 + text_width(means), LINE) for piece, means in entries]
+    factors = [factor for leaf in spec.leaves for axis in leaf.axes for factor in axis.factors]
+    text = " ".join(str(axis) for leaf in spec.leaves for axis in leaf.axes)
+    entries = (
+        (Piece("n", group=group, role="out"), "out: the leaf produces it", bool(group)),
+        (Piece("n", group=group, role="in"), "in: the leaf reads it", bool(group)),
+        (
+            Piece("n[k]", group=group, role="out"),
+            "part k of a group",
+            any(f.group and f.part for f in factors),
+        ),
+        (Piece("n"), "fixed: nothing may move", any(f.group is None and not f.stack for f in factors)),
+        (Piece("n[stack]"), "fixed, groups differ along it", any(f.stack for f in factors)),
+        (Piece("×", sign=True), "product, outermost first", " x " in text),
+        (Piece("+", sign=True), "concatenation", " + " in text),
+        (Piece("|", sign=True), "one for each index of the stack", " | " in text),
+    )
+    occurring = [(piece, means) for piece, means, occurs in entries if occurs]
+    sizes = [(piece.width + 0.06 + text_width(means), LINE) for piece, means in occurring]
     places = flow(sizes, limit, gap=0.25)
     return [
-        (piece, means, (MARGIN + x, MARGIN + 0.45 + y)) for (piece, means), (x, y) in zip(entries, places)
+        (piece, means, (MARGIN + x, MARGIN + 0.45 + y)) for (piece, means), (x, y) in zip(occurring, places)
     ]

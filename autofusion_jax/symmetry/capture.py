@@ -67,7 +67,7 @@ def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _capture(spec: PermSpec, sites: tuple[Site, ...], params: Params, x: Any) -> dict[str, Array]:
     assert spec.apply_fn is not None
-    program = trace_program(spec.apply_fn, params, x)
+    program = trace_program(spec.apply_fn, params, x, caller="capture_sites")
     wanted = frozenset(map(_place, sites))
     inputs = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
     _, found = _evaluate(program.jaxpr, program.consts, inputs, wanted, ())

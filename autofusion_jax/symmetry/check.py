@@ -67,7 +67,9 @@ class _Comparison:
     def change(self, perms: Perms) -> float:
         """The largest change of an output, relative to the largest entry of that output."""
         after = self._evaluate(perms)
-        changes = [np.abs(b - a).max() / (np.abs(b).max() or 1.0) for a, b in zip(after, self._before) if a.size]
+        changes = [
+            np.abs(b - a).max() / (np.abs(b).max() or 1.0) for a, b in zip(after, self._before) if a.size
+        ]
         return float(max(changes, default=0.0))
 
 

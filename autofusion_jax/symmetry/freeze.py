@@ -41,15 +41,18 @@ class Frozen:
         self._members: dict[int, list[int]] = {}
         for members in (*structure.products, *structure.sums):
             self._members.update(dict.fromkeys(members, members))
-        self._places, self._sizes = _places(leaves)
+        keys = _keys(leaves)
+        self._places, self._sizes = _places(leaves, keys)
+        self._order = {label: number for number, label in enumerate(self._places)}
         self._heads = {label.id for axis in tracer.pairs for label in labels_of(axis)}
         self._names: dict[int, str] = {}
         self._used: set[str] = set()
         self._fixed = {i for i in self._places if i not in structure.labels or structure.labels[i].fixed}
         free = [i for i in self._places if i not in self._fixed]
-        outer = {o for i in free for o in structure.outer[i]}
+        self._outers = {o for i in free for o in structure.outer[i] if i not in structure.outer.get(o, ())}
+        named = {*free, *self._outers, *keys}
         for label in self._places:
-            if label not in self._names and (label in free or label in outer or label in _keys(leaves)):
+            if label in named and label not in self._names:
                 name = self._unique(self._name(label))
                 self._names.update(dict.fromkeys(self._members.get(label, [label]), name))
         self.groups = {group.name: group for group in map(self._group, self._representatives(free))}
@@ -57,19 +60,18 @@ class Frozen:
 
     def _representatives(self, free: list[int]) -> Iterator[int]:
         """One label of every group; the order of the parts is that of their first places."""
-        order = {label: number for number, label in enumerate(self._places)}
         done: set[int] = set()
         for label in free:
             if label not in done:
                 members = self._members.get(label, [label])
-                members.sort(key=lambda i: order.get(i, len(order)))
+                members.sort(key=lambda i: self._order.get(i, len(self._order)))
                 done.update(members)
                 yield label
 
     def _group(self, label: int) -> Group:
         members = self._members.get(label, [label])
         outer = self._structure.outer[label] - set(members)
-        order = sorted(outer, key=lambda i: (len(self._structure.outer[i]), list(self._places).index(i)))
+        order = sorted(outer, key=lambda i: (len(self._structure.outer[i]), self._order[i]))
         nested_in = tuple(dict.fromkeys(self._names[i] for i in order))
         sizes = [self._sizes[i] for i in members]
         if members in self._structure.sums:
@@ -86,11 +88,9 @@ class Frozen:
         outer = self._structure.outer
         if label in self._fixed:
             return f"{layers[0]}.stack"
-        free = [i for i in self._places if i not in self._fixed]
-        inner = [i for i in free if label in outer[i] and i not in outer[label]]
-        if inner and label in self._heads:
+        if label in self._outers and label in self._heads:
             return f"{_common(layers)}.heads"
-        if inner:
+        if label in self._outers:
             return f"{layers[0]}.groups"
         if any(o in self._heads and o not in self._fixed for o in outer[label]):
             return f"{layers[0]}.head_dim"
@@ -134,7 +134,9 @@ class Frozen:
             if all(member == members[0] for member in members):
                 return members[0]
             assert label.key is not None
-            return (Family(self._names[labels_of([label.key])[0].id], tuple(m or (Factor(1),) for m in members)),)
+            return (
+                Family(self._names[labels_of([label.key])[0].id], tuple(m or (Factor(1),) for m in members)),
+            )
         return (Factor(label.size),)
 
 
@@ -155,12 +157,11 @@ def _merged(blocks: list[Block]) -> Block:
 
 
 def _places(
-    leaves: Sequence[Leaf],
+    leaves: Sequence[Leaf], keys: set[int]
 ) -> tuple[dict[int, list[tuple[Leaf, int]]], dict[int, int]]:
     """Label id -> the leaves and axes that carry it, in order; and its size."""
     places: dict[int, list[tuple[Leaf, int]]] = {}
     sizes: dict[int, int] = {}
-    keys = _keys(leaves)
     for leaf in leaves:
         for number, axis in enumerate(leaf.axes):
             for label in _all_labels(axis):
@@ -184,7 +185,8 @@ def _keys(leaves: Sequence[Leaf]) -> set[int]:
         for leaf in leaves
         for axis in leaf.axes
         for label in _all_labels(axis)
-        if label.kind == "family" and any(part.kind == "leaf" and not part.fixed for part in _all_labels([label]))
+        if label.kind == "family"
+        and any(part.kind == "leaf" and not part.fixed for part in _all_labels([label]))
     )
     return {key.id for label in families for key in labels_of([label.key or 1])}
 

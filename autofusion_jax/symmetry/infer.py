@@ -81,7 +81,7 @@ class Program:
     shapes: list[tuple[int, ...]]
 
 
-def trace_program(apply_fn: ApplyFn, params: Params, x: Any) -> Program:
+def trace_program(apply_fn: ApplyFn, params: Params, x: Any, *, caller: str = "infer_perm_spec") -> Program:
     """Trace `apply_fn(params, x)` with abstract values.
 
     Raises:
@@ -91,7 +91,7 @@ def trace_program(apply_fn: ApplyFn, params: Params, x: Any) -> Program:
     for path, leaf in flat.items():
         if not hasattr(leaf, "shape") and not np.isscalar(leaf):
             raise ValueError(
-                f"infer_perm_spec: params[{path!r}] must be an array; got {type(leaf).__name__}. "
+                f"{caller}: params[{path!r}] must be an array; got {type(leaf).__name__}. "
                 "Keep what is no array (functions, names) out of params: partition it, or close over it."
             )
     tree = jax.tree.structure(params)
@@ -102,7 +102,7 @@ def trace_program(apply_fn: ApplyFn, params: Params, x: Any) -> Program:
     try:
         closed = jax.make_jaxpr(run)(list(flat.values()), x)
     except Exception as error:
-        raise ValueError(_why_not(error)) from error
+        raise ValueError(f"{caller}: {_why_not(error)}") from error
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
     shapes = [tuple(var.aval.shape) for var in jaxpr.invars[: len(flat)]]
     return Program(jaxpr, list(closed.consts), list(flat), shapes)
@@ -110,9 +110,12 @@ def trace_program(apply_fn: ApplyFn, params: Params, x: Any) -> Program:
 
 def _why_not(error: Exception) -> str:
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    prefix = f"infer_perm_spec: apply_fn(params, x) must be traceable by JAX; {type(error).__name__}: {said} "
+    said = said.rstrip(".") + ". "
+    prefix = f"apply_fn(params, x) must be traceable by JAX; {type(error).__name__}: {said}"
     if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
-        return prefix + "Python control flow or numpy on traced values cannot be followed: use jax.lax and jnp."
+        return (
+            prefix + "Python control flow or numpy on traced values cannot be followed: use jax.lax and jnp."
+        )
     if "not a valid JAX type" in said or "valid JAX type" in said:
         return prefix + "Every output must be an array, or a pytree of arrays."
     return prefix + "Do params and x belong to this function, and do their shapes fit?"
@@ -143,9 +146,7 @@ def _solve(program: Program, apply_fn: ApplyFn, *, strict: bool) -> tuple[PermSp
     return dataclasses.replace(spec, sites=sites), tracer.assumes_no_ties
 
 
-def _propagate(
-    program: Program, indexed: dict[int, list[int]], *, strict: bool
-) -> tuple[list[Leaf], Tracer]:
+def _propagate(program: Program, indexed: dict[int, list[int]], *, strict: bool) -> tuple[list[Leaf], Tracer]:
     """Label the leaves and walk over the program."""
     tracer = Tracer(RULES, strict=strict)
     used = {v for eqn in program.jaxpr.eqns for v in eqn.invars if not isinstance(v, jex.Literal)}

@@ -88,8 +88,10 @@ def resolve(axis: Sequence[int | Label]) -> Factors:
         parts: Sequence[int | Label] = [factor]
         if not isinstance(factor, int):
             label = find(factor)
-            expands = label.kind == "product" or (label.kind == "concat" and len(label.parts) == 1)
-            parts = resolve(label.parts[0]) if expands else [label]
+            if label.kind == "product" or (label.kind == "concat" and len(label.parts) == 1):
+                parts = label.parts[0] = resolve(label.parts[0])  # path compression
+            else:
+                parts = [label]
         for part in parts:
             if size_of(part) == 1:
                 continue

@@ -202,9 +202,7 @@ def _products(outer: dict[int, set[int]], labels: dict[int, Label], taken: set[i
     for label in outer:
         if label in done or label in taken or labels[label].fixed:
             continue
-        mutual = [
-            o for o in outer[label] if label in outer[o] and not labels[o].fixed and o not in taken
-        ]
+        mutual = [o for o in outer[label] if label in outer[o] and not labels[o].fixed and o not in taken]
         together = [label]
         for other in mutual:
             if all(other in outer[one] and one in outer[other] for one in together):

@@ -5,7 +5,8 @@ Index form `out[i] = b[perm[i]]`; matrix form `P @ b` with `P[i, perm[i]] = 1`, 
 `[outer, inner]`: `out[h, i] = b[outer_perm[h], inner_perm[h, i]]`.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from autofusion_jax.symmetry.factoring import Action, transform_axes
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params, Perms, SoftPerms
+
 
 def transform(spec: PermSpec, params: Params, action: Action) -> Params:
     """Apply `action` to every factor of every leaf that carries a group.
@@ -63,13 +65,14 @@ def check_params(spec: PermSpec, params: Params, *, caller: str = "PermSpec", na
             )
 
 
-def apply_perm(spec: PermSpec, params: Params, perms: Perms) -> Params:
+def apply_perm(spec: PermSpec, params: Params, perms: Perms, *, donate: bool = False) -> Params:
     """Reorder the hidden units of a network: `pi(B)_l = P_l W_l P_{l-1}^T` (Eq. 6).
 
     Args:
         spec: the permutation spec of `params`.
         params: the parameters.
         perms: group name -> `perm[n]`, or `[*outer, inner]` for a nested group.
+        donate: give the memory of `params` to the result; they cannot be used afterwards.
 
     Returns:
         Parameters of a network with the same function.
@@ -77,6 +80,8 @@ def apply_perm(spec: PermSpec, params: Params, perms: Perms) -> Params:
     Raises:
         ValueError: `params` or `perms` does not fit `spec`.
     """
+    if donate:
+        return _donating(apply_perm, spec, params, perms)
     check_elements(spec, perms, soft=False)
 
     def take(leaf: Array, axis: int, outer_axes: tuple[int, ...], group: str, role: str) -> Array:
@@ -90,13 +95,14 @@ def apply_perm(spec: PermSpec, params: Params, perms: Perms) -> Params:
     return transform(spec, params, take)
 
 
-def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms) -> Params:
+def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms, *, donate: bool = False) -> Params:
     """Mix the hidden units of a network by relaxed permutations (Eq. 15, `S_tau` for `P`).
 
     Args:
         spec: the permutation spec of `params`.
         params: the parameters.
         soft_perms: group name -> `[n, n]`, or `[*outer, inner, inner]` for a nested group.
+        donate: give the memory of `params` to the result; they cannot be used afterwards.
 
     Returns:
         Parameters of the same structure, shapes and dtypes. The function is the same only
@@ -105,12 +111,19 @@ def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms) -> Params:
     Raises:
         ValueError: `params` or `soft_perms` does not fit `spec`.
     """
+    if donate:
+        return _donating(apply_soft, spec, params, soft_perms)
     check_elements(spec, soft_perms, soft=True)
     return transform(spec, params, lambda *place: _mix(place, soft_perms[place[3]]))
 
 
 def apply_merge(
-    spec: PermSpec, params: Params, merge_matrices: SoftPerms, unmerge_matrices: SoftPerms
+    spec: PermSpec,
+    params: Params,
+    merge_matrices: SoftPerms,
+    unmerge_matrices: SoftPerms,
+    *,
+    donate: bool = False,
 ) -> Params:
     """Map the hidden units of a network by matrices that differ between producers and consumers.
 
@@ -125,6 +138,7 @@ def apply_merge(
             on axes of role `"out"`: `out[i] = sum_j M[i, j] b[j]`.
         unmerge_matrices: group name -> `U`, likewise; acts on axes of role `"in"`:
             `out[j] = sum_i U[i, j] b[i]`.
+        donate: give the memory of `params` to the result; they cannot be used afterwards.
 
     Returns:
         Parameters of the same structure, shapes and dtypes.
@@ -136,11 +150,18 @@ def apply_merge(
         Stoica, Bolya, Bjorner, Hearn, Hoffman: ZipIt! Merging models from different tasks
         without training, ICLR 2024, Eq. 2-3.
     """
+    if donate:
+        return _donating(apply_merge, spec, params, merge_matrices, unmerge_matrices)
     check_elements(spec, merge_matrices, soft=True, name="merge_matrices")
     check_elements(spec, unmerge_matrices, soft=True, name="unmerge_matrices")
     unmerge = {name: jnp.swapaxes(matrix, -1, -2) for name, matrix in unmerge_matrices.items()}
     by_role = {"out": merge_matrices, "in": unmerge}
     return transform(spec, params, lambda *place: _mix(place, by_role[place[4]][place[3]]))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _donating(apply: Callable[..., Params], spec: PermSpec, params: Params, *elements: SoftPerms) -> Params:
+    return apply(spec, params, *elements)
 
 
 def _mix(place: tuple[Array, int, tuple[int, ...], str, str], matrix: Array) -> Array:

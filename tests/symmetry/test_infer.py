@@ -83,9 +83,9 @@ def moved(spec, group, value, perms):
     ]
     rest = [fixed_axis(size) for size in value.shape[: -len(names)]]
     axes = (*rest, *(Axis(((f,),), "out" if f.group else None) for f in factors))
-    return af.apply_perm(dataclasses.replace(spec, leaves=(LeafSpec("value", axes),)), {"value": value}, perms)[
-        "value"
-    ]
+    return af.apply_perm(
+        dataclasses.replace(spec, leaves=(LeafSpec("value", axes),)), {"value": value}, perms
+    )["value"]
 
 
 @pytest.mark.parametrize(("name", "number"), MOVES)

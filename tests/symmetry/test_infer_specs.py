@@ -14,17 +14,18 @@ from autofusion_jax.symmetry.axes import Axis, Factor
 from autofusion_jax.symmetry.rules import RULES
 from autofusion_jax.symmetry.rules.elementwise import elementwise
 from tests.conftest import inputs_for, oracle, oracle_network, params_for, spec_from_oracle
+from tests.models.hand_specs import HAND_SPECS
 from tests.symmetry.rebasin_resnet import resnet20
 from tests.symmetry.zoo import CASES
 
 
-def test_bundled_models_are_inferred_as_they_are_written(model):
-    inferred = af.infer_perm_spec(model.apply, params_for(model, 0), inputs_for(model, 3))
-    assert inferred.groups == model.perm_spec.groups
-    assert inferred.layers == model.perm_spec.layers
-    assert {leaf.path: leaf for leaf in inferred.leaves} == {
-        leaf.path: leaf for leaf in model.perm_spec.leaves
-    }
+def test_bundled_models_are_inferred_as_written_by_hand(model):
+    inferred = model.perm_spec
+    by_hand = HAND_SPECS[type(model.module)](model.module, params_for(model, 0))
+    assert list(inferred.groups.values()) == list(by_hand.groups.values())
+    assert inferred.layers == by_hand.layers
+    assert {leaf.path: leaf for leaf in inferred.leaves} == {leaf.path: leaf for leaf in by_hand.leaves}
+    assert af.check_perm_spec(inferred, params_for(model, 0), inputs_for(model, 3)) < 1e-5
 
 
 def test_git_re_basins_resnet20_up_to_names():
@@ -54,15 +55,15 @@ def test_git_re_basins_resnet20_up_to_names():
 def attention(params, x):
     q, k, v = (jnp.einsum("btd,dhk->bthk", x, params["attn"][n]["kernel"]) for n in ("query", "key", "value"))
     weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
-    return jnp.einsum("bqhd,hde->bqe", jnp.einsum("bhqk,bkhd->bqhd", weights, v), params["attn"]["out"]["kernel"])
+    return jnp.einsum(
+        "bqhd,hde->bqe", jnp.einsum("bhqk,bkhd->bqhd", weights, v), params["attn"]["out"]["kernel"]
+    )
 
 
 def attention_params():
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = {"query": (6, 3, 4), "key": (6, 3, 4), "value": (6, 3, 4), "out": (3, 4, 5)}
-    return {
-        "attn": {n: {"kernel": jax.random.normal(k, s)} for k, (n, s) in zip(keys, shapes.items())}
-    }
+    return {"attn": {n: {"kernel": jax.random.normal(k, s)} for k, (n, s) in zip(keys, shapes.items())}}
 
 
 def test_names_tell_what_a_group_is():
@@ -74,10 +75,10 @@ def test_names_tell_what_a_group_is():
     assert "in attn.heads:3, in attn/value.head_dim:4" in text
 
 
-@pytest.mark.parametrize("name", ["vit_heads", "resnet20_padded_both_sides", "reshape_no_op", "scan_layers"])
+@pytest.mark.parametrize(
+    "name", ["vit_fused_timm", "resnet20_padded_both_sides", "reshape_no_op", "scan_over_layers"]
+)
 def test_json_keeps_all(name):
-    if name not in CASES:
-        pytest.skip("not in the zoo")
     spec = af.infer_perm_spec(*CASES[name].make(), check=False)
     stored = af.PermSpec.from_json(spec.to_json(), apply_fn=spec.apply_fn)
     assert stored == spec
@@ -89,7 +90,10 @@ def linear(params, x):
     return jnp.tanh(x @ params["up"]) @ params["down"]
 
 
-LINEAR = {"up": jax.random.normal(jax.random.key(0), (3, 4)), "down": jax.random.normal(jax.random.key(1), (4, 2))}
+LINEAR = {
+    "up": jax.random.normal(jax.random.key(0), (3, 4)),
+    "down": jax.random.normal(jax.random.key(1), (4, 2)),
+}
 X = jax.random.normal(jax.random.key(2), (5, 3))
 
 

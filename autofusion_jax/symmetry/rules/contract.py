@@ -64,9 +64,7 @@ def _note_weight(
     )
     tracer.read[tracer.path, side] = read
     own = [axis for dim, axis in enumerate(weight.axes) if dim not in summed[1 - side]]
-    out.made = tracer.made[tracer.path] = Made(
-        weight.weight, tracer.path, [*tracer.scans, *out.axes], own
-    )
+    out.made = tracer.made[tracer.path] = Made(weight.weight, tracer.path, [*tracer.scans, *out.axes], own)
 
 
 def convolution(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:

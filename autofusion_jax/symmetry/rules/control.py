@@ -102,6 +102,7 @@ def scan(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
             pin(value.index, "a scanned axis")
     rows = [dataclasses.replace(v.pick(range(1, len(v.axes))), index=None, leaf=v.leaf) for v in scanned]
     stacked: list[Value] = []
+
     def step(state: list[Value]) -> list[Value]:
         for value in state:
             tracer.note_value(value)
