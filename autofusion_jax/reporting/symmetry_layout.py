@@ -159,7 +159,7 @@ def lay_out(spec: PermSpec, title: str) -> Layout:
     layers = max(text_width(text, weight="bold") for text in (LAYERS_HEAD, *(row.layer for row in rows)))
     ends = [x + box.size[0] for row in rows for (x, _), box in zip(row.places, row.boxes)]
     leaves = MARGIN + layers + 2 * GAP
-    first_lane = leaves + max([text_width(LEAVES_HEAD), *ends]) + 3 * GAP
+    first_lane = leaves + max([text_width(LEAVES_HEAD, weight="bold"), *ends]) + 3 * GAP
     names = first_lane + LANE * len(set(lanes.values())) + GAP
     labels = [text_width("  ".join(label(spec, name))) + 2 * GAP for name in spec.groups]
     width = max(names + max([0.0, *labels]), MARGIN + text_width(title, TITLE, "bold"), MIN_WIDTH) + MARGIN

@@ -10,7 +10,7 @@ depends on the index along a fixed factor elsewhere in the leaf (`Family`).
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias, Union
+from typing import Any, Literal, TypeAlias
 
 Role = Literal["in", "out"]
 
@@ -68,7 +68,7 @@ class Family:
         return "{" + " | ".join(map(block_str, self.members)) + "}"
 
 
-Term: TypeAlias = Union[Factor, Concat, Family]
+Term: TypeAlias = Factor | Concat | Family
 Block: TypeAlias = tuple[Term, ...]
 
 

@@ -51,8 +51,8 @@ def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
         >>> params = {"up": jnp.eye(2), "down": jnp.ones((2, 1))}
         >>> spec = infer_perm_spec(apply_fn, params, jnp.ones((1, 2)))
         >>> values = capture_sites(spec, params, jnp.array([[1.0, -1.0]]))
-        >>> {name: value.tolist() for name, value in values.items()}
-        {'up.pre': [[1.0, -1.0]], 'down.read': [[1.0, 0.0]]}
+        >>> values["up.pre"].tolist(), values["down.read"].tolist()
+        ([[1.0, -1.0]], [[1.0, 0.0]])
     """
     check_params(spec, params, caller="capture_sites")
     if spec.apply_fn is None or (spec.groups and not spec.sites):
@@ -61,7 +61,8 @@ def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
             f"capture_sites: spec must carry an apply_fn and sites; it has no {missing}. "
             "Use infer_perm_spec(apply_fn, params, x)."
         )
-    return _capture(spec, spec.sites, params, x)
+    found = _capture(spec, spec.sites, params, x)
+    return {site.name: found[site.name] for site in spec.sites}  # jit sorts its dicts
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

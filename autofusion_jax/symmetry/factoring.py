@@ -1,6 +1,7 @@
 """Take one array apart into the factors of its axes, act on each, and put it together again."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -69,7 +70,7 @@ def _transform_family(
     split = _expose(value, axes, n, p)
     members = []
     for index in range(len(family.members)):
-        chosen = [(_select(block, family.stack, index), role) for block, role in axes]
+        chosen: Terms = [(_select(block, family.stack, index), role) for block, role in axes]
         single = _replaced(chosen, n, p, (Factor(1),))
         part = jax.lax.slice_in_dim(split, index, index + 1, axis=n + 1)
         members.append(_expose(_transform(spec, single, _hide(part, n), action), single, n, p))
@@ -132,16 +133,16 @@ def _bundles(spec: PermSpec, concat: Concat) -> list[tuple[Block, list[int]]]:
 
 def _transform_plain(spec: PermSpec, axes: Terms, value: Array, action: Action) -> Array:
     """Only factors are left: split all axes, act, and merge them again."""
-    factors = [(term, number, role) for number, (block, role) in enumerate(axes) for term in block]
-    out = jnp.reshape(value, [factor.size for factor, _, _ in factors])
-    order = _brought_together(spec, [factor for factor, _, _ in factors if isinstance(factor, Factor)])
+    factors: list[_Place] = []
+    for number, (block, role) in enumerate(axes):
+        factors += [_Place(term, 0, number, role) for term in block if isinstance(term, Factor)]
+    out = jnp.reshape(value, [place.factor.size for place in factors])
+    order = _brought_together(spec, [place.factor for place in factors])
     flat = [position for run in order for position in run]
     out = jnp.transpose(out, flat)
     split_shape = out.shape
-    merged = [[factors[position] for position in run] for run in order]
-    shape = [block_size(tuple(factor for factor, _, _ in run)) for run in merged]
-    out = jnp.reshape(out, shape)
-    places = [_Place(run[0][0], number, run[0][1], run[0][2]) for number, run in enumerate(merged)]
+    out = jnp.reshape(out, [math.prod(factors[position].factor.size for position in run) for run in order])
+    places = [dataclasses.replace(factors[run[0]], position=number) for number, run in enumerate(order)]
     carrying = [place for place in places if place.factor.group]
     for place in sorted(carrying, key=lambda place: len(spec.groups[place.group].nested_in)):
         outer = tuple(_outer(places, place, name) for name in spec.groups[place.group].nested_in)

@@ -104,7 +104,7 @@ def trace_program(apply_fn: ApplyFn, params: Params, x: Any, *, caller: str = "i
     except Exception as error:
         raise ValueError(f"{caller}: {_why_not(error)}") from error
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-    shapes = [tuple(var.aval.shape) for var in jaxpr.invars[: len(flat)]]
+    shapes = [np.shape(leaf) for leaf in flat.values()]
     return Program(jaxpr, list(closed.consts), list(flat), shapes)
 
 
@@ -192,9 +192,10 @@ def _indexed_axes(leaf: Leaf) -> list[int]:
     found = []
     for number, axis in enumerate(leaf.axes):
         label = find(axis[0]) if axis and isinstance(axis[0], Label) else None
-        if label is not None and label.kind == "concat" and 1 < label.size <= MAX_INDEXED:
-            if len(blocks_of(label)) == label.size and len(leaf.axes) > 1:
-                found.append(number)
+        if label is None or label.kind != "concat" or len(leaf.axes) == 1:
+            continue
+        if 1 < label.size <= MAX_INDEXED and len(blocks_of(label)) == label.size:
+            found.append(number)
     sizes = [leaf.axes[number][0] for number in found]
     return found if np.prod([getattr(size, "size", 1) for size in sizes] or [1]) <= MAX_INDEXED else found[:1]
 

@@ -34,13 +34,14 @@ class Label:
         id: unique, in order of creation.
         size: number of positions.
         kind: which of the kinds above.
-        parts: the axes it consists of: one for a link or product, several for the others.
+        parts: the axes it consists of: one for a product, several for a concat or family.
         fixed: whether its units must stay where they are.
         reason: why it was fixed.
         key: for a family, the label whose index chooses the part.
+        target: for a link, the label that it is the same as.
     """
 
-    __slots__ = ("fixed", "id", "key", "kind", "parts", "reason", "size")
+    __slots__ = ("fixed", "id", "key", "kind", "parts", "reason", "size", "target")
 
     def __init__(self, size: int, *, fixed: bool = False, reason: str = "") -> None:
         self.id = next(_ids)
@@ -50,6 +51,11 @@ class Label:
         self.fixed = fixed
         self.reason = reason
         self.key: Label | None = None
+        self.target: Label | None = None
+
+    def link_to(self, other: "Label") -> None:
+        """Become the same as another label."""
+        self.kind, self.parts, self.key, self.target = "link", [], None, other
 
     def become(self, kind: Kind, parts: Sequence[Factors], key: "Label | None" = None) -> "Label":
         """Refine this label in place."""
@@ -64,10 +70,10 @@ class Label:
 def find(label: Label) -> Label:
     """Follow links to the label that stands for all that were joined with this one."""
     root = label
-    while root.kind == "link":
-        root = root.parts[0][0]
-    while label.kind == "link":  # path compression
-        label.parts[0][0], label = root, label.parts[0][0]
+    while root.target is not None:
+        root = root.target
+    while label.target is not None:  # path compression
+        label.target, label = root, label.target
     return root
 
 
@@ -145,14 +151,14 @@ def pin(axis: Sequence[int | Label], reason: str) -> None:
 
 def named(axis: Sequence[int | Label]) -> Factors:
     """Give every constant factor a label of its own, so that it can be refined in place."""
-    return [Label(factor) if isinstance(factor, int) else factor for factor in axis]
+    return [*(Label(factor) if isinstance(factor, int) else factor for factor in axis)]
 
 
 def concatenate(blocks: Sequence[Factors]) -> Factors:
     """The axis that consists of `blocks`, one after the other."""
     if len(blocks) == 1:
         return list(blocks[0])
-    parts = [named(block) if block else [Label(1)] for block in blocks]
+    parts = [named(block or [1]) for block in blocks]
     return [Label(sum(map(total, parts))).become("concat", parts)]
 
 

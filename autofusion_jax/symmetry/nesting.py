@@ -58,7 +58,7 @@ def settle(records: Sequence[Record]) -> None:
     A family stands only where its key occurs exactly once, is no family itself, and is fixed.
     """
     pending = [r for r in records if any(map(has_family, r.axes))]
-    while any([_settle(record.axes) for record in pending]):
+    while sum(_settle(record.axes) for record in pending):  # all of them, not up to the first
         pending = [r for r in pending if any(map(has_family, r.axes))]
 
 
@@ -77,7 +77,7 @@ def _settle(axes: list[Factors]) -> bool:
             changed = True
     if changed:
         return True
-    return any([_settle(member) for member in _members(axes)])
+    return sum(_settle(member) for member in _members(axes)) > 0
 
 
 def _key(label: Label) -> Label | None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from autofusion_jax.symmetry.axes import Axis, AxisPattern, axes_from_json, axes_to_json, resolve_pattern
@@ -204,9 +205,10 @@ class PermSpec:
 
     def __rich__(self) -> Table:
         title = f"{len(self.groups)} groups, {len(self.leaves)} leaves"
-        table = Table("leaf", "shape", "axes", title=title, caption="\n".join(self.notes) or None)
+        table = Table("leaf", "shape", "axes", title=title, caption=escape("\n".join(self.notes)) or None)
         for leaf in self.leaves:
-            table.add_row(leaf.path, str(leaf.shape), ", ".join(map(str, leaf.axes)))
+            axes = ", ".join(map(str, leaf.axes))
+            table.add_row(escape(leaf.path), str(leaf.shape), escape(axes))
         return table
 
     def __str__(self) -> str:

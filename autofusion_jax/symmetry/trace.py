@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
@@ -224,7 +225,7 @@ class Tracer:
     def constant(self, constant: Any) -> Value:
         """A constant: each axis is fixed except as far as the entries along it are equal."""
         dtype = getattr(constant, "dtype", np.dtype(float))
-        if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        if jnp.issubdtype(dtype, jax.dtypes.extended):
             return Value([fixed_axis(n, "a random key") for n in constant.shape], live=False)
         array = np.asarray(constant)
         return Value([self._constant_axis(array, axis) for axis in range(array.ndim)], live=False)
@@ -282,5 +283,5 @@ def repetition(array: np.ndarray, axis: int) -> tuple[int, list[int]]:
     rows = np.moveaxis(array, axis, 0).reshape(size, -1)
     divisors = (d for d in range(1, size) if size % d == 0)
     period = next((d for d in divisors if (rows[d:] == rows[:-d]).all()), size)
-    changes = 1 + np.flatnonzero((rows[1:period] != rows[: period - 1]).any(1))
-    return size // period, np.diff([0, *changes, period]).tolist()
+    changes = (1 + np.flatnonzero((rows[1:period] != rows[: period - 1]).any(1))).tolist()
+    return size // period, [stop - start for start, stop in zip([0, *changes], [*changes, period])]

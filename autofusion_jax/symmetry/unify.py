@@ -148,11 +148,11 @@ def _join(f: int | Label, g: int | Label) -> int | Label:
         pin([f], g.reason)
         pin([g], f.reason)
     if f.kind == "leaf":
-        f.become("link", [[g]])
+        f.link_to(g)
         return g
     if g.kind == "leaf" or f.fixed:
         if g.kind == "leaf":
-            g.become("link", [[f]])
+            g.link_to(f)
         return f
     return _join_composite(f, g)
 
@@ -162,7 +162,7 @@ def _join_composite(f: Label, g: Label) -> int | Label:
         members = [unify(a, b) for a, b in zip(f.parts, g.parts)]
         if f.kind == g.kind == "family":  # joining the members may have collapsed one of them
             f.parts = members
-            g.become("link", [[f]])
+            g.link_to(f)
             return f
     collapsed = False
     for label in (f, g):
@@ -188,7 +188,7 @@ def _join_concats(f: Label, g: Label) -> Label:
             theirs.append(rest)
         out.append(named(unify(p, q)) or [Label(1)])
     f.become("concat", out)
-    g.become("link", [[f]])
+    g.link_to(f)
     return f
 
 
@@ -240,14 +240,14 @@ def cut(axis: Sequence[int | Label], position: int) -> tuple[Factors, Factors]:
 def _cut_label(label: Label, position: int) -> tuple[Factors, Factors]:
     if label.kind == "leaf":
         sizes = (position, label.size - position)
-        halves = [[Label(size, fixed=label.fixed, reason=label.reason)] for size in sizes]
+        halves: list[Factors] = [[Label(n, fixed=label.fixed, reason=label.reason)] for n in sizes]
         label.become("concat", halves)
         return halves[0], halves[1]
     if label.kind == "family":
         assert label.key is not None
         pieces = [cut(part, position) for part in label.parts]
-        left = [family(label.key, [piece for piece, _ in pieces])]
-        right = [family(label.key, [piece for _, piece in pieces])]
+        left: Factors = [family(label.key, [piece for piece, _ in pieces])]
+        right: Factors = [family(label.key, [piece for _, piece in pieces])]
         label.become("concat", [left, right])
         return left, right
     blocks, start = blocks_of(label), 0

@@ -136,7 +136,7 @@ def test_cells_spell_out_an_axis():
 
 
 def test_a_long_network_stays_within_the_size_of_a_picture():
-    leaves = [LeafSpec(f"layer_{i}/kernel", (fixed_axis(3), fixed_axis(4))) for i in range(600)]
+    leaves = [LeafSpec(f"layer_{i}/kernel", (fixed_axis(3), fixed_axis(4))) for i in range(320)]
     figure = perm_spec_figure(PermSpec(tuple(leaves), {}))
     assert figure.dpi * figure.get_figheight() <= 16_000
 

@@ -51,7 +51,7 @@ def test_norm_scales_belong_to_the_pre_activation():
 
 
 def test_heads_and_scans():
-    spec, params, x, got = captured("scan_over_layers")
+    spec, _, _, got = captured("scan_over_layers")
     for site in spec.sites:
         group = spec.groups[site.group]
         sizes = (*spec.outer_sizes(site.group), group.size)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from autofusion_jax.symmetry.labels import Factors, fixed_axis, pin, resolve, total
-from autofusion_jax.symmetry.rules.marks import is_call
+from autofusion_jax.symmetry.rules.marks import is_call, names
 from autofusion_jax.symmetry.rules.window import random
 from autofusion_jax.symmetry.trace import Rule, Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
-CALLS = "jit pjit call closed_call composite remat remat2 checkpoint custom_jvp_call custom_vjp_call".split()
+CALLS = names("jit pjit call closed_call composite remat remat2 checkpoint custom_jvp_call custom_vjp_call")
 
 
 Opened: TypeAlias = tuple[Any, Sequence[Any]]
@@ -165,7 +165,7 @@ def collective(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(value.axes, live=value.live) for value in inputs]
 
 
-COLLECTIVES = "psum psum_invariant pmax pmin pbroadcast".split()
+COLLECTIVES = names("psum psum_invariant pmax pmin pbroadcast")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(CALLS, call),

@@ -7,24 +7,25 @@ import numpy as np
 from jax.extend import core as jex
 
 from autofusion_jax.symmetry.labels import pin, total
-from autofusion_jax.symmetry.rules.marks import reads_index
+from autofusion_jax.symmetry.rules.marks import names, reads_index
 from autofusion_jax.symmetry.trace import NOWHERE, Rule, Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
-NAMES = """
+NAMES = names("""
 abs acos acosh add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz
 complex conj cos cosh digamma eq_to erf erf_inv erfc exp exp2 expm1 floor gt ge igamma igammac
 imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt_to max min mulhi nextafter not
-one_minus_square or polygamma population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt
-shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square tan tanh xor zeta
-""".split()
+one_minus_square or polygamma population_count pow real reduce_precision
+regularized_incomplete_beta rem round rsqrt shift_left shift_right_arithmetic shift_right_logical
+sign sin sinh sqrt square tan tanh xor zeta
+""")
 
 AFFINE = ("add", "sub", "mul", "div")
-COPIES = """
+COPIES = names("""
 convert_element_type copy copy_p device_put layout_constraint name neg optimization_barrier pvary
 reduced_vary_cast reduced_vary_cast_p reshard sharding_constraint stop_gradient
 vary_unreduced_cast vary_unreduced_cast_p with_memory_space_constraint
-""".split()
+""")
 
 
 def elementwise(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
@@ -69,21 +70,19 @@ def add(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 @reads_index
 def less_than(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Comparison; a position is never below zero."""
-    first, second = eqn.invars
-    if inputs[0].index is not None and not inputs[0].shifted and isinstance(second, jex.Literal):
-        if np.ndim(second.val) == 0 and second.val <= 0:
-            return [dataclasses.replace(inputs[0], index=None, known=False)]
+    bound = eqn.invars[1].val if isinstance(eqn.invars[1], jex.Literal) else 1
+    if inputs[0].index is not None and not inputs[0].shifted and np.all(bound <= 0):
+        return [dataclasses.replace(inputs[0], index=None, known=False)]
     return elementwise(tracer, eqn, _plain(inputs))
 
 
 @reads_index
 def equal(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Equality; positions along one axis may be compared with each other (one_hot, eye)."""
-    first, second = inputs
-    if first.index is not None and second.index is not None and not (first.shifted or second.shifted):
-        if total(first.index) == total(second.index):
-            unify(first.index, second.index)
-            return elementwise(tracer, eqn, inputs)
+    positions = [value.index for value in inputs if value.index is not None and not value.shifted]
+    if len(positions) == 2 and total(positions[0]) == total(positions[1]):
+        unify(*positions)
+        return elementwise(tracer, eqn, inputs)
     return elementwise(tracer, eqn, _plain(inputs))
 
 

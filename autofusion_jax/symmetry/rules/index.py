@@ -11,8 +11,8 @@ from typing import Any
 
 from autofusion_jax.symmetry.labels import Factors, Label, fixed_axis, is_constant, pin, total
 from autofusion_jax.symmetry.rules.elementwise import elementwise
-from autofusion_jax.symmetry.rules.marks import reads_index
-from autofusion_jax.symmetry.trace import NOWHERE, Origin, Rule, Tracer, Value, NOWHERE
+from autofusion_jax.symmetry.rules.marks import names, reads_index
+from autofusion_jax.symmetry.trace import NOWHERE, Origin, Rule, Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
 
@@ -118,10 +118,10 @@ def _look_up(value: Value, indices: Value, dims: tuple[int, ...]) -> None:
     """Match the looked-up axes of `value` with the axis that the positions belong to, or fix them."""
     pin(indices.axes[-1], "an index vector")
     index = indices.index
-    if index is not None and not indices.shifted and len(dims) == 1:
-        if total(value.axes[dims[0]]) == total(index):
-            unify(value.axes[dims[0]], index)
-            return
+    follows = index is not None and not indices.shifted and len(dims) == 1
+    if index is not None and follows and total(value.axes[dims[0]]) == total(index):
+        unify(value.axes[dims[0]], index)
+        return
     if index is not None:
         pin(index, "positions that are looked up elsewhere")
     for dim in dims:
@@ -176,10 +176,10 @@ def dynamic_update_slice(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[
     return [Value(axes, live=any(operand.live for operand in inputs))]
 
 
-SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max"
+SCATTERS = names("scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(SCATTERS.split(), scatter),
+    **dict.fromkeys(SCATTERS, scatter),
     "argmax": argmax,
     "argmin": argmax,
     "dynamic_slice": dynamic_slice,

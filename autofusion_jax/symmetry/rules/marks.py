@@ -3,6 +3,11 @@
 from autofusion_jax.symmetry.trace import Rule
 
 
+def names(text: str) -> list[str]:
+    """The primitives named in a text."""
+    return text.split()
+
+
 def reads_index(rule: Rule) -> Rule:
     """The rule knows about entries that are positions; otherwise their axis is fixed first."""
     rule.reads_index = True  # type: ignore[attr-defined]

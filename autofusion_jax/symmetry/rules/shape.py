@@ -241,8 +241,8 @@ def pad(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
             pin(axis, "padded inside or cropped")
             axes.append(fixed_axis(size, "padded inside or cropped"))
         else:
-            blocks = ([low] if low else None, axis or [Label(1)], [high] if high else None)
-            axes.append(concatenate([block for block in blocks if block]))
+            blocks: list[Factors] = [[low], axis or [1], [high]]
+            axes.append(concatenate([block for block in blocks if total(block)]))
     live = any(operand.live for operand in inputs)
     return [dataclasses.replace(value.with_axes(axes, [] if live else value.origin), live=live)]
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from autofusion_jax.symmetry.labels import Factors, fixed_axis, is_constant, pin
+from autofusion_jax.symmetry.rules.marks import names
 from autofusion_jax.symmetry.rules.shape import mix
 from autofusion_jax.symmetry.trace import Rule, Tracer, Value, fixed_value
 
@@ -63,13 +64,13 @@ def effect(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return []
 
 
-REDUCTIONS = "sum max min prod and or xor".split()
-CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp".split()
-WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min".split()
-RANDOM = """
+REDUCTIONS = names("sum max min prod and or xor")
+CUMULATIVE = names("cumsum cumprod cummax cummin cumlogsumexp")
+WINDOWS = names("reduce_window reduce_window_sum reduce_window_max reduce_window_min")
+RANDOM = names("""
 random_bits random_seed random_split random_fold_in random_wrap random_unwrap random_clone random_gamma
 rng_bit_generator rng_uniform threefry2x32 threefry4x32 philox2x32 philox4x32 iota_2x32_shape platform_index
-""".split()
+""")
 
 RULES: dict[str, Rule] = {
     **{f"reduce_{name}": reduce for name in REDUCTIONS},
