@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from tests.symmetry.random_programs import OPS, RandomProgram, build
+from tests.symmetry.fuzz import OPS, RandomProgram, build
 
 NUM_SEEDS, CHUNK = 250, 25
 TOLERANCE = 1e-3  # an asymmetry changes the outputs by some 0.1; rounding by 1e-6
