@@ -1,5 +1,6 @@
 """Take one array apart into the factors of its axes, act on each, and put it together again."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable
@@ -116,7 +117,9 @@ def _transform_concat(
 def _bundles(spec: PermSpec, concat: Concat) -> list[tuple[Block, list[int]]]:
     """The blocks of a concatenation, those that carry parts of one group taken together."""
     out: dict[object, tuple[Block, list[int]]] = {}
+    seen: collections.Counter[Block] = collections.Counter()
     for number, block in enumerate(concat.blocks):
+        seen[block] += 1
         terms, key = [], []
         for term in block:
             whole = isinstance(term, Factor) and term.group and spec.groups[term.group].combined == "sum"
@@ -124,7 +127,8 @@ def _bundles(spec: PermSpec, concat: Concat) -> list[tuple[Block, list[int]]]:
                 term = Factor(spec.groups[term.group].size, term.group)
                 key.append(term)
             terms.append(term)
-        bundle = out.setdefault((tuple(terms), *key) if key else number, (tuple(terms), []))
+        which = (tuple(terms), seen[block]) if key else number  # the n-th copies of all parts go together
+        bundle = out.setdefault(which, (tuple(terms), []))
         bundle[1].append(number)
     for _, members in out.values():
         members.sort(key=lambda i: [f.part for f in concat.blocks[i] if isinstance(f, Factor) and f.group])

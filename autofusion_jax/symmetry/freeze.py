@@ -49,7 +49,12 @@ class Frozen:
         self._used: set[str] = set()
         self._fixed = {i for i in self._places if i not in structure.labels or structure.labels[i].fixed}
         free = [i for i in self._places if i not in self._fixed]
-        self._outers = {o for i in free for o in structure.outer[i] if i not in structure.outer.get(o, ())}
+        self._outers = {
+            o
+            for i in free
+            for o in structure.outer[i]
+            if o in self._fixed or i not in structure.outer.get(o, ())
+        }
         named = {*free, *self._outers, *keys}
         for label in self._places:
             if label in named and label not in self._names:
@@ -83,7 +88,7 @@ class Frozen:
     def _name(self, label: int) -> str:
         """A group is named after the layer that produces it, and its place in a nesting."""
         places = [place for member in self._members.get(label, [label]) for place in self._places[member]]
-        makers = [leaf for leaf, axis in places if self._tracer.roles.get((leaf.number, axis)) != "in"]
+        makers = [leaf for leaf, axis in places if self._tracer.role(leaf.number, axis) != "in"]
         layers = list(dict.fromkeys(leaf.layer for leaf in makers)) or [places[0][0].layer]
         outer = self._structure.outer
         if label in self._fixed:

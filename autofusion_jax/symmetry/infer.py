@@ -131,11 +131,10 @@ def _solve(program: Program, apply_fn: ApplyFn, *, strict: bool) -> tuple[PermSp
     order = {number: place for place, number in enumerate(tracer.order)}
     leaves.sort(key=lambda leaf: order.get(leaf.number, len(order)))
     frozen = Frozen(leaves, structure, tracer)
-    roles = tracer.roles
     specs = tuple(
         LeafSpec(
             leaf.path,
-            tuple(frozen.axis(axis, roles.get((leaf.number, k), "out")) for k, axis in enumerate(leaf.axes)),
+            tuple(frozen.axis(axis, tracer.role(leaf.number, k)) for k, axis in enumerate(leaf.axes)),
         )
         for leaf in leaves
     )

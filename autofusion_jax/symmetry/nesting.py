@@ -9,7 +9,7 @@ same concatenations (the two zero paddings of a shortcut) are one group over the
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from autofusion_jax.symmetry.labels import (
     Factors,
@@ -116,8 +116,8 @@ def _slots(axes: Sequence[Factors], labels: dict[int, Label]) -> tuple[Slot, ...
 
 def _leaves(axis: Factors) -> Iterator[Label]:
     for label in labels_of(axis):
-        if label.kind == "concat":
-            for block in blocks_of(label):
+        if label.kind in ("concat", "family"):
+            for block in label.parts:
                 yield from _leaves(block)
         else:
             yield label
@@ -164,7 +164,7 @@ def find_structure(records: Sequence[Record]) -> Structure:
     outer: dict[int, set[int]] = {}
     for slots in seen:
         _narrow(slots, outer)
-    sums = _sums(seen, labels)
+    sums = _sums(seen, labels, _inside_families(records))
     taken = {label for group in sums for label in group}
     return Structure(labels, outer, _products(outer, labels, taken), sums)
 
@@ -213,10 +213,20 @@ def _products(outer: dict[int, set[int]], labels: dict[int, Label], taken: set[i
     return classes
 
 
-def _sums(records: Sequence[tuple[Slot, ...]] | dict, labels: dict[int, Label]) -> list[list[int]]:
-    """Classes of labels whose places in all records are the same but for themselves."""
+def _inside_families(records: Sequence[Record]) -> set[int]:
+    return {
+        label.id
+        for record in records
+        for axis in record.axes
+        for member in families_of(axis)
+        for part in member.parts
+        for label in _leaves(part)
+    }
+
+
+def _sums(records: Iterable[tuple[Slot, ...]], labels: dict[int, Label], alone: set[int]) -> list[list[int]]:
+    """Classes of labels whose places in all records are the same but for themselves, none `alone`."""
     places: dict[int, collections.Counter] = collections.defaultdict(collections.Counter)
-    alone: set[int] = set()
     for number, slots in enumerate(records):
         for where, slot in enumerate(slots):
             if len(slot) == 1:

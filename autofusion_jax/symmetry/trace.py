@@ -12,7 +12,16 @@ from jax.extend import core as jex
 from jax.extend import source_info_util
 
 from autofusion_jax.symmetry.axes import Role
-from autofusion_jax.symmetry.labels import Factors, Label, concatenate, fixed_axis, pin, resolve, total
+from autofusion_jax.symmetry.labels import (
+    Factors,
+    Label,
+    concatenate,
+    fixed_axis,
+    labels_of,
+    pin,
+    resolve,
+    total,
+)
 
 Origin: TypeAlias = frozenset[tuple[int, int]]
 """The (leaf, axis) pairs that an axis comes from, while the value is made of parameters only."""
@@ -57,7 +66,7 @@ class Value:
 
     Attributes:
         axes: one list of factors for each axis.
-        origin: where each axis comes from, while the value is made of parameters only.
+        origin: where each axis comes from, while the entries are those of parameters.
         live: whether it depends on the inputs.
         index: if its entries are positions along an axis (an iota, an argmax), that axis.
         shifted: whether something was added to those positions.
@@ -97,9 +106,13 @@ class Value:
 
     @property
     def weight(self) -> int | None:
-        """The leaf that a value made of parameters comes from; the last in order if there are several."""
-        leaves = [leaf for origin in self.origin for leaf, _ in origin]
-        return max(leaves, default=None) if not self.live else None
+        """The leaf that a weight comes from; the last in order if there are several."""
+        return max((leaf for origin in self.origin for leaf, _ in origin), default=None)
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is made of parameters, or chosen among them by something live (a look-up)."""
+        return not self.live or any(self.origin)
 
 
 Rule: TypeAlias = Callable[["Tracer", Any, list[Value]], list[Value]]
@@ -123,6 +136,7 @@ class Tracer:
         strict: whether ties between units are taken into account (see rules/index.py).
         records: which axes occur together.
         roles: the role of each (leaf, axis) at its first use.
+        weak_roles: the same for uses on other weights, which count only where there is no other.
         two_roles: those that are used in the other role as well (a tied embedding).
         order: leaves in the order of their first use.
         notes: what a user should know, each once.
@@ -138,6 +152,7 @@ class Tracer:
         self.strict = strict
         self.records: list[Record] = []
         self.roles: dict[tuple[int, int], Role] = {}
+        self.weak_roles: dict[tuple[int, int], Role] = {}
         self.two_roles: dict[tuple[int, int], None] = {}
         self.order: dict[int, None] = {}
         self.notes: dict[str, None] = {}
@@ -150,11 +165,17 @@ class Tracer:
         self.reachable = True
         self.scans: list[Factors] = []
 
-    def use(self, origins: Sequence[Origin], role: Role) -> None:
-        """Record in which role the axes of a weight act."""
+    def use(self, origins: Sequence[Origin], role: Role, *, weak: bool = False) -> None:
+        """Record in which role the axes of a weight act; weakly if only on another weight."""
         for leaf_axis in (pair for origin in origins for pair in origin):
-            if self.roles.setdefault(leaf_axis, role) != role:
+            if weak:
+                self.weak_roles.setdefault(leaf_axis, role)
+            elif self.roles.setdefault(leaf_axis, role) != role:
                 self.two_roles.setdefault(leaf_axis)
+
+    def role(self, leaf: int, axis: int) -> Role:
+        """The role in which an axis of a leaf acts."""
+        return self.roles.get((leaf, axis)) or self.weak_roles.get((leaf, axis), "out")
 
     def note_together(self, axes: Sequence[Factors]) -> None:
         """Record that these axes index one thing: nesting may rely on it."""
@@ -165,7 +186,7 @@ class Tracer:
         """Record the axes of a value. Positions of an iota agree under any permutation: no record."""
         if value.index is None:
             self.note_together(value.axes)
-        elif value.live:
+        elif value.live or any(value.origin):
             self.note_together([*value.axes, value.index])
 
     @contextmanager
@@ -217,10 +238,25 @@ class Tracer:
             for value in inputs:
                 if value.index is not None:
                     pin(value.index, f"arithmetic on its positions ({name})")
+            inputs = [dataclasses.replace(v, index=None, shifted=False, known=None) for v in inputs]
         self.enclosing.append(eqn)
         outputs = rule(self, eqn, inputs)
         self.enclosing.pop()
+        if getattr(rule, "mixes", False):
+            self._note_survivors(inputs, outputs)
         return outputs
+
+    def _note_survivors(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
+        """Record, for each input, the axes that its outputs still have.
+
+        A mixed axis gets a new fixed label. That alone is not enough: added to what it was made
+        from (`h + h[::-1]`), the two labels are joined, and units would seem aligned again.
+        """
+        left = {label.id for value in outputs for axis in value.axes for label in labels_of(axis)}
+        for value in inputs:
+            kept = [axis for axis in value.axes if {label.id for label in labels_of(axis)} <= left]
+            if len(kept) < len(value.axes):
+                self.note_together(kept)
 
     def constant(self, constant: Any) -> Value:
         """A constant: each axis is fixed except as far as the entries along it are equal."""

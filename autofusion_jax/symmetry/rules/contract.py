@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autofusion_jax.symmetry.labels import Factors, fixed_axis, pin, total
+from autofusion_jax.symmetry.rules.marks import mixes
 from autofusion_jax.symmetry.trace import Made, Read, Rule, Tracer, Value, fixed_value
 from autofusion_jax.symmetry.unify import split, unify
 
@@ -30,10 +31,17 @@ def dot_general(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     origin += [left.origin[i] for i in left_free] + [right.origin[i] for i in right_free]
     live = left.live or right.live
     out = Value(axes, [] if live else origin, live)
-    side = 0 if left.live or not right.live else 1  # of the activation; of two weights, the first
+    side = _activation(left, right)
     dims = ((*left_sum, *left_batch), (*right_sum, *right_batch))
     _note_weight(tracer, inputs, side, dims[side], (left_sum, right_sum), out)
     return [out]
+
+
+def _activation(left: Value, right: Value) -> int:
+    """Which side a weight acts on; of two weights, the first."""
+    if left.live != right.live:
+        return 0 if left.live else 1
+    return 1 if left.is_weight and not right.is_weight else 0
 
 
 def _note_weight(
@@ -46,13 +54,14 @@ def _note_weight(
 ) -> None:
     """Remember the roles of a weight's axes, and the values that it reads and makes."""
     activation, weight = inputs[side], inputs[1 - side]
-    if weight.live:
+    if not weight.is_weight:
         return
-    tracer.use([weight.origin[dim] for dim in summed[1 - side]], "in")
+    free = [origin for dim, origin in enumerate(weight.origin) if dim not in summed[1 - side]]
+    tracer.use([weight.origin[dim] for dim in summed[1 - side]], "in", weak=not activation.live)
     if activation.live:
-        tracer.use([o for d, o in enumerate(weight.origin) if d not in summed[1 - side]], "out")
+        tracer.use(free, "out")
     else:
-        tracer.use([activation.origin[dim] for dim in summed[side]], "out")
+        tracer.use([activation.origin[dim] for dim in summed[side]], "out", weak=True)
     if not activation.live or not tracer.reachable or weight.weight is None:
         return
     read = Read(
@@ -108,4 +117,4 @@ def _spatial(params: dict[str, Any], k: int, image: Factors, window: Factors, si
     return fixed_axis(size, "a convolution's window")
 
 
-RULES: dict[str, Rule] = {"conv_general_dilated": convolution, "dot_general": dot_general}
+RULES: dict[str, Rule] = {"conv_general_dilated": mixes(convolution), "dot_general": dot_general}

@@ -48,7 +48,8 @@ def shard_map(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Walk over one shard; axes that are spread over devices are fixed."""
     jaxpr, consts = inner_jaxpr(eqn)
     local = [_resized(value, var) for value, var in zip(inputs, jaxpr.invars)]
-    outputs = tracer.run(jaxpr, consts, local)
+    with tracer.unreachable():
+        outputs = tracer.run(jaxpr, consts, local)
     return [_resized(value, var) for value, var in zip(outputs, eqn.outvars)]
 
 
@@ -67,7 +68,7 @@ def _carry(tracer: Tracer, carry: list[Value], step: Callable[[list[Value]], lis
     for value in carry:
         if value.index is not None:
             pin(value.index, "positions that go round a loop")
-    carry = [dataclasses.replace(value, index=None, leaf=None, made=None) for value in carry]
+    carry = [Value(value.axes, live=value.live) for value in carry]
     while True:
         outputs = step(carry)
         live = [a.live or b.live for a, b in zip(carry, outputs)]

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
@@ -38,7 +39,7 @@ def elementwise(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
         wide = [[n] if total(axis) == 1 != n else axis for axis, n in zip(value.axes, shape)]
         axes = wide if axes is None else [unify(a, b) for a, b in zip(axes, wide)]
         origin = [ours | theirs for ours, theirs in zip(origin, value.origin)]
-        if live and not value.live:
+        if live:
             tracer.use(value.origin, "out")
     return [Value(axes or [], [] if live else origin, live) for _ in eqn.outvars]
 
@@ -82,7 +83,9 @@ def equal(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     positions = [value.index for value in inputs if value.index is not None and not value.shifted]
     if len(positions) == 2 and total(positions[0]) == total(positions[1]):
         unify(*positions)
-        return elementwise(tracer, eqn, inputs)
+        outputs = elementwise(tracer, eqn, inputs)
+        tracer.note_together([*outputs[0].axes, positions[0]])
+        return outputs
     return elementwise(tracer, eqn, _plain(inputs))
 
 
@@ -99,9 +102,12 @@ def select(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 @reads_index
 def copy(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Primitives that hand on what they get, up to dtype, placement or sign."""
-    if eqn.primitive.name == "neg":
-        _plain(inputs)
-        return [dataclasses.replace(inputs[0], index=None, leaf=None)]
+    dtype = getattr(eqn.outvars[0].aval, "dtype", None)
+    for number, value in enumerate(inputs):
+        exact = jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).max >= total(value.index or [])
+        if value.index is not None and (eqn.primitive.name == "neg" or not exact):
+            _plain([value])
+            inputs[number] = dataclasses.replace(value, index=None)
     return [dataclasses.replace(value, leaf=None) for value in inputs]
 
 

@@ -9,9 +9,11 @@ ties may occur, and those axes are fixed.
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
+
 from autofusion_jax.symmetry.labels import Factors, Label, fixed_axis, is_constant, pin, total
 from autofusion_jax.symmetry.rules.elementwise import elementwise
-from autofusion_jax.symmetry.rules.marks import names, reads_index
+from autofusion_jax.symmetry.rules.marks import mixes, names, reads_index
 from autofusion_jax.symmetry.trace import NOWHERE, Origin, Rule, Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
@@ -29,7 +31,8 @@ def argmax(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """The position of the largest entry."""
     value, dims = inputs[0], eqn.params["axes"]
     kept = value.pick([d for d in range(len(value.axes)) if d not in dims])
-    if len(dims) == 1 and _may_move(tracer, value.axes[dims[0]], "an argmax"):
+    tracer.note_together(kept.axes)
+    if len(dims) == 1 and _may_move(tracer, value.axes[dims[0]], "an argmax", eqn):
         return [dataclasses.replace(kept, index=value.axes[dims[0]])]
     for dim in dims:
         pin(value.axes[dim], "an argmax")
@@ -43,7 +46,7 @@ def top_k(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     axes = list(value.axes)
     axes[dim] = fixed_axis(eqn.params["k"], "ordered by size")
     values = Value(axes, live=value.live)
-    if _may_move(tracer, value.axes[dim], "a top_k"):
+    if _may_move(tracer, value.axes[dim], "a top_k", eqn):
         return [values, dataclasses.replace(values, index=value.axes[dim])]
     return [values, values]
 
@@ -52,12 +55,15 @@ def sort(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Sorted entries do not depend on the order they came in; what is carried along may on ties."""
     dim = eqn.params["dimension"]
     carried = len(inputs) > eqn.params["num_keys"]
+    for number, value in enumerate(inputs):
+        if value.index is not None and (number < eqn.params["num_keys"] or value.shifted):
+            pin(value.index, "positions that are sorted by")
     positions = [value.index for value in inputs]
     out = elementwise(tracer, eqn, inputs)[0]
     axis = out.axes[dim]
     axes = list(out.axes)
     axes[dim] = fixed_axis(total(axis), "ordered by size")
-    moves = not carried or _may_move(tracer, axis, "a sort that carries others along")
+    moves = not carried or _may_move(tracer, axis, "a sort that carries others along", eqn)
     outputs = [Value(axes, live=out.live) for _ in inputs]
     for output, position in zip(outputs, positions):
         if position is not None and moves and total(position) == total(axis):
@@ -67,9 +73,10 @@ def sort(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return outputs
 
 
-def _may_move(tracer: Tracer, axis: Factors, what: str) -> bool:
-    """Whether positions along an axis may be followed; otherwise fix it."""
-    if tracer.strict or is_constant(axis):
+def _may_move(tracer: Tracer, axis: Factors, what: str, eqn: Any) -> bool:
+    """Whether positions along an axis may be followed; otherwise fix it. Only reals do not tie."""
+    real = jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating)
+    if tracer.strict or is_constant(axis) or not real:
         pin(axis, what)
         return False
     tracer.assumes_no_ties = True
@@ -85,13 +92,12 @@ def gather(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     for ours, theirs in zip(value_batch, numbers.start_indices_batching_dims):
         index_axes[theirs] = unify(value.axes[ours], index_axes[theirs])
     _look_up(value, indices, numbers.start_index_map)
+    tracer.note_together([value.axes[i] for i in (*value_batch, *numbers.start_index_map)])
     if value.index is not None:
         pin(value.index, "positions that are looked up")
     window = [i for i in range(len(value.axes)) if i not in (*numbers.collapsed_slice_dims, *value_batch)]
     tracer.note_together([value.axes[i] for i in (*window, *value_batch)])
     tracer.note_together(index_axes)
-    if indices.live and not value.live:
-        tracer.use(value.origin, "out")
     axes: list[Factors] = []
     origin: list[Origin] = []
     for dim in range(len(eqn.outvars[0].aval.shape)):
@@ -102,8 +108,7 @@ def gather(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
         source = window.pop(0)
         axes.append(_window_axis(value.axes[source], sizes[source], sizes[source]))
         origin.append(value.origin[source])
-    live = value.live or indices.live
-    return [Value(axes, [] if live else origin, live)]
+    return [Value(axes, origin, value.live or indices.live)]
 
 
 def _window_axis(axis: Factors, window: int, size: int) -> Factors:
@@ -179,13 +184,13 @@ def dynamic_update_slice(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[
 SCATTERS = names("scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(SCATTERS, scatter),
+    **dict.fromkeys(SCATTERS, mixes(scatter)),
     "argmax": argmax,
     "argmin": argmax,
-    "dynamic_slice": dynamic_slice,
-    "dynamic_update_slice": dynamic_update_slice,
+    "dynamic_slice": mixes(dynamic_slice),
+    "dynamic_update_slice": mixes(dynamic_update_slice),
     "gather": reads_index(gather),
     "iota": iota,
-    "sort": reads_index(sort),
-    "top_k": top_k,
+    "sort": mixes(reads_index(sort)),
+    "top_k": mixes(top_k),
 }

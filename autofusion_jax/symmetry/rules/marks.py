@@ -14,6 +14,12 @@ def reads_index(rule: Rule) -> Rule:
     return rule
 
 
+def mixes(rule: Rule) -> Rule:
+    """The rule puts new fixed axes where positions were mixed: what is left is recorded on its own."""
+    rule.mixes = True  # type: ignore[attr-defined]
+    return rule
+
+
 def is_call(rule: Rule) -> Rule:
     """The rule walks over a jaxpr inside the equation, which is what uses the inputs."""
     rule.is_call = True  # type: ignore[attr-defined]

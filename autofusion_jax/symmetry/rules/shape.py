@@ -16,7 +16,7 @@ from autofusion_jax.symmetry.labels import (
     select,
     total,
 )
-from autofusion_jax.symmetry.rules.marks import reads_index
+from autofusion_jax.symmetry.rules.marks import mixes, reads_index
 from autofusion_jax.symmetry.trace import NOWHERE, Origin, Rule, Tracer, Value, fixed_value
 from autofusion_jax.symmetry.unify import UNALIGNED, take_range, try_split, unify
 
@@ -160,6 +160,7 @@ def slice_value(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
             out.append([0])
         elif stride != 1 and size > 1:
             out.append(_every(axis, start, stride, size))
+            tracer.note_together([*(other for number, other in enumerate(axes) if number != dim), out[-1]])
         else:
             out.append(take_range(axis, start, start + size if stride != 1 else stop))
     return [value.with_axes(out, value.origin)]
@@ -250,9 +251,9 @@ def pad(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 RULES: dict[str, Rule] = {
     "broadcast_in_dim": broadcast_in_dim,
     "concatenate": concatenate_values,
-    "pad": pad,
+    "pad": mixes(pad),
     "reshape": reshape,
-    "rev": reverse,
+    "rev": mixes(reverse),
     "slice": slice_value,
     "split": split_value,
     "squeeze": squeeze,

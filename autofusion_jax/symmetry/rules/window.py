@@ -1,11 +1,13 @@
 """Reductions, cumulative operations, pooling windows, and random bits."""
 
+import functools
 from typing import Any
 
-from autofusion_jax.symmetry.labels import Factors, fixed_axis, is_constant, pin
-from autofusion_jax.symmetry.rules.marks import names
+from autofusion_jax.symmetry.labels import Factors, fixed_axis, pin
+from autofusion_jax.symmetry.rules.marks import mixes, names
 from autofusion_jax.symmetry.rules.shape import mix
 from autofusion_jax.symmetry.trace import Rule, Tracer, Value, fixed_value
+from autofusion_jax.symmetry.unify import unify
 
 
 def reduce(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
@@ -19,7 +21,11 @@ def reduce(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 def cumulative(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Each entry depends on those before it."""
-    return [mix(inputs[0], [eqn.params["axis"]], "a cumulative operation")]
+    axis, reason = eqn.params["axis"], "a cumulative operation"
+    out = mix(inputs[0], [axis], reason)
+    if eqn.primitive.name not in ("cummax", "cummin"):  # sums of equal entries grow
+        out.axes[axis] = fixed_axis(eqn.outvars[0].aval.shape[axis], reason)
+    return [out]
 
 
 def reduce_window(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
@@ -27,18 +33,18 @@ def reduce_window(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     params = eqn.params
     strides, padding = params["window_strides"], params["padding"]
     dilation = params.get("base_dilation") or [1] * len(strides)
-    shape, outputs = eqn.outvars[0].aval.shape, []
-    for value in inputs[: len(eqn.outvars)]:
-        axes: list[Factors] = []
-        for k, axis in enumerate(value.axes):
-            plain = params["window_dimensions"][k] == strides[k] == dilation[k] == 1
-            if (plain and tuple(padding[k]) == (0, 0)) or is_constant(axis):
-                axes.append(axis if plain else fixed_axis(shape[k], "a pooling window"))
-            else:
-                pin(axis, "a pooling window")
-                axes.append(fixed_axis(shape[k], "a pooling window"))
-        outputs.append(Value(axes, live=value.live))
-    return outputs
+    shape, operands = eqn.outvars[0].aval.shape, inputs[: len(eqn.outvars)]
+    axes: list[Factors] = []
+    for k in range(len(shape)):
+        plain = params["window_dimensions"][k] == strides[k] == dilation[k] == 1
+        if plain and tuple(padding[k]) == (0, 0):
+            axes.append(functools.reduce(unify, [value.axes[k] for value in operands]))
+            continue
+        for value in operands:
+            pin(value.axes[k], "a pooling window")
+        axes.append(fixed_axis(shape[k], "a pooling window"))
+    live = any(value.live for value in operands)
+    return [Value(axes, live=live) for _ in operands]
 
 
 def fft(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
@@ -74,11 +80,11 @@ rng_bit_generator rng_uniform threefry2x32 threefry4x32 philox2x32 philox4x32 io
 
 RULES: dict[str, Rule] = {
     **{f"reduce_{name}": reduce for name in REDUCTIONS},
-    **dict.fromkeys(CUMULATIVE, cumulative),
-    **dict.fromkeys(WINDOWS, reduce_window),
+    **dict.fromkeys(CUMULATIVE, mixes(cumulative)),
+    **dict.fromkeys(WINDOWS, mixes(reduce_window)),
     **dict.fromkeys(RANDOM, random),
     "debug_callback": effect,
     "debug_print": effect,
     "dce_sink": effect,
-    "fft": fft,
+    "fft": mixes(fft),
 }
