@@ -23,7 +23,7 @@ def check_perm_spec(spec: PermSpec, params: Params, x: Any) -> float:
 
     Args:
         spec: the spec to check; must carry an `apply_fn`.
-        params: parameters of the network, not symmetric ones (freshly initialised will do).
+        params: parameters of the network; a little noise is added, so freshly initialised will do.
         x: inputs `[N, ...]`; a few are enough.
 
     Returns:
@@ -49,15 +49,16 @@ class _Comparison:
     def __init__(self, spec: PermSpec, params: Params, x: Any) -> None:
         if spec.apply_fn is None:
             raise ValueError("check_perm_spec: spec must carry an apply_fn; give PermSpec(..., apply_fn=f).")
-        self._spec, self._params, self._x, self._apply = spec, params, x, spec.apply_fn
+        self._spec, self._params, self._x, self._apply = spec, _perturbed(params), x, spec.apply_fn
         self._run = jax.jit(self._outputs)
         self._before = self._evaluate(identity_perms(spec))
 
     def _outputs(self, perms: Perms) -> list[Array]:
-        return jax.tree.leaves(self._apply(apply_perm(self._spec, self._params, perms), self._x))
+        outputs = jax.tree.leaves(self._apply(apply_perm(self._spec, self._params, perms), self._x))
+        return [y for y in outputs if not jnp.issubdtype(y.dtype, jax.dtypes.extended)]  # no random keys
 
     def _evaluate(self, perms: Perms) -> list[np.ndarray]:
-        outputs = [np.asarray(y, np.float64) for y in self._run(perms)]
+        outputs = [np.asarray(y, np.result_type(y, np.float64)) for y in map(np.asarray, self._run(perms))]
         if not all(np.isfinite(y).all() for y in outputs):
             raise ValueError(
                 "check_perm_spec: the outputs must be finite; got NaN or infinity. Check params and x."
@@ -71,6 +72,20 @@ class _Comparison:
             np.abs(b - a).max() / (np.abs(b).max() or 1.0) for a, b in zip(after, self._before) if a.size
         ]
         return float(max(changes, default=0.0))
+
+
+def _perturbed(params: Params) -> Params:
+    """The same with a little noise: biases and heads that start at zero would hide what is wrong."""
+    rng = np.random.default_rng(0)
+
+    def shift(leaf: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        values = np.asarray(leaf, np.float64)
+        scale = 0.05 * (np.sqrt(np.mean(values**2)) if values.size else 1.0) or 0.05
+        return jnp.asarray(values + scale * np.abs(rng.standard_normal(values.shape)), jnp.result_type(leaf))
+
+    return jax.tree.map(shift, params)
 
 
 def _tolerance(spec: PermSpec, params: Params, x: Any) -> float:
@@ -128,6 +143,9 @@ def _suspect(spec: PermSpec, params: Params, x: Any, name: str, perms: Perms, to
     carriers = []
     for index, leaf in enumerate(spec.leaves):
         for number, axis in enumerate(leaf.axes):
+            if name in axis.groups and spec.groups[name].combined is not None:
+                carriers.append(f"{leaf.path} axis {number}")
+                continue
             if name in axis.groups:
                 carriers.append(f"{leaf.path} axis {number}")
                 other, advice = fixed_axis(axis.size), "should not carry it"

@@ -19,6 +19,9 @@ from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
 from autofusion_jax.symmetry.trace import Record, Tracer, Value
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import require
+
+TIES = "an argmax, top_k or sort depends on the order of its entries (they tie): their axes are fixed"
 
 MAX_INDEXED = 64
 """A leaf's axes get labels of their own per index of another axis that is only ever indexed, up to here."""
@@ -35,7 +38,8 @@ def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = 
     Args:
         apply_fn: pure `apply_fn(params, x) -> outputs` (any pytree of arrays), traceable by JAX.
         params: a pytree of arrays, or of `jax.ShapeDtypeStruct` if `check` is False.
-        x: inputs as `apply_fn` takes them, `[N, ...]` or a pytree; a few are enough.
+        x: inputs as `apply_fn` takes them, `[N, ...]` or a pytree; a few are enough, but N >= 2
+            if activations are to be captured for other N.
         check: draw random group elements and compare the outputs, as `check_perm_spec` does.
 
     Returns:
@@ -56,6 +60,11 @@ def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = 
         up    (3, 4)              [3, out up:4]
         down  (4, 2)              [in up:4, 2]
     """
+    if check and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((params, x))):
+        raise ValueError(
+            "infer_perm_spec: params and x must be arrays if check is True; got a ShapeDtypeStruct. "
+            "Pass check=False to infer from shapes alone."
+        )
     program = trace_program(apply_fn, params, x)
     spec, assumes_no_ties = _solve(program, apply_fn, strict=False)
     if not check:
@@ -68,6 +77,7 @@ def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = 
     except ValueError:  # entries do tie: do without what relies on their being different
         spec, _ = _solve(program, apply_fn, strict=True)
         check_perm_spec(spec, params, x)
+        spec = dataclasses.replace(spec, notes=(*spec.notes, TIES))
     return spec
 
 
@@ -87,9 +97,12 @@ def trace_program(apply_fn: ApplyFn, params: Params, x: Any, *, caller: str = "i
     Raises:
         ValueError: it cannot be traced; says what JAX said.
     """
+    require(
+        callable(apply_fn), caller, "apply_fn", "a function (params, x) -> outputs", type(apply_fn).__name__
+    )
     flat = flatten_by_path(params)
     for path, leaf in flat.items():
-        if not hasattr(leaf, "shape") and not np.isscalar(leaf):
+        if not hasattr(leaf, "shape") and not isinstance(leaf, bool | int | float | complex):
             raise ValueError(
                 f"{caller}: params[{path!r}] must be an array; got {type(leaf).__name__}. "
                 "Keep what is no array (functions, names) out of params: partition it, or close over it."

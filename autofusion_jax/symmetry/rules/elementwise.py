@@ -102,7 +102,7 @@ def select(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 @reads_index
 def copy(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Primitives that hand on what they get, up to dtype, placement or sign."""
-    dtype = getattr(eqn.outvars[0].aval, "dtype", None)
+    dtype = eqn.outvars[0].aval.dtype
     for number, value in enumerate(inputs):
         exact = jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).max >= total(value.index or [])
         if value.index is not None and (eqn.primitive.name == "neg" or not exact):
