@@ -107,7 +107,7 @@ PROGRAMS = {
     ),
     "sum_group_twice_on_an_axis": (padded, {"w": (3, 4), "k": (3, 10), "o": (20, 2)}, (4, 6)),
     "masks_round_a_loop": (loop_of_masks, {"w": W, "v": V, "u": U}, (N,)),
-    "padded_positions": (masked_by_padding, {"w": W, "v": V, "u": U}, (2,)),  # positions taken as numbers: 4 fixed
+    "padded_positions": (masked_by_padding, {"w": W, "v": V, "u": U}, (2,)),  # 4 are fixed
 }  # fmt: skip
 
 
