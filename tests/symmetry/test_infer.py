@@ -44,6 +44,7 @@ def test_groups_are_those_derived_by_hand(name):
     assert sorted(g.size for g in spec.groups.values() if g.nested_in) == sorted(case.nested), case.why
 
 
+@pytest.mark.slow
 @cases
 @settings(deadline=None, max_examples=4)
 @given(seed=st.integers(0, 2**31 - 1))
@@ -55,6 +56,7 @@ def test_the_function_is_kept(name, seed):
         assert_near(b, a)
 
 
+@pytest.mark.slow
 @cases
 def test_sites_move_with_their_group(name):
     spec, _, run = inferred(name)
@@ -88,6 +90,7 @@ def moved(spec, group, value, perms):
     )["value"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), MOVES)
 def test_planted_symmetries_are_in_the_group(name, number):
     spec, params, _ = inferred(name)

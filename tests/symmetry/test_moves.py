@@ -18,6 +18,7 @@ def change(before, after):
     return max(np.abs(b - a).max() / np.abs(b).max() for b, a in zip(before, after))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_moves_keep_the_function_and_their_halves_do_not(name):
     apply_fn, params, x = CASES[name].make()

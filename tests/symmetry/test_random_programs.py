@@ -53,7 +53,9 @@ def is_unsound(seed: int) -> bool:
         return not largest_change(in_float64(program), spec, elements) < TOLERANCE
 
 
-@pytest.mark.parametrize("start", range(0, NUM_SEEDS, CHUNK))
+@pytest.mark.parametrize(
+    "start", [pytest.param(n, marks=pytest.mark.slow if n else ()) for n in range(0, NUM_SEEDS, CHUNK)]
+)
 def test_inferred_groups_keep_the_function(start):
     unsound = [seed for seed in range(start, start + CHUNK) if is_unsound(seed)]
     assert not unsound, "\n".join(f"seed {seed}: {', '.join(build(seed).ops)}" for seed in unsound)
