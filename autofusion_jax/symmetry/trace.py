@@ -5,23 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
 
 from autofusion_jax.symmetry.axes import Role
-from autofusion_jax.symmetry.labels import (
-    Factors,
-    Label,
-    concatenate,
-    fixed_axis,
-    labels_of,
-    pin,
-    resolve,
-    total,
-)
+from autofusion_jax.symmetry.constants import constant_axes
+from autofusion_jax.symmetry.labels import Factors, Label, fixed_axis, labels_of, pin, total
 
 Origin: TypeAlias = frozenset[tuple[int, int]]
 """The (leaf, axis) pairs that an axis comes from, while the value is made of parameters only."""
@@ -260,29 +249,10 @@ class Tracer:
 
     def constant(self, constant: Any) -> Value:
         """A constant: each axis is fixed except as far as the entries along it are equal."""
-        dtype = getattr(constant, "dtype", np.dtype(float))
-        if jnp.issubdtype(dtype, jax.dtypes.extended):
-            return Value([fixed_axis(n, "a random key") for n in constant.shape], live=False)
-        array = np.asarray(constant)
-        return Value([self._constant_axis(array, axis) for axis in range(array.ndim)], live=False)
-
-    def _constant_axis(self, array: np.ndarray, axis: int) -> Factors:
-        size, reason = array.shape[axis], "a constant that varies along it"
-        if size <= 1 or array.size == 0:
-            return [size]
-        if array.size > MAX_CONSTANT:
-            return fixed_axis(size, reason)
-        count, runs = repetition(array, axis)
-        if len(set(runs)) == 1:
-            inner: Factors = [*fixed_axis(len(runs), reason), runs[0]]
-        elif len(runs) <= MAX_RUNS:
-            parts: list[Factors] = [[Label(run)] for run in runs]
-            for part in parts:
-                self.note_together([part])
-            inner = concatenate(parts)
-        else:
-            inner = fixed_axis(sum(runs), reason)
-        return resolve([count, *inner])
+        axes, runs = constant_axes(constant)
+        for run in runs:  # runs of different entries are not interchangeable
+            self.note_together([run])
+        return Value(axes, live=False)
 
     def _unknown(self, eqn: Any, inputs: list[Value]) -> list[Value]:
         """Without a rule, anything may depend on the order: fix all that meets it, and say so."""
@@ -300,24 +270,3 @@ class Tracer:
 def fixed_value(aval: Any, reason: str) -> Value:
     """A value of which nothing may move."""
     return Value([fixed_axis(size, reason) for size in getattr(aval, "shape", ())])
-
-
-MAX_CONSTANT = 1 << 22
-"""Constants with more entries are not searched for structure."""
-
-MAX_RUNS = 9
-
-
-def repetition(array: np.ndarray, axis: int) -> tuple[int, list[int]]:
-    """Along an axis: how often a pattern repeats, and its runs of equal entries.
-
-    Example:
-        >>> repetition(np.array([1, 1, 2, 2, 2, 1, 1, 2, 2, 2]), 0)
-        (2, [2, 3])
-    """
-    size = array.shape[axis]
-    rows = np.moveaxis(array, axis, 0).reshape(size, -1)
-    divisors = (d for d in range(1, size) if size % d == 0)
-    period = next((d for d in divisors if (rows[d:] == rows[:-d]).all()), size)
-    changes = (1 + np.flatnonzero((rows[1:period] != rows[: period - 1]).any(1))).tolist()
-    return size // period, [stop - start for start, stop in zip([0, *changes], [*changes, period])]
