@@ -174,7 +174,7 @@ def _propagate(program: Program, indexed: dict[int, list[int]], *, strict: bool)
             leaves.append(Leaf(number, program.paths[number], value.axes))
             if var not in used:
                 value.pin("not used")
-        tracer.records.append(Record(value.axes, (), is_leaf=value.leaf is not None))
+        tracer.records.append(Record(value.axes, is_leaf=value.leaf is not None))
         inputs.append(value)
     for output in tracer.run(program.jaxpr, program.consts, inputs):
         output.pin("an output")

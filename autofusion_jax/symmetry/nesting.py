@@ -155,9 +155,8 @@ def find_structure(records: Sequence[Record]) -> Structure:
     used: dict[int, Label] = {}
     seen: dict[tuple[Slot, ...], None] = {}
     for record in records:
-        context: list[Factors] = [[label] for label in record.context]
         for axes in _expand(record.axes):
-            seen.setdefault(_slots([*axes, *context], labels if record.is_leaf else used))
+            seen.setdefault(_slots(axes, labels if record.is_leaf else used))
     for label in (label for number, label in labels.items() if number not in used):
         pin([label], "not used")
     labels |= used

@@ -10,7 +10,7 @@ from jax.extend import source_info_util
 
 from autofusion_jax.symmetry.axes import Role
 from autofusion_jax.symmetry.constants import constant_axes
-from autofusion_jax.symmetry.labels import Factors, Label, fixed_axis, labels_of, pin, total
+from autofusion_jax.symmetry.labels import Factors, fixed_axis, labels_of, pin, total
 
 Origin: TypeAlias = frozenset[tuple[int, int]]
 """The (leaf, axis) pairs that an axis comes from, while the value is made of parameters only."""
@@ -110,10 +110,9 @@ Rule: TypeAlias = Callable[["Tracer", Any, list[Value]], list[Value]]
 
 @dataclasses.dataclass
 class Record:
-    """Axes that occur together, the scan axes inside of which they do, and whether they are just a leaf's."""
+    """Axes that occur together, those of the scans around them included; whether they are just a leaf's."""
 
     axes: list[Factors]
-    context: tuple[Label, ...]
     is_leaf: bool = False
 
 
@@ -168,8 +167,7 @@ class Tracer:
 
     def note_together(self, axes: Sequence[Factors]) -> None:
         """Record that these axes index one thing: nesting may rely on it."""
-        context = tuple(label for axis in self.scans for label in axis if isinstance(label, Label))
-        self.records.append(Record(list(axes), context))
+        self.records.append(Record([*axes, *self.scans]))
 
     def note_value(self, value: Value) -> None:
         """Record the axes of a value. Positions of an iota agree under any permutation: no record."""

@@ -112,12 +112,19 @@ def test_corrupt_checkpoints_are_refused(finished):
     assert "corrupt" in done.stderr and "Traceback" not in done.stderr
 
 
+def heed_interrupts():
+    """A shell's background jobs ignore Ctrl-C, and so would all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_started_again(tmp_path, how):
     """Killed twice at different points, then left alone: the numbers are those of an undisturbed run."""
     args = command("merge.py", "--config=digits_mlp", *QUICK, "--config.pairs=2", "--config.train.segment=10")
     for marker in ("runs/checkpoints/*/seed_0/*/step_*", "runs/digits_mlp-*/jobs/pair0_interpolation.jsonl"):
-        process = subprocess.Popen(args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts
+        )
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob(marker)) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
