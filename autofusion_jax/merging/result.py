@@ -21,22 +21,32 @@ class MergeResult:
         apply_fn: the function to call with them: the networks' own, except where the merged
             network is another program (an ensemble). None if the spec carries none.
         perms: the permutations of model B by group, hard; empty for methods without any.
+        alignments: for each network, by group, which of its units go into which merged unit:
+            permutations, soft ones, or merge matrices `M_k` (rows: merged units); empty where the
+            merged network has no units of its own (ensembles).
+        weights: for each network, how much it counts: a merged unit is made of
+            `sum_k weights[k] * alignments[k]` (1 for merge matrices, which say so themselves).
         soft_perms: the same before rounding; empty for methods without any.
         variants: `"soft"` and `"hard"` parameters of methods that round soft permutations.
         history: per-epoch curves by name, each `[epochs]`; empty for methods without any.
         diagnostics: numbers that say how far to trust the result (marginal errors, kept
             fraction, convergence).
         num_learned: how many numbers the method fitted to data.
+        num_heads: how many heads the merged network has; `apply_fn` stacks their outputs
+            `[num_heads, N, ...]` if there are several.
     """
 
     params: Params
     apply_fn: ApplyFn | None
     perms: Perms = dataclasses.field(default_factory=dict)
+    alignments: tuple[Perms | SoftPerms, ...] = ()
+    weights: tuple[float, ...] = ()
     soft_perms: SoftPerms = dataclasses.field(default_factory=dict)
     variants: Mapping[str, Params] = dataclasses.field(default_factory=dict)
     history: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     diagnostics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_learned: int = 0
+    num_heads: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,9 @@ Place = tuple[Path, int]
 """An equation, and which of its operands; -1 for its first output."""
 
 
-def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
+def capture_sites(
+    spec: PermSpec, params: Params, x: Any, *, sites: Sequence[Site] | None = None
+) -> dict[str, Array]:
     """Evaluate the network once and return the values at all sites.
 
     Pure; jitted as one program, and jit-able and vmap-able over `params` and `x`. The number of
@@ -36,6 +38,7 @@ def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
         spec: a spec from `infer_perm_spec`.
         params: parameters of the network.
         x: inputs `[N, ...]`.
+        sites: which of the spec's sites; all of them if left out.
 
     Returns:
         Site name -> values `[*samples, *outer, n]`: the group's units last, the outer indices of
@@ -61,8 +64,9 @@ def capture_sites(spec: PermSpec, params: Params, x: Any) -> dict[str, Array]:
             f"capture_sites: spec must carry an apply_fn and sites; it has no {missing}. "
             "Use infer_perm_spec(apply_fn, params, x)."
         )
-    found = _capture(spec, spec.sites, params, x)
-    return {site.name: found[site.name] for site in spec.sites}  # jit sorts its dicts
+    wanted = spec.sites if sites is None else tuple(sites)
+    found = _capture(spec, wanted, params, x)
+    return {site.name: found[site.name] for site in wanted}  # jit sorts its dicts
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -150,7 +154,13 @@ def _evaluate_scan(
     return [*carry, *stacked], found
 
 
-def moments(spec: PermSpec, models: Sequence[Params], batches: Iterable[Any]) -> dict[str, Moments]:
+def moments(
+    spec: PermSpec,
+    models: Sequence[Params],
+    batches: Iterable[Any],
+    *,
+    sites: Sequence[Site] | None = None,
+) -> dict[str, Moments]:
     """Stream means, covariances and cross-covariances of the activations at every site.
 
     Nothing is held but the moments themselves. The entries of a site are counted over all
@@ -160,6 +170,7 @@ def moments(spec: PermSpec, models: Sequence[Params], batches: Iterable[Any]) ->
         spec: a spec from `infer_perm_spec`.
         models: one, two or more networks, each the parameters of one architecture.
         batches: batches of inputs, each `[N, ...]`; the last may be smaller.
+        sites: which of the spec's sites; all of them if left out.
 
     Returns:
         Site name -> `Moments`; its `cross(0, 1)` is the cross-covariance of two networks.
@@ -167,10 +178,11 @@ def moments(spec: PermSpec, models: Sequence[Params], batches: Iterable[Any]) ->
     Raises:
         ValueError: something does not fit, there is no batch, or an activation is not finite.
     """
-    outer = {site.name: len(spec.groups[site.group].nested_in) for site in spec.sites}
+    wanted = spec.sites if sites is None else tuple(sites)
+    outer = {site.name: len(spec.groups[site.group].nested_in) for site in wanted}
 
     def capture(models: Sequence[Params], batch: Any) -> dict[str, tuple[Array, int]]:
-        captured = [capture_sites(spec, params, batch) for params in models]
+        captured = [capture_sites(spec, params, batch, sites=wanted) for params in models]
         return {name: (jnp.stack([c[name] for c in captured]), outer[name]) for name in outer}
 
     return stream_moments(Partial(capture, list(models)), batches)

@@ -15,7 +15,7 @@ from autofusion_jax.merging.autofusion.parametrise import log_soft_perms, round_
 from autofusion_jax.merging.autofusion.pseudo_labels import Targets, pseudo_labels, real_labels
 from autofusion_jax.merging.fuse import fuse
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.symmetry.transform import is_soft
+from autofusion_jax.symmetry.transform import identity_perms, is_soft
 from autofusion_jax.transport.sinkhorn import marginal_error
 from autofusion_jax.trees import num_params
 from autofusion_jax.validation import require
@@ -144,6 +144,8 @@ def _result(
         "marginal_error": errors,
         "converged": max(errors.values(), default=0.0) < CONVERGED,
     }
+    gamma = options.merge_gamma
     return MergeResult(
-        variants["soft"], problem.apply_fn, hard, soft, variants, history, diagnostics, num_params(log_alpha)
-    )
+        variants["soft"], problem.apply_fn, hard, (identity_perms(spec), soft), (gamma, 1 - gamma),
+        soft, variants, history, diagnostics, num_params(log_alpha),
+    )  # fmt: skip

@@ -23,6 +23,9 @@ def interpolation(*, gamma: float = 0.5) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         params_a, params_b = task.models
         params = interpolate(params_a, params_b, gamma)
-        return [MergeResult(params, task.apply_fn, identity_perms(task.spec))] * len(task.keys)
+        perms = identity_perms(task.spec)
+        return [MergeResult(params, task.apply_fn, perms, (perms, perms), (gamma, 1 - gamma))] * len(
+            task.keys
+        )
 
     return Method("interpolation", run, uses_key=False)

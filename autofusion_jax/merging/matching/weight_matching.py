@@ -3,15 +3,15 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.fuse import fuse
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.similarity import weight_similarity
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.symmetry.transform import apply_perm, compose, element_shape, identity_perms, transform
+from autofusion_jax.symmetry.transform import apply_perm, compose, identity_perms
 from autofusion_jax.transport.assignment import solve_assignment
 from autofusion_jax.types import Params, Perms
 from autofusion_jax.validation import require
@@ -47,7 +47,12 @@ def weight_matching(*, gamma: float = 0.5, max_sweeps: int = 100) -> Method:
             perms, sweeps, converged = match_weights(task.spec, params_a, params_b, np.asarray(order))
             params = fuse(params_a, params_b, perms, gamma, task.spec)
             diagnostics = {"sweeps": sweeps, "converged": converged}
-            results.append(MergeResult(params, task.apply_fn, perms, diagnostics=diagnostics))
+            alignments = (identity_perms(task.spec), perms)
+            results.append(
+                MergeResult(
+                    params, task.apply_fn, perms, alignments, (gamma, 1 - gamma), diagnostics=diagnostics
+                )
+            )
         return results
 
     return Method("weight_matching", run)
@@ -94,34 +99,5 @@ def _objective(similarity: Array, perm: Array | None) -> float:
 def unit_similarity(
     spec: PermSpec, params_a: Params, params_b: Params, perms: Perms, group: str
 ) -> Float[Array, "*outer n n"]:
-    """Inner products of A's and B's units of one group, summed over every leaf axis that carries it.
-
-    Args:
-        spec: the permutation spec.
-        params_a: parameters of A.
-        params_b: parameters of B.
-        perms: the permutations of B's units so far, by group.
-        group: name of the group.
-
-    Returns:
-        `[n, n]`, rows A's units, columns B's in their present order; `[*outer, n, n]` for a nested group.
-    """
-    views_a: list[Array] = []
-    views_b: list[Array] = []
-
-    def collect(views: list[Array], params: Params) -> None:
-        def action(leaf: Array, axis: int, outer_axes: tuple[int, ...], name: str, role: str) -> Array:
-            if name == group:
-                front = (*outer_axes, axis)
-                lead = [leaf.shape[i] for i in front]
-                views.append(jnp.moveaxis(leaf, front, range(len(front))).reshape(*lead, -1))
-            return leaf
-
-        transform(spec, params, action)
-
-    collect(views_a, params_a)
-    collect(views_b, apply_perm(spec, params_b, perms))
-    total = jnp.zeros(element_shape(spec, group, soft=True), jnp.float32)
-    for a, b in zip(views_a, views_b):
-        total += jnp.einsum("...ik,...jk->...ij", a, b)
-    return total
+    """`weight_similarity` of A's units with B's after the permutations so far."""
+    return weight_similarity(spec, params_a, apply_perm(spec, params_b, perms), group)
