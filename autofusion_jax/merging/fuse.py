@@ -1,5 +1,7 @@
 """The merging operator of AutoFusion (Eq. 15) for whole pytrees."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -32,6 +34,27 @@ def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, 
         return weight * a + (1 - weight) * b
 
     return jax.tree.map(leaf, params_a, params_b)
+
+
+def average(models: Sequence[Params], weights: Sequence[float]) -> Params:
+    """`sum_k weights[k] * models[k]`, leaf by leaf; leaves that are not floats are the first one's.
+
+    Args:
+        models: parameters of one structure.
+        weights: one for each.
+
+    Example:
+        >>> average([{"w": jnp.array([1.0])}, {"w": jnp.array([5.0])}], [0.75, 0.25])["w"].tolist()
+        [2.0]
+    """
+
+    def leaf(*values: Array) -> Array:
+        dtype = jnp.result_type(values[0])
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            return values[0]
+        return sum((jnp.asarray(w, dtype) * v for w, v in zip(weights, values)), jnp.zeros((), dtype))
+
+    return jax.tree.map(leaf, *models)
 
 
 def fuse(
