@@ -8,8 +8,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.merging.corrections.apply import check_correction, corrected
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.sequence import merge_in_sequence
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import check_params
 from autofusion_jax.trees import check_finite, check_same_structure
@@ -28,6 +30,7 @@ def merge(
     *,
     method: str | Method = "autofusion",
     key: Key[Array, ""] | None = None,
+    correction: str | None = None,
     **options: Any,
 ) -> MergeResult:
     """Merge two networks of one architecture into one.
@@ -40,6 +43,8 @@ def merge(
             where a method can use them, or None for methods that need no data.
         method: a name of `list_methods()`, or a `Method` from `methods.NAME(...)`.
         key: random key; `jax.random.key(0)` if left out.
+        correction: what follows the merge: `"repair"` gives every hidden unit the spread that its
+            parts had; `"reset_norm"` measures BatchNorm statistics again on the inputs.
         options: options of the method, if it is given by name.
 
     Returns:
@@ -61,7 +66,8 @@ def merge(
         >>> result.params["up"].shape
         (3, 4)
     """
-    return merge_many([params_a, params_b], perm_spec, batch, method=method, key=key, **options)
+    models = [params_a, params_b]
+    return merge_many(models, perm_spec, batch, method=method, key=key, correction=correction, **options)
 
 
 def merge_many(
@@ -71,15 +77,22 @@ def merge_many(
     *,
     method: str | Method = "autofusion",
     key: Key[Array, ""] | None = None,
+    correction: str | None = None,
     **options: Any,
 ) -> MergeResult:
     """Merge two or more networks of one architecture into one. See `merge`.
 
+    A method that takes two networks merges the first two, then the result with the third, and
+    so on (AutoFusion, appendix B.4), each time with its own weights: with `gamma` 0.5 the last
+    network counts as much as all before it.
+
     Raises:
-        ValueError: as `merge`, and where the method cannot take that many networks.
+        ValueError: as `merge`.
     """
     keys = jax.random.split(jax.random.key(0) if key is None else key, 1)
-    return merge_repeats(models, perm_spec, batch, method=method, keys=keys, **options)[0]
+    return merge_repeats(
+        models, perm_spec, batch, method=method, keys=keys, correction=correction, **options
+    )[0]
 
 
 def merge_repeats(
@@ -89,6 +102,7 @@ def merge_repeats(
     *,
     keys: Key[Array, " repeats"],
     method: str | Method = "autofusion",
+    correction: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[MergeResult]:
@@ -100,6 +114,7 @@ def merge_repeats(
         batch: as in `merge`.
         keys: random keys `[repeats]`.
         method: as in `merge`.
+        correction: as in `merge`.
         on_progress: called as `on_progress(done, total)` after every epoch of a learned method.
         options: options of the method, if it is given by name.
 
@@ -116,18 +131,21 @@ def merge_repeats(
             f"merge: options must be given to the method itself when it is not a name; got {list(options)}. "
             f"Write methods.{method.name}({', '.join(f'{o}=...' for o in options)})."
         )
-    _check_models(models, perm_spec, method)
+    check_correction(correction)
+    _check_models(models, perm_spec)
     x, y = _check_batch(models[0], perm_spec, batch)
-    return method.run(MergeTask(tuple(models), perm_spec, perm_spec.apply_fn, x, y, keys, on_progress))
+    task = MergeTask(tuple(models), perm_spec, perm_spec.apply_fn, x, y, keys, on_progress)
+    if method.max_models is None or len(models) <= method.max_models:
+        results = method.run(task)
+    else:
+        results = [merge_in_sequence(method, task, key) for key in keys]
+    if correction is None:
+        return results
+    return [corrected(perm_spec, models, result, task.inputs, correction) for result in results]
 
 
-def _check_models(models: Sequence[Params], spec: PermSpec, method: Method) -> None:
+def _check_models(models: Sequence[Params], spec: PermSpec) -> None:
     require(len(models) >= 2, "merge", "models", "two or more networks", len(models))
-    if method.max_models is not None and len(models) > method.max_models:
-        raise ValueError(
-            f"merge: {method.name} takes at most {method.max_models} networks; got {len(models)}. "
-            "Merge them one after another."
-        )
     names = ["params_a", "params_b", *(f"models[{i}]" for i in range(2, len(models)))]
     check_params(spec, models[0], caller="merge", name=names[0])
     for name, params in zip(names[1:], models[1:]):

@@ -90,8 +90,12 @@ def _view(spec: PermSpec, site: Site, found: dict[Place, Array]) -> Array:
             f"capture_sites: x must lead to the program that the spec was inferred from; site {site.name!r} "
             "is not in it. Infer the spec again with inputs like these."
         )
-    axes = tuple(_fitted(site, axis, size) for axis, size in zip(site.axes, value.shape))
-    return views_of(spec, axes, value, site.group)[site.occurrence]
+    return views_of(spec, fitted_axes(site, value.shape), value, site.group)[site.occurrence]
+
+
+def fitted_axes(site: Site, shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """The axes of a site's value for another number of inputs."""
+    return tuple(_fitted(site, axis, size) for axis, size in zip(site.axes, shape))
 
 
 def _fitted(site: Site, axis: Axis, size: int) -> Axis:

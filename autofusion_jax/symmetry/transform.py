@@ -114,7 +114,7 @@ def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms, *, donate:
     if donate:
         return _donating(apply_soft, spec, params, soft_perms)
     check_elements(spec, soft_perms, soft=True)
-    return transform(spec, params, lambda *place: _mix(place, soft_perms[place[3]]))
+    return transform(spec, params, lambda *place: mix_factor(*place[:3], soft_perms[place[3]]))
 
 
 def apply_merge(
@@ -156,7 +156,7 @@ def apply_merge(
     check_elements(spec, unmerge_matrices, soft=True, name="unmerge_matrices")
     unmerge = {name: jnp.swapaxes(matrix, -1, -2) for name, matrix in unmerge_matrices.items()}
     by_role = {"out": merge_matrices, "in": unmerge}
-    return transform(spec, params, lambda *place: _mix(place, by_role[place[4]][place[3]]))
+    return transform(spec, params, lambda *place: mix_factor(*place[:3], by_role[place[4]][place[3]]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -164,9 +164,8 @@ def _donating(apply: Callable[..., Params], spec: PermSpec, params: Params, *ele
     return apply(spec, params, *elements)
 
 
-def _mix(place: tuple[Array, int, tuple[int, ...], str, str], matrix: Array) -> Array:
+def mix_factor(leaf: Array, axis: int, outer_axes: tuple[int, ...], matrix: Array) -> Array:
     """Multiply one factor by a matrix, or by one for each index of the outer factors."""
-    leaf, axis, outer_axes, _, _ = place
     matrix = matrix.astype(leaf.dtype)
     where = (*outer_axes, axis)
     front = tuple(range(len(where)))

@@ -1,0 +1,1 @@
+"""Corrections that follow any merge: REPAIR, and BatchNorm statistics measured again."""

@@ -1,0 +1,166 @@
+"""Measure the BatchNorm statistics of a merged network again, on unlabelled inputs."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from autofusion_jax.symmetry.affine import MOVES, AffineReader
+from autofusion_jax.symmetry.flat import Equation, FlatProgram, Override, Overrides, flatten_program
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.trees import flatten_by_path, unflatten_like
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require
+
+ROOTS = frozenset(("rsqrt", "sqrt", "pow", "integer_pow"))
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredNorm:
+    """A normalisation with stored statistics, `(value - mean) / sqrt(variance + eps)`.
+
+    Attributes:
+        value: number of the value that is normalised.
+        operand: number of the mean as it is subtracted, in the value's shape.
+        mean: path of the leaf that holds the mean.
+        variance: path of the leaf that holds the variance, of the same shape.
+    """
+
+    value: int
+    operand: int
+    mean: str
+    variance: str
+
+
+def reset_norm(spec: PermSpec, params: Params, x: Array) -> tuple[Params, dict[str, Any]]:
+    """Set every stored mean and variance to that of the merged network's own activations.
+
+    The normalisations are found in the program: a leaf is subtracted from an activation, and
+    the difference multiplied by `1 / sqrt` of another one. All are measured in one evaluation,
+    each on activations for which those before are already set. The variance is the unbiased one.
+
+    Args:
+        spec: a spec that carries an `apply_fn`.
+        params: parameters of the merged network, statistics among them.
+        x: inputs `[N, ...]`, evaluated at once.
+
+    Returns:
+        The parameters with new statistics, and the leaves that were set.
+
+    Raises:
+        ValueError: the program has no such normalisation.
+
+    References:
+        Izmailov et al.: Averaging weights leads to wider optima and better generalization, UAI
+        2018, Sec. 3.2.
+    """
+    program = flatten_program(spec, params, x, caller="reset_norm")
+    norms = stored_norms(program)
+    require(
+        bool(norms), "merge", "correction", 'None or "repair" for this network', '"reset_norm"',
+        "Its program normalises nothing by stored statistics.",
+    )  # fmt: skip
+    leaves = flatten_by_path(params)
+    measured = _measure(spec, params, x)
+    return unflatten_like(params, leaves | measured), {"reset": sorted(measured)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure(spec: PermSpec, params: Params, x: Array) -> dict[str, Array]:
+    program = flatten_program(spec, params, x, caller="reset_norm")
+    leaves = flatten_by_path(params)
+    values = {number: leaves[path] for path, number in program.leaves.items()}
+    values.update(zip(program.inputs, jax.tree.leaves(x)))
+    return measure_norms(program, values, {}, program.outputs)
+
+
+def measure_norms(
+    program: FlatProgram, values: Mapping[int, Array], overrides: Overrides, outputs: Sequence[int]
+) -> dict[str, Array]:
+    """The statistics that every stored norm on the way to some values ought to hold.
+
+    Args:
+        program: the flat program.
+        values: values of its leaves and inputs.
+        overrides: other ways to compute some values.
+        outputs: numbers of the values; norms that they do not depend on are left out.
+
+    Returns:
+        Path of a leaf -> its new value.
+    """
+    reached = program.needed(outputs, overrides)
+    norms = [norm for norm in stored_norms(program) if norm.value in reached]
+    wanted: dict[str, int] = {}
+    rules = dict(overrides)
+    for norm in norms:
+        mean, variance = program.leaves[norm.mean], program.leaves[norm.variance]
+        spread = program.new()
+        rules[spread] = Override((norm.value,), functools.partial(_statistics, program, norm, values[mean]))
+        rules[mean] = Override((spread,), functools.partial(_cast, 0, values[mean].dtype))
+        rules[variance] = Override((spread,), functools.partial(_cast, 1, values[variance].dtype))
+        wanted |= {norm.mean: mean, norm.variance: variance}
+    return dict(zip(wanted, program.evaluate(list(wanted.values()), values, rules)))
+
+
+def _cast(index: int, dtype: Any, spread: tuple[Array, Array]) -> Array:
+    return spread[index].astype(dtype)
+
+
+def _statistics(program: FlatProgram, norm: StoredNorm, leaf: Array, value: Array) -> tuple[Array, Array]:
+    """Mean and unbiased variance over all places that one entry of the leaf is subtracted at."""
+
+    def spread_out(leaf: Array) -> Array:
+        operand = program.evaluate([norm.operand], {program.leaves[norm.mean]: leaf})[0]
+        return jnp.broadcast_to(operand, value.shape).astype(value.dtype)
+
+    gather = jax.linear_transpose(spread_out, jax.ShapeDtypeStruct(leaf.shape, value.dtype))
+    (count,) = gather(jnp.ones_like(value))
+    mean = gather(value)[0] / count
+    (squares,) = gather((value - spread_out(mean)) ** 2)
+    return mean, squares / jnp.maximum(count - 1, 1)
+
+
+def stored_norms(program: FlatProgram) -> list[StoredNorm]:
+    """Find the normalisations by stored statistics, each with leaves of its own."""
+    reader = AffineReader(program)
+    readers: dict[int, list[Equation]] = {}
+    for equation in program.equations.values():
+        for number in equation.inputs:
+            readers.setdefault(number, []).append(equation)
+    found: list[StoredNorm] = []
+    for equation in program.equations.values():
+        operands = reader.split(equation) if equation.name == "sub" else None
+        if operands is None or operands[1] is None or operands[0] != equation.inputs[0]:
+            continue
+        mean = reader.leaf(operands[1])
+        variances = _variances(reader, readers, equation) if mean else set()
+        if mean and len(variances) == 1:
+            found.append(StoredNorm(operands[0], operands[1], mean, variances.pop()))
+    used = [path for norm in found for path in (norm.mean, norm.variance)]
+    return [norm for norm in found if used.count(norm.mean) == used.count(norm.variance) == 1]
+
+
+def _variances(reader: AffineReader, readers: Mapping[int, list[Equation]], difference: Equation) -> set[str]:
+    """The leaves under the square roots that a difference is multiplied or divided by."""
+    found: set[str] = set()
+    waiting = list(difference.outputs)
+    while waiting:
+        for equation in readers.get(waiting.pop(), ()):
+            if equation.name in MOVES:
+                waiting.extend(equation.outputs)
+            elif equation.name in ("mul", "div"):
+                for number in set(equation.inputs) - reader.live:
+                    found |= _under_roots(reader, number)
+    return found
+
+
+def _under_roots(reader: AffineReader, number: int) -> set[str]:
+    """The leaves that stand, perhaps with an epsilon, under a square root in a value."""
+    program = reader.program
+    makers = (program.maker.get(value) for value in program.needed([number]))
+    roots = (equation.inputs[0] for equation in makers if equation and equation.name in ROOTS)
+    return {path for root in roots for inner in program.needed([root]) if (path := reader.leaf(inner))}

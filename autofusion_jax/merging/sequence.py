@@ -1,0 +1,52 @@
+"""Three and more networks by a method for two: one after another (AutoFusion, appendix B.4)."""
+
+import dataclasses
+
+import jax
+from jax import Array
+from jaxtyping import Key
+
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.validation import require
+
+
+def merge_in_sequence(method: Method, task: MergeTask, key: Key[Array, ""]) -> MergeResult:
+    """Merge the first two networks, then the result with the third, and so on.
+
+    Args:
+        method: a method for two networks.
+        task: all the networks.
+        key: random key; split among the steps.
+
+    Returns:
+        The last merge, its alignments and weights extended to all networks. `history`, `perms`
+        and `variants` are those of the last step; `diagnostics["steps"]` holds those of all, and
+        `num_learned` is the sum.
+
+    Raises:
+        ValueError: the method's result is not one network that can be merged again.
+    """
+    merged, *others = task.models
+    alignments: tuple = ()
+    weights: tuple[float, ...] = (1.0,)
+    steps, learned = [], 0
+    result = None
+    for other, step_key in zip(others, jax.random.split(key, len(others))):
+        step = dataclasses.replace(task, models=(merged, other), keys=step_key[None])
+        result = method.run(step)[0]
+        require(
+            len(result.alignments) == 2,
+            "merge",
+            "models",
+            f"two networks for {method.name}",
+            len(task.models),
+        )
+        first, second = result.alignments
+        alignments = (*(alignments or (first,)), second)
+        weights = (*(weight * result.weights[0] for weight in weights), result.weights[1])
+        merged, learned = result.params, learned + result.num_learned
+        steps.append(dict(result.diagnostics))
+    assert result is not None
+    return dataclasses.replace(
+        result, alignments=alignments, weights=weights, diagnostics={"steps": steps}, num_learned=learned
+    )

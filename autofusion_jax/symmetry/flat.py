@@ -1,0 +1,193 @@
+"""A traced network as one flat list of equations, in which values can be replaced.
+
+Corrections and partial merges change a network at places inside of it. Every value of the
+traced program has a number here; an `Override` says that a value is to be computed in another
+way, from whatever values it names. Evaluation goes from the outputs back, so what an override
+makes superfluous is never computed.
+"""
+
+import dataclasses
+import graphlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jax import Array
+from jax.extend import core as jex
+
+from autofusion_jax.symmetry.infer import Program, trace_program
+from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr
+from autofusion_jax.symmetry.site import Site
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.symmetry.trace import Path
+from autofusion_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Equation:
+    """One equation that is no call.
+
+    Attributes:
+        eqn: the equation of the jaxpr.
+        inputs: numbers of the values it reads.
+        outputs: numbers of the values it makes.
+    """
+
+    eqn: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The primitive's name."""
+        return self.eqn.primitive.name
+
+    def __call__(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Evaluate it."""
+        made = self.eqn.primitive.bind(*inputs, **self.eqn.params)
+        return made if self.eqn.primitive.multiple_results else [made]
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+    """Another way to compute a value: `function(*values of sources)`."""
+
+    sources: tuple[int, ...]
+    function: Callable[..., Array]
+
+
+Overrides = Mapping[int, Override]
+
+
+class FlatProgram:
+    """The equations of a traced network, with all calls inlined.
+
+    Attributes:
+        leaves: path of every leaf -> number of its value.
+        inputs: numbers of the values of the inputs.
+        outputs: numbers of the values of the outputs.
+        constants: number -> value of a constant.
+        equations: the equations, by path, in the order of the program.
+        maker: number of a value -> the equation that makes it.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.constants: dict[int, Any] = {}
+        self.equations: dict[Path, Equation] = {}
+        self.maker: dict[int, Equation] = {}
+        self._count = 0
+        numbers = [self.new() for _ in program.jaxpr.invars]
+        self.leaves = dict(zip(program.paths, numbers))
+        self.inputs = tuple(numbers[len(program.paths) :])
+        consts = [self._constant(value) for value in program.consts]
+        self.outputs = tuple(self._walk(program.jaxpr, consts, numbers, ()))
+
+    def new(self) -> int:
+        """A number for a further value."""
+        self._count += 1
+        return self._count
+
+    def _constant(self, value: Any) -> int:
+        number = self.new()
+        self.constants[number] = value
+        return number
+
+    def _walk(self, jaxpr: Any, consts: Sequence[int], inputs: Sequence[int], path: Path) -> list[int]:
+        numbers = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs)))
+
+        def read(atom: Any) -> int:
+            return self._constant(atom.val) if isinstance(atom, jex.Literal) else numbers[atom]
+
+        for position, eqn in enumerate(jaxpr.eqns):
+            here, operands = (*path, position), [read(atom) for atom in eqn.invars]
+            if eqn.primitive.name in CALLS:
+                inner, values = inner_jaxpr(eqn)
+                outputs = self._walk(inner, [self._constant(value) for value in values], operands, here)
+            else:
+                outputs = [self.new() for _ in eqn.outvars]
+                equation = Equation(eqn, tuple(operands), tuple(outputs))
+                self.equations[here] = equation
+                self.maker.update(dict.fromkeys(outputs, equation))
+            numbers.update(zip(eqn.outvars, outputs))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def at(self, site: Site) -> int | None:
+        """The number of the value at a site; None if it is inside of a loop."""
+        equation = self.equations.get(site.path)
+        if equation is None:
+            return None
+        return equation.outputs[0] if site.operand is None else equation.inputs[site.operand]
+
+    def rename(self, number: int) -> int:
+        """Give what is made as `number` a new one, so that an override can take its place."""
+        raw, equation = self.new(), self.maker[number]
+        outputs = tuple(raw if output == number else output for output in equation.outputs)
+        moved = dataclasses.replace(equation, outputs=outputs)
+        self.maker.pop(number)
+        self.maker.update(dict.fromkeys(outputs, moved))
+        return raw
+
+    def sources(self, number: int, overrides: Overrides) -> tuple[int, ...]:
+        """The values that a value is computed from."""
+        if number in overrides:
+            return overrides[number].sources
+        equation = self.maker.get(number)
+        return equation.inputs if equation else ()
+
+    def needed(
+        self, numbers: Sequence[int], overrides: Overrides | None = None
+    ) -> dict[int, tuple[int, ...]]:
+        """All values that some values depend on, themselves included -> what each is computed from."""
+        found: dict[int, tuple[int, ...]] = {}
+        waiting = list(numbers)
+        while waiting:
+            number = waiting.pop()
+            if number not in found:
+                found[number] = self.sources(number, overrides or {})
+                waiting.extend(found[number])
+        return found
+
+    def evaluate(
+        self, wanted: Sequence[int], values: Mapping[int, Any], overrides: Overrides | None = None
+    ) -> list[Any]:
+        """Compute some values.
+
+        Args:
+            wanted: their numbers.
+            values: values of the leaves and inputs that they depend on.
+            overrides: other ways to compute some values; may not go in circles.
+
+        Returns:
+            The values, in the order of `wanted`.
+        """
+        overrides = overrides or {}
+        known = {**self.constants, **{n: v for n, v in values.items() if n not in overrides}}
+        for number in graphlib.TopologicalSorter(self.needed(wanted, overrides)).static_order():
+            if number in known:
+                continue
+            if number in overrides:
+                rule = overrides[number]
+                known[number] = rule.function(*(known[source] for source in rule.sources))
+                continue
+            equation = self.maker[number]
+            made = equation([known[source] for source in equation.inputs])
+            known.update((n, v) for n, v in zip(equation.outputs, made) if n not in overrides)
+        return [known[number] for number in wanted]
+
+
+def flatten_program(spec: PermSpec, params: Params, x: Any, *, caller: str) -> FlatProgram:
+    """Trace the network of a spec and flatten its program.
+
+    Args:
+        spec: a spec that carries an `apply_fn`.
+        params: parameters, arrays or shapes.
+        x: inputs, arrays or shapes.
+        caller: the public function that asks, for messages.
+
+    Raises:
+        ValueError: the spec has no `apply_fn`, or it cannot be traced.
+    """
+    if spec.apply_fn is None:
+        raise ValueError(
+            f"{caller}: perm_spec must carry an apply_fn; use infer_perm_spec(apply_fn, params, x)."
+        )
+    return FlatProgram(trace_program(spec.apply_fn, params, x, caller=caller))
