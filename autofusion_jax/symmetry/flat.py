@@ -11,7 +11,6 @@ import graphlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jax import Array
 from jax.extend import core as jex
 
 from autofusion_jax.symmetry.infer import Program, trace_program
@@ -52,7 +51,7 @@ class Override:
     """Another way to compute a value: `function(*values of sources)`."""
 
     sources: tuple[int, ...]
-    function: Callable[..., Array]
+    function: Callable[..., Any]
 
 
 Overrides = Mapping[int, Override]

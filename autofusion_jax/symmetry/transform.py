@@ -114,7 +114,11 @@ def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms, *, donate:
     if donate:
         return _donating(apply_soft, spec, params, soft_perms)
     check_elements(spec, soft_perms, soft=True)
-    return transform(spec, params, lambda *place: mix_factor(*place[:3], soft_perms[place[3]]))
+
+    def mix(leaf: Array, axis: int, outer_axes: tuple[int, ...], group: str, role: str) -> Array:
+        return mix_factor(leaf, axis, outer_axes, soft_perms[group])
+
+    return transform(spec, params, mix)
 
 
 def apply_merge(
@@ -156,7 +160,11 @@ def apply_merge(
     check_elements(spec, unmerge_matrices, soft=True, name="unmerge_matrices")
     unmerge = {name: jnp.swapaxes(matrix, -1, -2) for name, matrix in unmerge_matrices.items()}
     by_role = {"out": merge_matrices, "in": unmerge}
-    return transform(spec, params, lambda *place: mix_factor(*place[:3], by_role[place[4]][place[3]]))
+
+    def mix(leaf: Array, axis: int, outer_axes: tuple[int, ...], group: str, role: str) -> Array:
+        return mix_factor(leaf, axis, outer_axes, by_role[role][group])
+
+    return transform(spec, params, mix)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)

@@ -18,43 +18,64 @@ METHODS = {
     "weight_matching": {},
 }
 ENSEMBLES = {"confidence_ensemble"}
-SOFT = {"autofusion", "autofusion_paper"}
+LEARNED = {"autofusion", "autofusion_paper"}
 
-pairs = pytest.mark.parametrize("name", METHODS)
+NOT_ITSELF: dict[str, str] = {}
+"""Methods under which a network merged with itself is not itself, with the reason."""
+
+NOT_A_COPY = {"interpolation": "knows of no permutations"}
+"""Methods that do not see through a permuted copy, with the reason."""
+
+cases = pytest.mark.parametrize("name", METHODS)
 
 
-def merged(name, model, params_a, params_b, seed=0):
-    x = inputs_for(model)
-    return af.merge(
-        params_a, params_b, model.perm_spec, x, method=name, key=jax.random.key(seed), **METHODS[name]
+def merged(name, model, models, seed=0, **more):
+    options = {**METHODS[name], **more}
+    return af.merge_many(
+        models, model.perm_spec, inputs_for(model), method=name, key=jax.random.key(seed), **options
     )
 
 
 def test_the_table_is_complete():
     assert set(METHODS) == set(af.list_methods())
+    assert set(NOT_ITSELF) | set(NOT_A_COPY) <= set(METHODS)
 
 
-@pairs
-def test_structure_dtypes_and_finiteness(name, model):
-    params_a, params_b = params_for(model, 0), params_for(model, 1)
-    result = merged(name, model, params_a, params_b)
-    if name not in ENSEMBLES:
-        chex.assert_trees_all_equal_shapes_and_dtypes(result.params, params_a)
+@cases
+def test_structure_finiteness_and_the_same_bits_twice(name, model):
+    models = [params_for(model, 0), params_for(model, 1)]
+    result, again = (merged(name, model, models) for _ in range(2))
+    chex.assert_trees_all_equal(result.params, again.params)
+    chex.assert_trees_all_equal(dict(result.variants), dict(again.variants))
     chex.assert_tree_all_finite(result.params)
     outputs = result.apply_fn(result.params, inputs_for(model))
     chex.assert_shape(outputs, (24, 3))
     chex.assert_tree_all_finite(outputs)
+    if name not in ENSEMBLES:
+        chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
+        expect_whole_units(model.perm_spec, result)
 
 
-@pairs
+def expect_whole_units(spec, result):
+    """What a merged unit is made of adds up to one (soft permutations: their columns do)."""
+    assert len(result.alignments) == len(result.weights) == 2
+    for group in spec.groups:
+        total = 0.0
+        for alignment, weight in zip(result.alignments, result.weights):
+            element = np.asarray(alignment[group])
+            soft = np.issubdtype(element.dtype, np.floating)
+            total = total + weight * (element.sum(-1).mean(-1) if soft else np.ones(element.shape[:-1]))
+        np.testing.assert_allclose(total, 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_ITSELF])
 def test_a_model_with_itself_is_itself(name, model):
     params = params_for(model, 0)
     expect_function(aligned(name, model, params, params), name, model, params)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "interpolation"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_A_COPY])
 def test_a_permuted_copy_keeps_the_function(name, model):
-    """Every method but interpolation, which knows of no permutations."""
     params, spec = params_for(model, 0), model.perm_spec
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
     expect_function(aligned(name, model, params, copy), name, model, params)
@@ -62,45 +83,55 @@ def test_a_permuted_copy_keeps_the_function(name, model):
 
 def aligned(name, model, params_a, params_b):
     """Merge; AutoFusion long enough, and on L_align, whose optimum is the planted permutation."""
-    options = {"strategy": "align", "epochs": 100, "zeta": 0.0} if name in SOFT else {}
+    options = {"strategy": "align", "epochs": 100, "zeta": 0.0} if name in LEARNED else METHODS[name]
     return af.merge(params_a, params_b, model.perm_spec, inputs_for(model), method=name, **options)
 
 
 def expect_function(result, name, model, params):
     x = inputs_for(model)
-    got = result.apply_fn(result.variants["hard"] if name in SOFT else result.params, x)
+    got = result.apply_fn(result.variants.get("hard", result.params), x)
     expected = model.apply(params, x)
     np.testing.assert_allclose(jax.nn.log_softmax(got), jax.nn.log_softmax(expected), atol=1e-3)
 
 
-@pairs
-def test_a_key_gives_the_same_bits_twice(name, model):
-    params_a, params_b = params_for(model, 0), params_for(model, 1)
-    first, second = (merged(name, model, params_a, params_b) for _ in range(2))
-    chex.assert_trees_all_equal(first.params, second.params)
-    chex.assert_trees_all_equal(dict(first.variants), dict(second.variants))
-
-
-@pairs
-def test_repeats_equal_single_merges(name, model):
-    params_a, params_b = params_for(model, 0), params_for(model, 1)
+@pytest.mark.parametrize("name", [name for name in METHODS if af.methods.__dict__[name]().uses_key])
+def test_repeats_equal_single_merges(name, mlp):
+    models = [params_for(mlp, 0), params_for(mlp, 1)]
     keys = jax.random.split(jax.random.key(3), 2)
-    both = af.merge_repeats(
-        [params_a, params_b], model.perm_spec, inputs_for(model), keys=keys, method=name, **METHODS[name]
-    )
+    x, options = inputs_for(mlp), METHODS[name]
+    both = af.merge_repeats(models, mlp.perm_spec, x, keys=keys, method=name, **options)
     assert len(both) == 2
     for i in range(2):
-        alone = af.merge_repeats(
-            [params_a, params_b], model.perm_spec, inputs_for(model), keys=keys[i : i + 1], method=name,
-            **METHODS[name],
-        )[0]  # fmt: skip
+        alone = af.merge_repeats(models, mlp.perm_spec, x, keys=keys[i : i + 1], method=name, **options)[0]
         chex.assert_trees_all_close(both[i].params, alone.params, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", sorted(SOFT))
+@cases
+def test_three_networks(name, mlp):
+    """All at once, or one after another; a network three times is still itself."""
+    models = [params_for(mlp, seed) for seed in range(3)]
+    result = merged(name, mlp, models)
+    chex.assert_tree_all_finite(result.params)
+    chex.assert_shape(result.apply_fn(result.params, inputs_for(mlp)), (24, 3))
+    if name not in ENSEMBLES:
+        chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
+        assert len(result.alignments) == len(result.weights) == 3
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ENSEMBLES])
+def test_corrections_follow_every_method(name, mlp):
+    """But not ensembles, whose members are whole (refused: corrections/test_repair.py)."""
+    models = [params_for(mlp, 0), params_for(mlp, 1)]
+    result = merged(name, mlp, models, correction="repair")
+    assert result.diagnostics["correction"]["corrected"] == 2
+    chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
+    chex.assert_tree_all_finite(result.params)
+
+
+@pytest.mark.parametrize("name", sorted(LEARNED))
 def test_soft_and_hard_are_what_they_say(name, model):
     params_a, params_b, spec = params_for(model, 0), params_for(model, 1), model.perm_spec
-    result = merged(name, model, params_a, params_b)
+    result = merged(name, model, [params_a, params_b])
     assert set(result.variants) == {"soft", "hard"}
     for variant, perms in (("soft", result.soft_perms), ("hard", result.perms)):
         expected = af.fuse(params_a, params_b, perms, 0.5, spec)
@@ -126,10 +157,15 @@ def test_ensemble_of_three(mlp):
     np.testing.assert_allclose(np.exp(result.apply_fn(result.params, x)), expected, atol=1e-5)
 
 
-def test_two_model_methods_refuse_three(mlp):
+def test_one_after_another_is_what_it_says(mlp):
+    """Weights and alignments of a sequential merge rebuild it from the originals."""
     models = [params_for(mlp, seed) for seed in range(3)]
-    with pytest.raises(ValueError, match="weight_matching takes at most 2 networks; got 3"):
-        af.merge_many(models, mlp.perm_spec, None, method="weight_matching")
+    spec = mlp.perm_spec
+    result = af.merge_many(models, spec, None, method="weight_matching", gamma=0.6)
+    np.testing.assert_allclose(result.weights, (0.36, 0.24, 0.4), rtol=1e-6)
+    moved = [af.apply_perm(spec, p, perms) for p, perms in zip(models, result.alignments)]
+    expected = jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(result.weights, leaves)), *moved)
+    chex.assert_trees_all_close(result.params, expected, atol=1e-6)
 
 
 def test_fuse_is_vmappable_over_gamma_and_perms(mlp):
