@@ -13,7 +13,7 @@ from rich.table import Table
 from app import run
 from autofusion_jax.checkpoints.orbax_io import load
 from autofusion_jax.data.registry import DATASETS, load_dataset
-from autofusion_jax.evaluation.accuracy import METRICS, evaluate
+from autofusion_jax.evaluation.accuracy import ALL_METRICS, evaluate
 from autofusion_jax.models.registry import build_model
 from autofusion_jax.reporting.records import write_text
 from autofusion_jax.reporting.tables import HEADINGS
@@ -47,9 +47,9 @@ def main(console: Console) -> None:
     metrics = evaluate(model.apply, stored.params, to_inputs(data.test_images), data.test_labels, tasks)
     console.print(f"{meta['method']}, seed {meta['seed']}, on {data.name}; tasks {tasks}; accuracy (%)")
     table = Table()
-    for name in METRICS:
+    for name in ALL_METRICS:
         table.add_column(HEADINGS[name], justify="right")
-    table.add_row(*(f"{metrics[name]:.2f}" for name in METRICS))
+    table.add_row(*(f"{metrics[name]:.2f}" for name in ALL_METRICS))
     console.print(table)
     if OUT.value:
         result = {"checkpoint": CHECKPOINT.value, "data": data.name, "tasks": tasks, "metrics": metrics}

@@ -1,15 +1,15 @@
 """Accuracy along the line between two networks (AutoFusion, Fig. 3 and 4)."""
 
 import functools
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from autofusion_jax.batching import predict
-from autofusion_jax.evaluation.accuracy import Tasks, task_metrics
+from autofusion_jax.evaluation.accuracy import Predictions, Tasks, classify, task_metrics, within_metrics
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
@@ -24,8 +24,10 @@ def interpolation_curve(
     perms: Perms | SoftPerms,
     gammas: Float[Array, " points"],
     x: Float[Array, "n ..."],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "tasks n"],
     tasks: Tasks,
+    *,
+    prepare: Callable[[Params], Params] | None = None,
 ) -> dict[str, np.ndarray]:
     """Evaluate `gamma A + (1 - gamma) pi(B)` for every gamma, in one program.
 
@@ -37,19 +39,32 @@ def interpolation_curve(
         perms: B's permutations, hard or soft; applied once.
         gammas: weights of A.
         x: inputs.
-        labels: true classes.
+        labels: true classes; one row for each task where every input has a label in each.
         tasks: the classes of both tasks.
+        prepare: applied to every interpolated network before it runs, for example to measure
+            BatchNorm statistics anew; traceable.
 
     Returns:
-        The metrics of `task_metrics`, each `[points]`, in percent.
+        The metrics of `evaluate`, each `[points]`, in percent.
     """
-    predicted = _predictions(apply_fn, params_a, permute(spec, params_b, perms), gammas, x)
-    return task_metrics(np.asarray(predicted), labels, tasks)
+    classes = tuple(tuple(task) for task in tasks)
+    predicted = _predictions(apply_fn, params_a, permute(spec, params_b, perms), gammas, x, classes, prepare)
+    metrics = task_metrics(np.asarray(predicted.overall), labels, tasks) if labels.ndim == 1 else {}
+    return metrics | within_metrics(np.asarray(predicted.within).swapaxes(0, 1), labels, tasks)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn",))
-def _predictions(apply_fn: ApplyFn, params_a: Params, params_b: Params, gammas: Array, x: Array) -> Array:
-    def one(gamma: Array) -> Array:
-        return jnp.argmax(predict(apply_fn, interpolate(params_a, params_b, gamma), x), -1)
+@functools.partial(jax.jit, static_argnames=("apply_fn", "tasks", "prepare"))
+def _predictions(
+    apply_fn: ApplyFn,
+    params_a: Params,
+    params_b: Params,
+    gammas: Array,
+    x: Array,
+    tasks: Tasks,
+    prepare: Callable[[Params], Params] | None,
+) -> Predictions:
+    def one(gamma: Array) -> Predictions:
+        params = interpolate(params_a, params_b, gamma)
+        return classify(predict(apply_fn, params if prepare is None else prepare(params), x), tasks)
 
     return jax.lax.map(one, gammas)

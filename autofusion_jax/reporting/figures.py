@@ -28,18 +28,20 @@ def interpolation_figure(
     *,
     title: str,
     levels: Mapping[str, float] | None = None,
+    metrics: Mapping[str, str] = METRIC_TITLES,
 ) -> Figure:
-    """Draw accuracy against gamma, one panel for joint, task A and task B.
+    """Draw accuracy against gamma, one panel for each of three metrics.
 
     Args:
         curves: label -> metric -> `[points]` in percent.
         gammas: weights of A, `[points]`.
         title: what was evaluated, and on what.
         levels: label -> joint accuracy of up to four networks without a curve, as thin grey lines.
+        metrics: metric -> heading of its panel; by default joint, task A and task B.
     """
     figure = Figure(figsize=(13, 5.2), dpi=130, layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    for panel, (metric, heading) in zip(axes, METRIC_TITLES.items()):
+    for panel, (metric, heading) in zip(axes, metrics.items()):
         for i, (name, curve) in enumerate(curves.items()):
             color, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
             panel.plot(gammas, curve[metric], color=color, linestyle=dash, linewidth=2, label=name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autofusion_jax.evaluation.accuracy import METRICS
+from autofusion_jax.evaluation.accuracy import ALL_METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Record:
         pair: number of the endpoint pair, from 0.
         repeat: number of the repeat, from 0.
         seed: seed of the pair.
-        metrics: `joint`, `task_a`, `task_b`, `avg` in percent.
+        metrics: those of `ALL_METRICS` that were measured, in percent.
         num_learned: numbers fitted to data.
         seconds: wall time it took to make, shared evenly by repeats that ran as one program.
         path: its checkpoint, relative to the folder of the results; None if not kept.
+        found: settings that were searched for on training data, by name.
     """
 
     config: str
@@ -39,6 +40,7 @@ class Record:
     num_learned: int
     seconds: float
     path: str | None = None
+    found: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Row:
     """One row of a table: a method and variant over all pairs and repeats.
 
     Attributes:
-        mean: metric -> mean over pairs of the mean over repeats.
+        mean: metric -> mean over pairs of the mean over repeats; metrics that all its records have.
         std_repeats: metric -> standard deviation over repeats, mean over pairs.
         std_pairs: metric -> standard deviation over pairs of the mean over repeats.
         num_pairs, num_repeats: how many of each.
@@ -90,7 +92,7 @@ def summarise(records: Sequence[Record]) -> list[Row]:
 def _row(records: Sequence[Record]) -> Row:
     pairs = dict.fromkeys(r.pair for r in records)
     mean, std_repeats, std_pairs = {}, {}, {}
-    for name in METRICS:
+    for name in (m for m in ALL_METRICS if all(m in r.metrics for r in records)):
         by_pair = [np.array([r.metrics[name] for r in records if r.pair == pair]) for pair in pairs]
         means = np.array([values.mean() for values in by_pair])
         mean[name] = float(means.mean())

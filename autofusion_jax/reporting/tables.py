@@ -13,6 +13,9 @@ LABELS = {
     "model_b": "Model B",
     "interpolation": "Weight interpolation",
     "weight_matching": "Git Re-Basin",
+    "activation_matching": "Activation matching",
+    "mudsc": "MuDSC",
+    "zipit": "ZipIt!",
     "autofusion_paper": "AutoFusion (paper)",
     "autofusion": "AutoFusion",
     "teacher_confidence": "Confidence ensemble (teacher)",
@@ -21,7 +24,15 @@ LABELS = {
 }
 
 FULL_WIDTH = 110
-HEADINGS = {"joint": "Joint", "task_a": "Task A", "task_b": "Task B", "avg": "Avg"}
+HEADINGS = {
+    "joint": "Joint",
+    "task_a": "Task A",
+    "task_b": "Task B",
+    "avg": "Avg",
+    "task_a_within": "A within",
+    "task_b_within": "B within",
+    "avg_within": "Avg within",
+}
 
 
 def label(method: str, variant: str | None) -> str:
@@ -41,13 +52,15 @@ def table_cells(rows: Sequence[Row], *, compact: bool = False) -> tuple[list[str
     cells = []
     for row in rows:
         values = [_cell(row, metric, spread=not compact or metric == "joint") for metric in METRICS]
-        between = [f"{row.std_pairs['joint']:.2f}"] if several else []
+        between = [f"{row.std_pairs.get('joint', 0.0):.2f}"] if several else []
         learned = f"{row.num_learned:,}" if row.num_learned else "-"
         cells.append([label(row.method, row.variant), *values, *between, learned, f"{row.seconds:.1f}"])
     return [*headings, "Learned", "Seconds"], cells
 
 
 def _cell(row: Row, metric: str, *, spread: bool) -> str:
+    if metric not in row.mean:
+        return "-"
     deviation = f" ± {row.std_repeats[metric]:.2f}" if spread and row.num_repeats > 1 else ""
     return f"{row.mean[metric]:.2f}{deviation}"
 

@@ -94,8 +94,9 @@ def _job_path(folder: Path, pair: int, name: str) -> Path:
 def _store(folder: Path, context: PairContext, name: str, outcome: Outcome) -> Record:
     setting, pair = context.setting, context.pair
     metrics = evaluate(
-        outcome.apply_fn, outcome.params, setting.test_x, setting.dataset.test_labels, pair.tasks
-    )
+        outcome.apply_fn, outcome.params, setting.test_x, setting.dataset.test_labels, pair.tasks,
+        num_heads=outcome.result.num_heads if outcome.result else 1,
+    )  # fmt: skip
     kept = None if outcome.kept_at is None else os.path.relpath(outcome.kept_at, folder)
     if kept is None and outcome.storable:
         variant = f"_{outcome.variant}" if outcome.variant else ""
@@ -133,7 +134,7 @@ def _store_drawings(path: Path, context: PairContext, outcomes: list[Outcome]) -
 
 def _curve(context: PairContext, perms: Perms | SoftPerms) -> dict[str, np.ndarray]:
     setting, options = context.setting, context.setting.config.evaluate
-    chosen = curve_subset(len(setting.dataset.test_labels), options.curve_images)
+    chosen = evenly(len(setting.dataset.test_labels), options.curve_images)
     return interpolation_curve(
         setting.model.apply, context.spec, context.params_a, context.params_b, perms,
         jnp.linspace(0, 1, options.curve_points), setting.test_x[chosen],
@@ -141,7 +142,7 @@ def _curve(context: PairContext, perms: Perms | SoftPerms) -> dict[str, np.ndarr
     )  # fmt: skip
 
 
-def curve_subset(num_images: int, wanted: int) -> np.ndarray:
+def evenly(num_images: int, wanted: int) -> np.ndarray:
     """Evenly spaced test images: rows are sorted, so the first ones would not be representative."""
     return np.linspace(0, num_images - 1, min(wanted, num_images)).round().astype(int)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.evaluation.accuracy import evaluate, task_metrics
+from autofusion_jax.evaluation.accuracy import classify, evaluate, task_metrics, within_metrics
 from autofusion_jax.evaluation.controls import ridge_head
 from autofusion_jax.evaluation.interpolation import interpolation_curve
 from tests.conftest import inputs_for, params_for
@@ -21,6 +21,46 @@ def test_metrics_are_batched():
     labels = np.array([0, 1])
     metrics = task_metrics(np.array([[0, 1], [1, 1], [1, 0]]), labels, [[0], [1]])
     assert metrics["joint"].tolist() == [100, 50, 0]
+
+
+def test_within_metrics_by_hand():
+    """Logits of four inputs over classes 0 to 3; tasks {0, 1} and {2, 3}; class 3 wins nearly everywhere."""
+    logits = jnp.array([[1.0, 2, 0, 9], [2, 1, 0, 9], [0, 1, 5, 9], [8, 1, 5, 6]])
+    labels, tasks = np.array([1, 1, 2, 3]), [[0, 1], [2, 3]]
+    assert evaluate(lambda p, x: logits, {}, jnp.zeros((4, 1)), labels, tasks) == {
+        "joint": 0, "task_a": 0, "task_b": 0, "avg": 0,
+        "task_a_within": 50, "task_b_within": 50, "avg_within": 50,
+    }  # fmt: skip
+
+
+def test_every_input_can_have_a_label_in_each_task():
+    """The same two images, asked two questions: only the accuracies within the tasks are defined."""
+    logits = jnp.array([[1.0, 2, 7, 6], [2, 1, 7, 6]])
+    labels = np.array([[1, 1], [2, 2]])
+    metrics = evaluate(lambda p, x: logits, {}, jnp.zeros((2, 1)), labels, [[0, 1], [2, 3]])
+    assert metrics == {"task_a_within": 50, "task_b_within": 100, "avg_within": 75}
+
+
+def test_several_heads_by_hand():
+    """Head k answers within task k; over all classes the surer head answers."""
+    first = jnp.array([[5.0, 0, 0, 0], [0, 5, 0, 0], [0, 1, 0, 0]])
+    second = jnp.array([[0.0, 0, 0, 1], [0, 0, 9, 0], [0, 0, 0, 5]])
+    overall, within = classify(jnp.stack([first, second], 1), [[0, 1], [2, 3]])
+    assert overall.tolist() == [0, 2, 3] and within.tolist() == [[0, 1, 1], [3, 2, 3]]
+    metrics = evaluate(
+        lambda p, x: jnp.stack([first, second]), {}, jnp.zeros((3, 1)), np.array([0, 1, 3]), [[0, 1], [2, 3]],
+        num_heads=2,
+    )  # fmt: skip
+    assert metrics["joint"] == pytest.approx(200 / 3) and metrics["task_a"] == 50 and metrics["task_b"] == 100
+    assert metrics["avg_within"] == 100
+    with pytest.raises(ValueError, match="outputs must be of one head or of 3, one a task; got 2 heads"):
+        classify(jnp.zeros((4, 2, 5)), [[0], [1], [2]])
+
+
+def test_within_metrics_are_batched():
+    within = np.array([[[0, 0], [1, 0]], [[2, 2], [2, 3]]])  # [tasks, batch, n]
+    metrics = within_metrics(within, np.array([0, 3]), [[0, 1], [2, 3]])
+    assert metrics["task_a_within"].tolist() == [100, 0] and metrics["task_b_within"].tolist() == [0, 100]
 
 
 def test_a_task_without_inputs_is_refused():

@@ -1,3 +1,5 @@
+import csv
+import dataclasses
 import io
 import json
 
@@ -6,7 +8,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from autofusion_jax.evaluation.landscape import Landscape
+from autofusion_jax.reporting.comparison import (
+    Line,
+    comparison_cells,
+    comparison_csv,
+    comparison_markdown,
+    comparison_table,
+)
 from autofusion_jax.reporting.figures import _visible, interpolation_figure, permutation_figure, save_figure
+from autofusion_jax.reporting.landscape_figure import Marked, landscape_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records
 from autofusion_jax.reporting.tables import markdown_table, rich_table, table_cells
 
@@ -33,7 +44,21 @@ def test_records_round_trip(tmp_path):
     assert read_records(path) == RECORDS
     fields = json.loads(path.read_text().splitlines()[0])
     assert list(fields) == ["config", "method", "variant", "pair", "repeat", "seed", "metrics", "num_learned",
-                            "seconds", "path"]  # fmt: skip
+                            "seconds", "path", "found"]  # fmt: skip
+
+
+def test_records_of_other_metrics():
+    """What some records lack has no mean, and a dash in the table; old files lack what is new."""
+    within = {"task_a_within": 90.0, "task_b_within": 80.0, "avg_within": 85.0}
+    old, new = record(0, 0, 80.0), dataclasses.replace(record(0, 1, 90.0), metrics=within)
+    assert summarise([old, new])[0].mean == {}
+    (row,) = summarise([new])
+    assert row.mean == within
+    _, (cells,) = table_cells([row])
+    assert cells[1:5] == ["-"] * 4
+    stored = dataclasses.asdict(old)
+    del stored["found"]
+    assert Record(**stored) == old
 
 
 def test_tables():
@@ -66,6 +91,54 @@ def test_figures_are_pictures(tmp_path):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 200 and len(set(image.convert("L").resize((64, 64)).tobytes())) > 5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "p.png"]
+
+
+LINES = [
+    Line("Ours", summarise(RECORDS)[0], {"joint": 61.0}),
+    Line("Not run", None, {"joint": 50.5}),
+    Line("Nothing published", summarise(RECORDS[:2])[0]),
+]
+
+
+def test_comparison_cells_by_hand():
+    headings, cells = comparison_cells(LINES, ("joint", "task_a", "avg_within"))
+    assert headings == ["Method", "Joint", "published", "Task A", "Avg within"]
+    assert cells == [
+        ["Ours", "73.00 ± 16.97", "61.00", "73.00 ± 16.97", "-"],
+        ["Not run", "-", "50.50", "-", "-"],
+        ["Nothing published", "85.00", "-", "85.00", "-"],
+    ]
+
+
+def test_comparison_in_all_forms():
+    text = comparison_markdown(LINES, ("joint",))
+    assert text.splitlines()[2] == "| Ours | 73.00 ± 16.97 | *61.00* |"
+    rows = list(csv.reader(io.StringIO(comparison_csv(LINES, ("joint",)))))
+    assert rows[0] == ["method", "pairs", "joint_mean", "joint_std_pairs", "joint_published"]
+    assert rows[1] == ["Ours", "2", "73.0000", "16.9706", "61.00"] and rows[2] == [
+        "Not run",
+        "0",
+        "",
+        "",
+        "50.50",
+    ]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(comparison_table(LINES, ("joint",), "t"))
+    assert "16.97" in console.export_text()
+
+
+def test_landscapes_are_pictures(tmp_path):
+    xs = ys = np.linspace(-1, 1, 7, dtype=np.float32)
+    bowl = xs[None] ** 2 + ys[:, None] ** 2 + 0.1
+    coords = np.array([[-1, 0], [1, 0], [0, 0], [0, 0.5]])
+    losses = {"average": bowl, "task_a": bowl + xs, "task_b": np.full_like(bowl, np.nan)}
+    landscape = Landscape(xs, ys, losses, coords, np.array([0.7, 0.3]))
+    marks = [Marked("first", 2, (0, 1)), Marked("second", 3, (0, 1))]
+    figure = landscape_figure(landscape, marks, title="t")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["parents", "first", "second"]
+    save_figure(figure, tmp_path / "l.png")
+    with Image.open(tmp_path / "l.png") as image:
+        assert min(image.size) > 200 and len(set(image.convert("L").resize((64, 64)).tobytes())) > 20
 
 
 def test_large_matrices_stay_visible():

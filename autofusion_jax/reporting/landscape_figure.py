@@ -1,0 +1,103 @@
+"""A drawing of a loss landscape: one panel for the average and one for each task."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
+from matplotlib.figure import Figure
+
+from autofusion_jax.evaluation.landscape import Landscape
+from autofusion_jax.reporting.figures import DASHES, PALETTE
+
+TITLES = {"average": "Average of both tasks", "task_a": "Task A", "task_b": "Task B"}
+MARKERS = ("*", "s", "D", "^", "v", "P")
+LEVELS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Marked:
+    """A merge to mark in a landscape.
+
+    Attributes:
+        label: its name in the legend.
+        merged: index of the merged network among the landscape's networks.
+        parents: indices of the networks that it is the mean of.
+    """
+
+    label: str
+    merged: int
+    parents: tuple[int, ...]
+
+
+def landscape_figure(landscape: Landscape, marks: Sequence[Marked], *, title: str) -> Figure:
+    """Draw the losses as filled contours, merges as symbols, their parents as dots joined by a line.
+
+    One scale of colours serves all panels. It ends at twice the average loss of the worst of the
+    marked merges; what lies above is drawn alike, so that the colours tell the basins apart.
+
+    Args:
+        landscape: from `loss_landscape`.
+        marks: what to mark in it.
+        title: what was evaluated, and on what.
+    """
+    figure = Figure(figsize=(14, 5.6), dpi=130, layout="constrained")
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    levels = _levels(landscape, marks)
+    filled = None
+    for panel, (name, heading) in zip(axes, TITLES.items()):
+        filled = _contours(panel, landscape, name, levels)
+        for i, mark in enumerate(marks):
+            _draw_mark(panel, landscape.coords, mark, i)
+        share = landscape.explained[0]
+        panel.set(title=heading, xlabel=f"first principal axis ({share:.0%} of the variance)")
+    axes[0].set_ylabel(f"second principal axis ({landscape.explained[1]:.0%})")
+    if filled is not None:
+        figure.colorbar(filled, ax=axes, location="right", shrink=0.9, label="cross-entropy within the task")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def _levels(landscape: Landscape, marks: Sequence[Marked]) -> np.ndarray:
+    """Contour levels from the lowest loss of any panel to twice the worst average loss of a merge."""
+    average = landscape.losses["average"]
+    merged = [_nearest(landscape, landscape.coords[mark.merged], average) for mark in marks]
+    finite = np.concatenate([losses[np.isfinite(losses)] for losses in landscape.losses.values()])
+    lowest = float(finite.min())
+    top = max(2 * max(merged, default=float(np.nanmedian(average))), 1.5 * lowest, 1e-6)
+    return np.linspace(lowest, top, LEVELS)
+
+
+def _nearest(landscape: Landscape, coords: np.ndarray, losses: np.ndarray) -> float:
+    column = int(np.abs(landscape.xs - coords[0]).argmin())
+    row = int(np.abs(landscape.ys - coords[1]).argmin())
+    return float(losses[row, column])
+
+
+def _contours(panel: Axes, landscape: Landscape, name: str, levels: np.ndarray) -> QuadContourSet:
+    losses = np.nan_to_num(landscape.losses[name], nan=levels[-1], posinf=levels[-1])
+    filled = panel.contourf(
+        landscape.xs, landscape.ys, losses, levels=levels, cmap="cividis_r", extend="max", zorder=0
+    )
+    panel.contour(
+        landscape.xs, landscape.ys, losses, levels=levels, colors="white", linewidths=0.4, alpha=0.6, zorder=1
+    )
+    return filled
+
+
+def _draw_mark(panel: Axes, coords: np.ndarray, mark: Marked, number: int) -> None:
+    color, marker = PALETTE[1:][number % len(PALETTE[1:])], MARKERS[number % len(MARKERS)]
+    line = coords[[mark.parents[0], mark.merged, *mark.parents[1:]]]
+    panel.plot(line[:, 0], line[:, 1], color="black", linestyle=DASHES[1], linewidth=0.8, zorder=2)
+    parents = coords[list(mark.parents)]
+    panel.scatter(
+        parents[:, 0], parents[:, 1], s=36, color="black", edgecolor="white", zorder=3,
+        label=None if number else "parents",
+    )  # fmt: skip
+    panel.scatter(
+        *coords[mark.merged], s=190 if marker == "*" else 90, marker=marker, color=color, edgecolor="white",
+        linewidth=0.9, zorder=4, label=mark.label,
+    )  # fmt: skip
