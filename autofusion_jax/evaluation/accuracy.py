@@ -65,10 +65,8 @@ def classify(outputs: Float[Array, "n ..."], tasks: Tasks) -> Predictions:
         heads = [outputs] * len(tasks)
         overall = outputs.argmax(-1)
     else:
-        require(
-            outputs.shape[1] == len(tasks), "classify", "outputs", f"of one head or of {len(tasks)}, one a task",
-            f"{outputs.shape[1]} heads",
-        )  # fmt: skip
+        wanted, found = f"of one head or of {len(tasks)}, one a task", f"{outputs.shape[1]} heads"
+        require(outputs.shape[1] == len(tasks), "classify", "outputs", wanted, found)
         heads = list(jnp.moveaxis(outputs, 1, 0))
         overall = most_confident(jax.nn.softmax(jnp.stack(heads))).argmax(-1)
     within = [
