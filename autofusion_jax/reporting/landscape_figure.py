@@ -54,7 +54,8 @@ def landscape_figure(landscape: Landscape, marks: Sequence[Marked], *, title: st
         panel.set(title=heading, xlabel=f"first principal axis ({share:.0%} of the variance)")
     axes[0].set_ylabel(f"second principal axis ({landscape.explained[1]:.0%})")
     if filled is not None:
-        figure.colorbar(filled, ax=axes, location="right", shrink=0.9, label="cross-entropy within the task")
+        label = "cross-entropy within the task"
+        figure.colorbar(filled, ax=axes, location="right", shrink=0.9, label=label, format="%.2f")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(title)
@@ -91,7 +92,8 @@ def _contours(panel: Axes, landscape: Landscape, name: str, levels: np.ndarray) 
 def _draw_mark(panel: Axes, coords: np.ndarray, mark: Marked, number: int) -> None:
     color, marker = PALETTE[1:][number % len(PALETTE[1:])], MARKERS[number % len(MARKERS)]
     line = coords[[mark.parents[0], mark.merged, *mark.parents[1:]]]
-    panel.plot(line[:, 0], line[:, 1], color="black", linestyle=DASHES[1], linewidth=0.8, zorder=2)
+    for tint, dash, width in (("white", DASHES[0], 1.8), ("black", DASHES[1], 0.8)):
+        panel.plot(line[:, 0], line[:, 1], color=tint, linestyle=dash, linewidth=width, zorder=2)
     parents = coords[list(mark.parents)]
     panel.scatter(
         parents[:, 0], parents[:, 1], s=36, color="black", edgecolor="white", zorder=3,
