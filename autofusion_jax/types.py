@@ -11,6 +11,9 @@ Params: TypeAlias = Any
 ApplyFn: TypeAlias = Callable[[Params, Array], Any]
 """A pure function `apply_fn(params, x) -> outputs`."""
 
+TrainFn: TypeAlias = Callable[[Params, Array], tuple[Array, Params]]
+"""A network in training mode: `train_fn(params, x) -> (logits, params)` with updated statistics."""
+
 Perms: TypeAlias = Mapping[str, Array]
 """Hard permutations by group: integers `[n]`, or `[outer, inner]` for a nested group."""
 

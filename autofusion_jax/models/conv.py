@@ -1,5 +1,8 @@
 """Convolution and pooling, in the form that each backend runs fastest."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -10,46 +13,83 @@ Kernel = Float[Array, "kh kw in out"]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
+MAX_PATCHES = 2**23
+"""Numbers in the patches of a batch above which they are made in chunks, which stay in the cache."""
 
-def conv_same(x: Images, kernel: Kernel) -> Float[Array, "batch height width out"]:
-    """Convolve with stride 1 and zero padding that keeps the size; odd square kernels.
+CHUNK = 16
+"""Images in a chunk."""
 
-    On CPU inside compiled loops XLA's own gradients of a convolution are many times slower
-    than its forward pass; there the backward pass is written as a forward convolution and one
-    matrix product over patches (BUILD_NOTES.md has the measurements).
+
+def conv_same(x: Images, kernel: Kernel, *, stride: int = 1) -> Float[Array, "batch outheight outwidth out"]:
+    """Convolve with zero padding `k // 2` on all sides; odd square kernels.
+
+    Stride 1 keeps the size; stride s keeps every s-th row and column of that. On CPU inside
+    compiled loops XLA's own gradients of a convolution are many times slower than its forward
+    pass; there the backward pass is written as a forward convolution and matrix products over
+    patches (BUILD_NOTES.md has the measurements).
     """
-    return _conv_with_own_gradient(x, kernel) if jax.default_backend() == "cpu" else _conv(x, kernel)
+    on_cpu = jax.default_backend() == "cpu"
+    return _conv_with_own_gradient(x, kernel, stride) if on_cpu else _conv(x, kernel, stride)
 
 
-def _conv(x: Array, kernel: Array) -> Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
+def _conv(x: Array, kernel: Array, stride: int) -> Array:
+    pad = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=_DIMENSIONS
+    )
 
 
-@jax.custom_vjp
-def _conv_with_own_gradient(x: Array, kernel: Array) -> Array:
-    return _conv(x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_with_own_gradient(x: Array, kernel: Array, stride: int) -> Array:
+    return _conv(x, kernel, stride)
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(x, kernel), (x, kernel)
+def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel, stride), (x, kernel)
 
 
-def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _backward(stride: int, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = saved
     flipped = jax.lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-    patches = _patches(x, kernel.shape[0])
-    grad_kernel = patches.T @ cotangent.reshape(-1, cotangent.shape[-1])
-    return _conv(cotangent, flipped), grad_kernel.reshape(kernel.shape)
+    grad_x = _conv(_spread(cotangent, stride, x.shape), flipped, 1)
+    chunk = _chunk_size(x, kernel.shape[0], stride)
+
+    def grad_kernel(x: Array, cotangent: Array) -> Array:
+        return _patches(x, kernel.shape[0], stride).T @ cotangent.reshape(-1, cotangent.shape[-1])
+
+    if chunk == len(x):
+        return grad_x, grad_kernel(x, cotangent).reshape(kernel.shape)
+    chunks = jax.tree.map(lambda v: v.reshape(-1, chunk, *v.shape[1:]), (x, cotangent))
+    zero = jnp.zeros((kernel[..., 0].size, kernel.shape[3]), kernel.dtype)
+    total, _ = jax.lax.scan(lambda total, chunk: (total + grad_kernel(*chunk), None), zero, chunks)
+    return grad_x, total.reshape(kernel.shape)
 
 
 _conv_with_own_gradient.defvjp(_forward, _backward)
 
 
-def _patches(x: Array, k: int) -> Float[Array, "pixels patch"]:
+def _spread(cotangent: Array, stride: int, shape: tuple[int, ...]) -> Array:
+    """Put the outputs of a strided convolution back at their places among zeros."""
+    if stride == 1:
+        return cotangent
+    rows, columns = (
+        (0, size - (out - 1) * stride - 1, stride - 1) for size, out in zip(shape[1:3], cotangent.shape[1:3])
+    )
+    return jax.lax.pad(cotangent, jnp.zeros((), cotangent.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
+
+
+def _chunk_size(x: Array, k: int, stride: int) -> int:
+    """How many images' patches to hold at once: all if they are few, else up to `CHUNK`."""
     batch, height, width, channels = x.shape
+    patches = batch * (height // stride) * (width // stride) * k * k * channels
+    return batch if patches <= MAX_PATCHES else math.gcd(batch, CHUNK)
+
+
+def _patches(x: Array, k: int, stride: int) -> Float[Array, "pixels patch"]:
+    height, width, channels = x.shape[1:]
     padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    shifts = [padded[:, i : i + height, j : j + width] for i in range(k) for j in range(k)]
-    return jnp.concatenate(shifts, axis=-1).reshape(batch * height * width, k * k * channels)
+    shifts = [padded[:, i : i + height : stride, j : j + width : stride] for i in range(k) for j in range(k)]
+    return jnp.concatenate(shifts, axis=-1).reshape(-1, k * k * channels)
 
 
 def max_pool(x: Images) -> Float[Array, "batch halfheight halfwidth channels"]:

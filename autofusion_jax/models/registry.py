@@ -8,14 +8,24 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.models.encoder_decoder import EncoderDecoder
 from autofusion_jax.models.mlp import MLP
+from autofusion_jax.models.resnet import ResNet
 from autofusion_jax.models.vgg import VGG
+from autofusion_jax.models.vit import ViT
 from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.types import Params
-from autofusion_jax.validation import unknown_name
+from autofusion_jax.trees import flatten_by_path
+from autofusion_jax.types import Params, TrainFn
+from autofusion_jax.validation import require, unknown_name
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "vgg": VGG}
+MODELS: dict[str, type[nn.Module]] = {
+    "encoder_decoder": EncoderDecoder,
+    "mlp": MLP,
+    "resnet": ResNet,
+    "vgg": VGG,
+    "vit": ViT,
+}
 
 HEAD = "head"
 
@@ -23,6 +33,9 @@ HEAD = "head"
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A bundled network: pure functions of `(params, x)` and its permutation spec.
+
+    `params` is everything the network needs: `{"params": ...}`, and `"batch_stats"` beside it
+    where it has BatchNorm. `apply` evaluates with the running statistics.
 
     Attributes:
         module: the flax module. Keep one `Model`: `apply` of another one is another function to jit.
@@ -40,12 +53,35 @@ class Model:
         """The network's outputs `[N, classes]`."""
         return jax.numpy.asarray(self.module.apply(params, x))
 
+    @property
+    def train_apply(self) -> TrainFn | None:
+        """The network in training mode, or None if that is no other than `apply`.
+
+        Takes `(params, x)`; returns the logits by the batch's own statistics, and params in which
+        the running statistics are updated.
+        """
+        return self._train_apply if "batch_stats" in jax.eval_shape(self.init, jax.random.key(0)) else None
+
+    def _train_apply(self, params: Params, x: Array) -> tuple[Array, Params]:
+        logits, updated = self.module.apply(params, x, train=True, mutable=["batch_stats"])
+        return jax.numpy.asarray(logits), {**params, **updated}
+
     def features(self, params: Params, x: Array) -> Array:
-        """What the head reads `[N, features]`."""
+        """What a plain head reads `[N, features]`.
+
+        Raises:
+            ValueError: the network has another head.
+        """
+        _require_plain_head(params, "features")
         return jax.numpy.asarray(self.module.apply(params, x, method="features"))
 
     def with_head(self, params: Params, kernel: Array, bias: Array) -> Params:
-        """The same network with another head."""
+        """The same network with another plain head.
+
+        Raises:
+            ValueError: the network has another head.
+        """
+        _require_plain_head(params, "with_head")
         head = {HEAD: {"kernel": kernel, "bias": bias}}
         return {**params, "params": {**params["params"], **head}}
 
@@ -55,6 +91,13 @@ class Model:
         shapes = jax.eval_shape(self.init, jax.random.key(0))
         x = jax.ShapeDtypeStruct((2, *self.input_shape), jax.numpy.float32)
         return infer_perm_spec(self.apply, shapes, x, check=False)
+
+
+def _require_plain_head(params: Params, caller: str) -> None:
+    head = params["params"][HEAD]
+    found = ", ".join(f"{name} {jax.numpy.shape(leaf)}" for name, leaf in flatten_by_path(head).items())
+    plain = set(head) == {"kernel", "bias"} and head["kernel"].ndim == 2
+    require(plain, f"Model.{caller}", "head", "a dense layer with bias", found)
 
 
 def build_model(name: str, input_shape: tuple[int, ...], **options: Any) -> Model:

@@ -10,14 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jaxtyping import Key
 
-from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.types import ApplyFn, Params, TrainFn
 from autofusion_jax.validation import require, unknown_name
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam": functools.partial(optax.adam, 1.0),
     "sgd": functools.partial(optax.sgd, 1.0, momentum=0.9),
 }
+
+MAX_SHIFT = 4
+"""Pixels by which augmentation shifts an image at most."""
 
 
 @dataclasses.dataclass
@@ -29,6 +33,8 @@ class TrainOptions:
         batch_size: images per step, >= 1.
         learning_rate: at the start; falls to 0 along a cosine.
         optimizer: a key of `OPTIMIZERS`.
+        weight_decay: of L2 regularisation, added to the gradients of leaves with two axes or more, >= 0.
+        augment: mirror images at random and shift them by up to `MAX_SHIFT` pixels.
         segment: steps per compiled call; progress and checkpoints come at its ends.
     """
 
@@ -36,6 +42,8 @@ class TrainOptions:
     batch_size: int = 128
     learning_rate: float = 1e-3
     optimizer: str = "adam"
+    weight_decay: float = 0.0
+    augment: bool = False
     segment: int = 100
 
     def check(self) -> None:
@@ -43,6 +51,7 @@ class TrainOptions:
         for name in ("epochs", "batch_size", "segment"):
             require(getattr(self, name) >= 1, "train", name, ">= 1", getattr(self, name))
         require(self.learning_rate > 0, "train", "learning_rate", "> 0", self.learning_rate)
+        require(self.weight_decay >= 0, "train", "weight_decay", ">= 0", self.weight_decay)
         if self.optimizer not in OPTIMIZERS:
             raise unknown_name("train", "optimizer", self.optimizer, OPTIMIZERS)
 
@@ -75,6 +84,7 @@ def train(
     *,
     options: TrainOptions,
     seed: int,
+    train_fn: TrainFn | None = None,
     on_segment: Callable[[TrainState, float], None] | None = None,
 ) -> TrainState:
     """Train by cross-entropy over all logits, from `state` to the end.
@@ -88,7 +98,10 @@ def train(
         images: uint8 `[N, ...]`; the network sees them divided by 255.
         labels: integers `[N]`.
         options: how to train.
-        seed: seed of the order of the images.
+        seed: seed of the order of the images and of their augmentation.
+        train_fn: the network in training mode, if that is another than `apply_fn`: returns
+            logits and params with updated statistics. The gradient with respect to statistics
+            must be zero, as it is where training uses the batch's own.
         on_segment: called with the state and the mean loss after every segment.
 
     Returns:
@@ -104,8 +117,9 @@ def train(
         rates = options.learning_rate * 0.5 * (1 + np.cos(np.pi * steps / total))
         index = _batches(len(images), steps, options.batch_size, seed)
         params, opt_state, losses = _run_segment(
-            apply_fn, options.optimizer, state.params, state.opt_state, pixels, classes,
-            jnp.asarray(index), jnp.asarray(rates, jnp.float32),
+            train_fn or _without_statistics(apply_fn), _Rule(options.optimizer, options.weight_decay),
+            jax.random.key(seed) if options.augment else None, state.params, state.opt_state,
+            pixels, classes, jnp.asarray(steps), jnp.asarray(index), jnp.asarray(rates, jnp.float32),
         )  # fmt: skip
         losses = np.asarray(losses)
         if not np.isfinite(losses).all():
@@ -134,30 +148,65 @@ def _batches(num_images: int, steps: np.ndarray, batch_size: int, seed: int) -> 
     return np.stack(rows).astype(np.int32)
 
 
+class _Rule(NamedTuple):
+    """What of the options a compiled segment depends on."""
+
+    optimizer: str
+    weight_decay: float
+
+
+@functools.cache
+def _without_statistics(apply_fn: ApplyFn) -> TrainFn:
+    return lambda params, x: (apply_fn(params, x), params)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run_segment(
-    apply_fn: ApplyFn,
-    optimizer_name: str,
+    train_fn: TrainFn,
+    rule: _Rule,
+    key: Key[Array, ""] | None,
     params: Params,
     opt_state: optax.OptState,
     images: Array,
     labels: Array,
+    steps: Array,
     index: Array,
     rates: Array,
 ) -> tuple[Params, optax.OptState, Array]:
-    optimizer = OPTIMIZERS[optimizer_name]()
+    optimizer = OPTIMIZERS[rule.optimizer]()
 
-    def loss_fn(params: Params, x: Array, y: Array) -> Array:
-        logits = apply_fn(params, x.astype(jnp.float32) / 255)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    def loss_fn(params: Params, x: Array, y: Array) -> tuple[Array, Params]:
+        logits, updated = train_fn(params, x.astype(jnp.float32) / 255)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), updated
 
-    def step(carry: tuple[Params, optax.OptState], draw: tuple[Array, Array]) -> tuple:
+    def step(carry: tuple[Params, optax.OptState], draw: tuple[Array, Array, Array]) -> tuple:
         params, opt_state = carry
-        rows, rate = draw
-        loss, grads = jax.value_and_grad(loss_fn)(params, images[rows], labels[rows])
+        number, rows, rate = draw
+        x = images[rows] if key is None else augment(images[rows], jax.random.fold_in(key, number))
+        (loss, updated), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, x, labels[rows])
+        if rule.weight_decay:
+            grads = jax.tree.map(lambda g, p: g + rule.weight_decay * p if p.ndim > 1 else g, grads, params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         updates = jax.tree.map(lambda u: rate * u, updates)
-        return (optax.apply_updates(params, updates), opt_state), loss
+        return (optax.apply_updates(updated, updates), opt_state), loss
 
-    (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), (index, rates))
+    (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), (steps, index, rates))
     return params, opt_state, losses
+
+
+def augment(images: Array, key: Key[Array, ""]) -> Array:
+    """Mirror each image left to right or not, and shift it by up to `MAX_SHIFT` pixels; black enters.
+
+    Args:
+        images: `[N, height, width, channels]`.
+        key: decides.
+    """
+    num, height, width = images.shape[:3]
+    mirror_key, shift_key = jax.random.split(key)
+    mirror = jax.random.bernoulli(mirror_key, shape=(num, 1))
+    shifts = jax.random.randint(shift_key, (2, num, 1), 0, 2 * MAX_SHIFT + 1)
+    rows = shifts[0] + jnp.arange(height)
+    columns = shifts[1] + jnp.where(mirror, jnp.arange(width)[::-1], jnp.arange(width))
+    border = (MAX_SHIFT, MAX_SHIFT)
+    padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
+    return padded[jnp.arange(num)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from autofusion_jax.validation import unknown_name
 from configs import (
+    cifar10_resnet20,
     cifar10_vgg,
     cifar10_vgg_paper,
     digits_mlp,
@@ -25,6 +26,7 @@ from configs import (
 from configs.schema import Config
 
 CONFIGS = {
+    "cifar10_resnet20": cifar10_resnet20.get_config,
     "cifar10_vgg": cifar10_vgg.get_config,
     "cifar10_vgg_paper": cifar10_vgg_paper.get_config,
     "digits_mlp": digits_mlp.get_config,

@@ -35,11 +35,24 @@ class MLPConfig:
 
 @dataclasses.dataclass
 class VGGConfig:
-    """A VGG: widths of its convolutions, and after which of them it pools."""
+    """A VGG: widths of its convolutions, after which of them it pools, and its norm or `"none"`."""
 
     widths: tuple[int, ...]
     pool_after: tuple[int, ...]
+    norm: str = "none"
     name: str = "vgg"
+
+
+@dataclasses.dataclass
+class ResNetConfig:
+    """A ResNet: widths and depths of its stages, kind of its blocks, norm."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...] = (3, 3, 3)
+    block: str = "basic"
+    norm: str = "batch"
+    norm_groups: int = 4
+    name: str = "resnet"
 
 
 @dataclasses.dataclass
@@ -79,7 +92,7 @@ class Config:
 
     name: str
     data: DataConfig
-    model: MLPConfig | VGGConfig
+    model: MLPConfig | VGGConfig | ResNetConfig
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     merge: MergeConfig = dataclasses.field(default_factory=MergeConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)

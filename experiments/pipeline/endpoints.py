@@ -182,8 +182,9 @@ def _train(setting: Setting, pair: Pair, role: str, folder: Path) -> tuple[Train
         images, labels = setting.dataset.train_images[indices], setting.dataset.train_labels[indices]
         seed = len(ROLES) * pair.seed + ROLES.index(role)
         state = train(
-            setting.model.apply, state, images, labels, options=options, seed=seed, on_segment=on_segment
-        )
+            setting.model.apply, state, images, labels, options=options, seed=seed,
+            train_fn=setting.model.train_apply, on_segment=on_segment,
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     setting.console.print(f"trained {role} of seed {pair.seed} in {seconds:.0f} s")
     return state, seconds
