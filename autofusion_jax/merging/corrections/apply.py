@@ -1,6 +1,7 @@
 """The corrections by name, applied to the result of any method."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,13 @@ import jax
 from jax import Array
 
 from autofusion_jax.merging.corrections.repair import repair
-from autofusion_jax.merging.corrections.reset_norm import measure_norms, reset_norm
+from autofusion_jax.merging.corrections.reset_norm import (
+    BATCH_SIZE,
+    measure_norms,
+    over_batches,
+    reset_norm,
+    training_rules,
+)
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.zipping.partial import PartialNetwork
 from autofusion_jax.symmetry.flat import flatten_program
@@ -48,7 +55,7 @@ def corrected(
             correction == "reset_norm", "merge", "correction", 'None or "reset_norm" for several heads',
             repr(correction),
         )  # fmt: skip
-        return dataclasses.replace(result, params=_reset_heads(result.apply_fn, result.params, x))
+        return dataclasses.replace(result, params=reset_heads(result.apply_fn, result.params, x))
     require(
         bool(result.alignments), "merge", "correction", "None for an ensemble, whose members are whole",
         repr(correction),
@@ -79,17 +86,38 @@ def _correct(
     return repair(spec, models, result, x)
 
 
-def _reset_heads(network: PartialNetwork, params: Params, x: Array) -> Params:
-    """Reset the trunk first, then every head on what the trunk then gives it."""
-    program = flatten_program(network.spec, network.shapes, x, caller="reset_norm")
-    values = {program.leaves[path]: leaf for path, leaf in params["trunk"].items()}
-    values.update(zip(program.inputs, jax.tree.leaves(x)))
-    params = {
+def reset_heads(network: PartialNetwork, params: Params, x: Array, *, batch_size: int = BATCH_SIZE) -> Params:
+    """`reset_norm` for a trunk and, on what it gives them in training, all of its heads.
+
+    Args:
+        network: the program of the partially zipped network.
+        params: its parameters.
+        x: inputs `[N, ...]`.
+        batch_size: inputs evaluated at once, >= 2.
+    """
+    trunk = over_batches(functools.partial(_measure_trunk, network, params), x, batch_size)
+    heads = [
+        over_batches(functools.partial(_measure_head, network, number, params), x, batch_size)
+        for number in range(len(params["heads"]))
+    ]
+    return {
         **params,
-        "trunk": params["trunk"] | measure_norms(program, values, {}, network.numbers(program)),
+        "trunk": params["trunk"] | trunk,
+        "heads": [leaves | measured for leaves, measured in zip(params["heads"], heads)],
     }
-    heads = []
-    for number, head in enumerate(params["heads"]):
-        values, overrides = network.head(program, params, x, number)
-        heads.append(head | measure_norms(program, values, overrides, program.outputs))
-    return {**params, "heads": heads}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure_trunk(network: PartialNetwork, params: Params, x: Array) -> dict[str, Array]:
+    program = flatten_program(network.spec, network.shapes, x, caller="reset_norm")
+    values = network.trunk(program, params, x)
+    return measure_norms(program, values, {}, network.numbers(program))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measure_head(network: PartialNetwork, number: int, params: Params, x: Array) -> dict[str, Array]:
+    program = flatten_program(network.spec, network.shapes, x, caller="reset_norm")
+    trunk = network.trunk(program, params, x)
+    rules, _ = training_rules(program, trunk, {}, network.numbers(program))
+    values, overrides = network.head(program, params, x, number, rules)
+    return measure_norms(program, values, overrides, program.outputs)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,8 @@ from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
+
+BATCH_SIZE = 500
 
 ROOTS = frozenset(("rsqrt", "sqrt", "pow", "integer_pow"))
 
@@ -36,17 +38,21 @@ class StoredNorm:
     variance: str
 
 
-def reset_norm(spec: PermSpec, params: Params, x: Array) -> tuple[Params, dict[str, Any]]:
+def reset_norm(
+    spec: PermSpec, params: Params, x: Array, *, batch_size: int = BATCH_SIZE
+) -> tuple[Params, dict[str, Any]]:
     """Set every stored mean and variance to that of the merged network's own activations.
 
     The normalisations are found in the program: a leaf is subtracted from an activation, and
-    the difference multiplied by `1 / sqrt` of another one. All are measured in one evaluation,
-    each on activations for which those before are already set. The variance is the unbiased one.
+    the difference multiplied by `1 / sqrt` of another one. Each batch is evaluated as in
+    training, every normalisation by the statistics of the batch; the means and unbiased
+    variances are averaged over batches.
 
     Args:
         spec: a spec that carries an `apply_fn`.
         params: parameters of the merged network, statistics among them.
-        x: inputs `[N, ...]`, evaluated at once.
+        x: inputs `[N, ...]`.
+        batch_size: inputs evaluated at once, >= 2.
 
     Returns:
         The parameters with new statistics, and the leaves that were set.
@@ -58,15 +64,24 @@ def reset_norm(spec: PermSpec, params: Params, x: Array) -> tuple[Params, dict[s
         Izmailov et al.: Averaging weights leads to wider optima and better generalization, UAI
         2018, Sec. 3.2.
     """
-    program = flatten_program(spec, params, x, caller="reset_norm")
-    norms = stored_norms(program)
+    norms = stored_norms(flatten_program(spec, params, x, caller="reset_norm"))
     require(
         bool(norms), "merge", "correction", 'None or "repair" for this network', '"reset_norm"',
         "Its program normalises nothing by stored statistics.",
     )  # fmt: skip
     leaves = flatten_by_path(params)
-    measured = _measure(spec, params, x)
+    measured = over_batches(functools.partial(_measure, spec, params), x, batch_size)
     return unflatten_like(params, leaves | measured), {"reset": sorted(measured)}
+
+
+def over_batches(measure: Callable[[Array], dict[str, Array]], x: Array, batch_size: int) -> dict[str, Array]:
+    """The mean of what is measured on batches, each counting as many times as it has inputs."""
+    total: dict[str, Array] = {}
+    for start in range(0, len(x), batch_size):
+        batch = x[start : start + batch_size]
+        for path, value in measure(batch).items():
+            total[path] = total.get(path, 0) + value * (len(batch) / len(x))
+    return total
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -92,26 +107,40 @@ def measure_norms(
     Returns:
         Path of a leaf -> its new value.
     """
-    reached = program.needed(outputs, overrides)
-    norms = [norm for norm in stored_norms(program) if norm.value in reached]
-    wanted: dict[str, int] = {}
-    rules = dict(overrides)
-    for norm in norms:
-        mean, variance = program.leaves[norm.mean], program.leaves[norm.variance]
-        spread = program.new()
-        rules[spread] = Override((norm.value,), functools.partial(_statistics, program, norm, values[mean]))
-        rules[mean] = Override((spread,), functools.partial(_cast, 0, values[mean].dtype))
-        rules[variance] = Override((spread,), functools.partial(_cast, 1, values[variance].dtype))
-        wanted |= {norm.mean: mean, norm.variance: variance}
+    rules, wanted = training_rules(program, values, overrides, outputs)
     return dict(zip(wanted, program.evaluate(list(wanted.values()), values, rules)))
 
 
-def _cast(index: int, dtype: Any, spread: tuple[Array, Array]) -> Array:
+def training_rules(
+    program: FlatProgram, values: Mapping[int, Array], overrides: Overrides, outputs: Sequence[int]
+) -> tuple[Overrides, dict[str, int]]:
+    """The overrides under which stored norms use the batch's own statistics. See `measure_norms`.
+
+    Returns:
+        The overrides, those given among them; and path of a leaf -> number of its new value.
+    """
+    reached = program.needed(outputs, overrides)
+    wanted: dict[str, int] = {}
+    rules = dict(overrides)
+    for norm in (norm for norm in stored_norms(program) if norm.value in reached):
+        mean, variance = program.leaves[norm.mean], program.leaves[norm.variance]
+        spread, unbiased = program.new(), program.new()
+        rules[spread] = Override((norm.value,), functools.partial(_statistics, program, norm, values[mean]))
+        rules[mean] = Override((spread,), functools.partial(_cast, 0, values[mean].dtype))
+        rules[variance] = Override((spread,), functools.partial(_cast, 1, values[variance].dtype))
+        rules[unbiased] = Override((spread,), functools.partial(_cast, 2, values[variance].dtype))
+        wanted |= {norm.mean: mean, norm.variance: unbiased}
+    return rules, wanted
+
+
+def _cast(index: int, dtype: Any, spread: tuple[Array, ...]) -> Array:
     return spread[index].astype(dtype)
 
 
-def _statistics(program: FlatProgram, norm: StoredNorm, leaf: Array, value: Array) -> tuple[Array, Array]:
-    """Mean and unbiased variance over all places that one entry of the leaf is subtracted at."""
+def _statistics(
+    program: FlatProgram, norm: StoredNorm, leaf: Array, value: Array
+) -> tuple[Array, Array, Array]:
+    """Mean, variance, and unbiased variance over all places that an entry of the leaf is subtracted at."""
 
     def spread_out(leaf: Array) -> Array:
         operand = program.evaluate([norm.operand], {program.leaves[norm.mean]: leaf})[0]
@@ -121,7 +150,7 @@ def _statistics(program: FlatProgram, norm: StoredNorm, leaf: Array, value: Arra
     (count,) = gather(jnp.ones_like(value))
     mean = gather(value)[0] / count
     (squares,) = gather((value - spread_out(mean)) ** 2)
-    return mean, squares / jnp.maximum(count - 1, 1)
+    return mean, squares / count, squares / jnp.maximum(count - 1, 1)
 
 
 def stored_norms(program: FlatProgram) -> list[StoredNorm]:

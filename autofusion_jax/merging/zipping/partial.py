@@ -48,12 +48,17 @@ class PartialNetwork:
             outputs.append(tree.unflatten(program.evaluate(program.outputs, values, overrides)))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
+    def trunk(self, program: FlatProgram, params: Params, x: Any) -> dict[int, Any]:
+        """The values of the inputs and of the trunk's leaves."""
+        values = {program.leaves[path]: leaf for path, leaf in params["trunk"].items()}
+        return values | dict(zip(program.inputs, jax.tree.leaves(x)))
+
     def numbers(self, program: FlatProgram) -> list[int]:
         """The numbers of the values at the cut."""
         return _numbers(program, self.cut)
 
     def head(
-        self, program: FlatProgram, params: Params, x: Any, head: int
+        self, program: FlatProgram, params: Params, x: Any, head: int, trunk_rules: Overrides | None = None
     ) -> tuple[dict[int, Any], Overrides]:
         """The values of one head's leaves, and the overrides that stand for the trunk.
 
@@ -62,13 +67,13 @@ class PartialNetwork:
             params: parameters of this network.
             x: inputs.
             head: number of the head.
+            trunk_rules: other ways to compute some values of the trunk.
         """
-        trunk = {program.leaves[path]: leaf for path, leaf in params["trunk"].items()}
-        trunk.update(zip(program.inputs, jax.tree.leaves(x)))
         numbers = self.numbers(program)
+        at_the_cut = program.evaluate(numbers, self.trunk(program, params, x), trunk_rules)
         values = {program.leaves[path]: leaf for path, leaf in params["heads"][head].items()}
         overrides = {}
-        for site, number, value in zip(self.cut, numbers, program.evaluate(numbers, trunk)):
+        for site, number, value in zip(self.cut, numbers, at_the_cut):
             unmerged = _unmerged(self.spec, site, value, params["unmerge"][head])
             overrides[number] = Override((), functools.partial(_given, unmerged))
         return values, overrides

@@ -1,5 +1,7 @@
 """Small networks with and without BatchNorm, as bare functions."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,7 @@ WIDTHS = (6, 10, 8, 4)
 
 def init(seed, *, norm=False, bias=True):
     layers = {}
-    for number, (before, after) in enumerate(zip(WIDTHS, WIDTHS[1:])):
+    for number, (before, after) in enumerate(itertools.pairwise(WIDTHS)):
         keys = iter(jax.random.split(jax.random.key(100 * seed + number), 6))
         layer = {"kernel": jax.random.normal(next(keys), (before, after)) / before**0.5}
         if bias:

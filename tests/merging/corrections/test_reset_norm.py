@@ -1,5 +1,6 @@
 """BatchNorm statistics measured again: found in the program, layer after layer."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +19,22 @@ def test_every_norm_then_sees_its_own_statistics():
     ]
     h = np.asarray(x, np.float64)
     for number in range(2):
-        layer = {name: np.asarray(leaf, np.float64) for name, leaf in result.params[f"layer_{number}"].items()}
+        layer = {
+            name: np.asarray(leaf, np.float64) for name, leaf in result.params[f"layer_{number}"].items()
+        }
         z = h @ layer["kernel"]
         np.testing.assert_allclose(layer["mean"], z.mean(0), atol=1e-5)
         np.testing.assert_allclose(layer["var"], z.var(0, ddof=1), rtol=1e-5)
-        z = (z - layer["mean"]) / np.sqrt(layer["var"] + 1e-5) * layer["scale"] + layer["bias"]
+        z = (z - layer["mean"]) / np.sqrt(z.var(0) + 1e-5) * layer["scale"] + layer["bias"]
         h = np.maximum(z, 0)
+
+
+def test_batches_are_averaged():
+    params, _, spec, x = pair(norm=True)
+    parts = [reset_norm(spec, params, part)[0] for part in (x[:80], x[80:160], x[160:])]
+    whole, _ = reset_norm(spec, params, x, batch_size=80)
+    expected = jax.tree.map(lambda a, b, c: 0.4 * a + 0.4 * b + 0.2 * c, *parts)
+    chex.assert_trees_all_close(whole, expected, rtol=1e-5)
 
 
 def test_only_the_statistics_change():
