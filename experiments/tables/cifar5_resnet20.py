@@ -52,8 +52,8 @@ def caption(config: TableConfig, rows: Mapping[str, Row]) -> list[str]:
     return [
         f"Ours: {training(config)} Cross-entropy over all ten classes. {endpoints(rows)} "
         f"{protocol(config)} After every merge BatchNorm statistics are measured again on these images.",
-        f"Published: {PAPER}, Table 1: widths 128, 256, 512, 200 epochs, a CLIP-style head trained within each "
-        "task. Compare the order of the methods, not the numbers.",
+        f"Published: {PAPER}, Table 1: widths 128, 256, 512, 200 epochs, a CLIP-style head trained within "
+        "each task. Compare the order of the methods, not the numbers.",
         "*Joint* and *Avg* are by the argmax over all ten classes; *within* is by the argmax over the "
         "task's own five, as the published Avg, T. A and T. B are.",
     ]
