@@ -37,7 +37,7 @@ def main(console: Console) -> None:
     options = dict(meta["model"])
     model = build_model(
         options.pop("name"), data.test_images.shape[1:], num_classes=data.num_classes,
-        **{name: tuple(value) for name, value in options.items()},
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()},
     )  # fmt: skip
     check_params(model.perm_spec, stored.params, caller="evaluate", name="checkpoint")
     tasks = [

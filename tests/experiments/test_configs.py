@@ -17,6 +17,7 @@ NAMED = {
     "kmnist_mlp",
     "kmnist_vgg",
     "cifar10_vgg",
+    "cifar10_resnet20",
 }
 
 
@@ -40,6 +41,7 @@ def test_models_of_the_paper():
     assert get_config("mnist_mlp").model.widths == (512,) * 6
     assert len(get_config("mnist_vgg").model.widths) == 4
     assert len(get_config("cifar10_vgg").model.widths) > 4
+    assert get_config("cifar10_resnet20").model.depths == (3, 3, 3)
 
 
 def test_configs_are_fresh_each_time():
@@ -63,7 +65,7 @@ def test_commas():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--config=NAME must come first; got nothing. Known: cifar10_vgg"),
+        ([], "--config=NAME must come first; got nothing. Known: cifar10_resnet20"),
         (["--config.seed=1"], "must come first"),
         (["--config=mnist_vg"], "unknown name 'mnist_vg'. Did you mean 'mnist_vgg'"),
         (["--config=mnist_vgg", "--config.sede=1"], "unknown field 'sede'. Did you mean 'seed'"),

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autofusion_jax.training.loop import TrainOptions, init_state, num_steps, train
+from autofusion_jax.models.registry import build_model
+from autofusion_jax.training.loop import MAX_SHIFT, TrainOptions, augment, init_state, num_steps, train
 from tests.conftest import MODELS
 
 RNG = np.random.default_rng(0)
@@ -37,6 +38,67 @@ def test_going_on_gives_the_same_bits():
     chex.assert_trees_all_equal(resumed.params, whole.params)
 
 
+NORMED = build_model("vgg", (4, 4, 1), widths=(4,), pool_after=(), num_classes=3, norm="batch")
+
+
+def run_normed(**options):
+    options = TrainOptions(**{"batch_size": 16, "optimizer": "sgd", "segment": 12, **options})
+    saved = []
+    start = init_state(NORMED.init(jax.random.key(0)), options)
+
+    def go_on(state):
+        return train(
+            NORMED.apply, state, IMAGES[..., None], LABELS, options=options, seed=1,
+            train_fn=NORMED.train_apply, on_segment=lambda state, loss: saved.append(state),
+        )  # fmt: skip
+
+    return start, go_on(start), saved, go_on
+
+
+def test_a_network_with_batch_norm_learns():
+    _, state, _, _ = run_normed(epochs=16, learning_rate=0.05)
+    predicted = NORMED.apply(state.params, jnp.asarray(IMAGES[..., None] / np.float32(255))).argmax(-1)
+    assert (np.asarray(predicted) == LABELS).mean() > 0.7
+
+
+def test_going_on_augmented_gives_the_same_bits():
+    _, whole, saved, go_on = run_normed(epochs=4, learning_rate=0.05, augment=True)
+    chex.assert_trees_all_equal(go_on(saved[1]).params, whole.params)
+
+
+def test_one_step_takes_statistics_from_the_network_and_decays_kernels_alone():
+    one_step = {"epochs": 1, "batch_size": 200, "segment": 1, "learning_rate": 0.1}
+    start, plain, _, _ = run_normed(**one_step)
+    _, decayed, _, _ = run_normed(**one_step, weight_decay=0.5)
+    _, updated = NORMED.train_apply(start.params, jnp.asarray(IMAGES[..., None] / np.float32(255)))
+    chex.assert_trees_all_close(plain.params["batch_stats"], updated["batch_stats"], atol=1e-6)
+    chex.assert_trees_all_equal(plain.params["batch_stats"], decayed.params["batch_stats"])
+    expected = jax.tree.map(
+        lambda end, begin: end - 0.1 * 0.5 * begin if begin.ndim > 1 else end, plain.params, start.params
+    )
+    chex.assert_trees_all_close(decayed.params, expected, atol=1e-6)
+
+
+def test_augmentation_mirrors_and_shifts():
+    images = jnp.asarray(RNG.integers(1, 255, (32, 5, 6, 2)), jnp.uint8)
+    got = np.asarray(augment(images, jax.random.key(0)))
+    assert got.dtype == np.uint8
+    border = (MAX_SHIFT, MAX_SHIFT)
+    padded = np.pad(np.asarray(images), ((0, 0), border, border, (0, 0)))
+    found = set()
+    for image, one in zip(padded, got):
+        shifts = [
+            (mirrored, i, j)
+            for mirrored in (False, True)
+            for i in range(2 * MAX_SHIFT + 1)
+            for j in range(2 * MAX_SHIFT + 1)
+            if np.array_equal(one, image[i : i + 5, j : j + 6][:, :: -1 if mirrored else 1])
+        ]
+        assert shifts
+        found.add(shifts[0])
+    assert len(found) > 16 and {mirrored for mirrored, _, _ in found} == {False, True}
+
+
 def test_divergence_names_the_step():
     options = TrainOptions(epochs=6, batch_size=16, learning_rate=1e30, segment=12, optimizer="sgd")
     with pytest.raises(ValueError, match=r"NaN or infinite at step \d+ of 72"):
@@ -48,6 +110,7 @@ def test_divergence_names_the_step():
     [
         ({"epochs": 0}, "epochs must be >= 1"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
+        ({"weight_decay": -1.0}, "weight_decay must be >= 0"),
         ({"optimizer": "adamw"}, "unknown optimizer 'adamw'. Did you mean 'adam'"),
     ],
 )
