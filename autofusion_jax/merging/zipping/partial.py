@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from autofusion_jax.merging.result import MergeResult, MergeTask
 from autofusion_jax.symmetry.capture import fitted_axes
 from autofusion_jax.symmetry.factoring import transform_axes
 from autofusion_jax.symmetry.flat import FlatProgram, Override, Overrides, flatten_program
@@ -172,3 +173,11 @@ def partial_network(
     crossing = {group for site in cut for axis in site.axes for group in axis.groups}
     known = [{group: matrices[group] for group in sorted(crossing)} for matrices in unmerge]
     return {"trunk": trunk, "heads": heads, "unmerge": known}, PartialNetwork(spec, shapes, cut)
+
+
+def stopped(
+    task: MergeTask, result: MergeResult, unmerge: Sequence[SoftPerms], cut: tuple[Site, ...]
+) -> MergeResult:
+    """Keep of a zipped network what stands before a cut. See `partial_network`."""
+    params, network = partial_network(task.spec, task.models, result.params, unmerge, cut, task.inputs[:2])
+    return dataclasses.replace(result, params=params, apply_fn=network, num_heads=len(task.models))

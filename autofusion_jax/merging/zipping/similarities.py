@@ -8,16 +8,18 @@ are those of all `G n` units of each network, `G` blocks in a row.
 import math
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float
 
-from autofusion_jax.merging.similarity import BATCH_SIZE, KINDS, unit_vectors
+from autofusion_jax.merging.similarity import BATCH_SIZE, KINDS
+from autofusion_jax.symmetry.axes import Block, Concat, Factor, factors_of
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.site import Position, Site
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.transport.moments import Moments, batch_moments, stream_moments
+from autofusion_jax.transport.moments import Moments, stream_moments
 from autofusion_jax.types import Params
 from autofusion_jax.validation import unknown_name
 
@@ -43,34 +45,17 @@ def num_stacks(spec: PermSpec, group: str) -> int:
     return sum(name in spec.stacks for name in spec.groups[group].nested_in)
 
 
-def weight_correlations(
-    spec: PermSpec, models: Sequence[Params], group: str
-) -> Float[Array, "*stacks rows rows"]:
-    """Pearson correlations of the units' weights, over every leaf axis that carries the group.
-
-    Args:
-        spec: the permutation spec.
-        models: parameters of N networks, whose other groups are in a common order.
-        group: name of a group.
-
-    Returns:
-        `[*stacks, N G n, N G n]`, the units of the first network first, block after block.
-    """
-    vectors = []
-    for params in models:
-        leaves = [jnp.moveaxis(leaf, -1, 0) for leaf in unit_vectors(spec, params, group)]
-        vectors.append(in_blocks(spec, group, jnp.concatenate(leaves)))
-    return batch_moments(jnp.stack(vectors), num_stacks(spec, group)).correlation()
-
-
 def block_similarities(
     spec: PermSpec, models: Sequence[Params], x: Float[Array, "N ..."], *, kind: str, position: Position
 ) -> dict[str, Float[Array, "*stacks rows rows"]]:
     """How alike the units of N networks act on the same inputs, for every innermost group.
 
-    Measured at the last site of the group. Where it has none at that position (queries and
-    keys are read by no weight), the other position serves; where it has none at all, so that
-    no activation can be measured, the correlations of the networks' weights.
+    Measured at the last site of a group at which no other group is counted over: the samples of
+    two networks would differ in its order. Where no such site is at `position` (queries and
+    keys are read by no weight), the other position serves.
+
+    Units that never vary correlate with nothing (0), but where two stand at the same value
+    (ReLU units that never fire) they act alike on all inputs: their correlation counts as 1.
 
     Args:
         spec: a spec from `infer_perm_spec`.
@@ -80,23 +65,58 @@ def block_similarities(
         position: `"read"`: what the next weight reads, after the nonlinearity; `"pre"`: before it.
 
     Returns:
-        group name -> `[*stacks, N G n, N G n]`, the units of the first network first.
+        group name -> `[*stacks, N G n, N G n]`, the units of the first network first. Groups
+        without any site are left out.
 
     Raises:
         ValueError: unknown kind, or the spec has no sites or no `apply_fn`.
     """
     if kind not in KINDS:
         raise unknown_name("block_similarities", "kind", kind, KINDS)
-    last = {(site.group, site.position): site for site in spec.sites}
-    other: Position = "pre" if position == "read" else "read"
-    groups = innermost_groups(spec)
-    found = {name: last.get((name, position), last.get((name, other))) for name in groups}
+    found = {name: _best_site(spec, name, position) for name in innermost_groups(spec)}
     sites = {name: site for name, site in found.items() if site is not None}
-    measured = _block_moments(spec, models, x, sites) if sites or not spec.sites else {}
-    return {
-        name: KINDS[kind](measured[name]) if name in measured else weight_correlations(spec, models, name)
-        for name in groups
-    }
+    if spec.sites and not sites:
+        return {}
+    measured = _block_moments(spec, models, x, sites)
+    if kind != "correlation":
+        return {name: KINDS[kind](moments) for name, moments in measured.items()}
+    return {name: _correlation(moments) for name, moments in measured.items()}
+
+
+def _best_site(spec: PermSpec, group: str, position: Position) -> Site | None:
+    sites = [site for site in spec.sites if site.group == group]
+    own = {group, *spec.groups[group].nested_in}
+
+    def rank(site: Site) -> tuple[bool, bool]:
+        return _counted_over(site, group) <= own, site.position == position
+
+    return max(reversed(sites), key=rank, default=None)
+
+
+def _counted_over(site: Site, group: str) -> set[str]:
+    """The groups whose indices tell apart the entries of one unit at a site."""
+
+    def beside(block: Block) -> set[str]:
+        at = next(i for i, term in enumerate(block) if group in _groups((term,)))
+        rest, term = _groups((*block[:at], *block[at + 1 :])), block[at]
+        blocks = () if isinstance(term, Factor) else term.blocks if isinstance(term, Concat) else term.members
+        return rest.union(*(beside(inner) for inner in blocks if group in _groups(inner)))
+
+    others = {name for axis in site.axes if group not in axis.groups for name in axis.groups}
+    return others.union(*(beside(axis.block) for axis in site.axes if group in axis.groups))
+
+
+def _groups(block: Block) -> set[str]:
+    return {factor.group for factor in factors_of(block) if factor.group is not None}
+
+
+@jax.jit
+def _correlation(moments: Moments) -> Array:
+    mean = jnp.moveaxis(moments.mean, 0, -2)
+    value = mean.reshape(*mean.shape[:-2], -1)  # [*stacks, N G n]
+    still = jnp.diagonal(moments.cov, axis1=-2, axis2=-1) == 0
+    alike = still[..., :, None] & still[..., None, :] & (value[..., :, None] == value[..., None, :])
+    return jnp.where(alike, 1, moments.correlation())
 
 
 def _block_moments(

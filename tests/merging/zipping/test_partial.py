@@ -83,3 +83,22 @@ def test_a_resnet_cut_between_blocks():
     chex.assert_shape(outputs, (2, *network(params, x).shape))
     np.testing.assert_allclose(outputs[1], network(params, x), atol=1e-5)
     assert set(cut_params["unmerge"][0]) == {"b10_conv2"}
+
+
+def test_zipit_stops_where_it_is_told():
+    """Two copies of one network, up to a permutation: both heads give its outputs."""
+    network, params, spec, x = resnet()
+    x = jax.random.normal(jax.random.key(1), (16, *x.shape[1:]))
+    copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(2)))
+    result = af.merge(params, copy, spec, x, method="zipit", stop_at="b20_conv1/kernel.read")
+    assert result.num_heads == 2
+    for output in result.apply_fn(result.params, x):
+        np.testing.assert_allclose(output, network(params, x), atol=1e-3)
+    with pytest.raises(ValueError, match="stop_at must be sites that separate"):
+        af.merge(params, copy, spec, x, method="zipit", stop_at="b20_conv2/kernel.read")
+    reset = af.merge(
+        params, copy, spec, x, method="zipit", stop_at="b20_conv1/kernel.read", correction="reset_norm"
+    )
+    assert np.isfinite(reset.apply_fn(reset.params, x)).all()
+    with pytest.raises(ValueError, match="several heads"):
+        af.merge(params, copy, spec, x, method="zipit", stop_at="b20_conv1/kernel.read", correction="repair")

@@ -1,0 +1,1 @@
+"""Zipping: merging the units of several networks within and across them."""

@@ -1,0 +1,47 @@
+"""How MuDSC chooses the weight of the weights against the activations from the inputs it has."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from autofusion_jax.batching import predict
+from autofusion_jax.merging.autofusion.pseudo_labels import pseudo_labels
+from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_norms
+from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.symmetry.flat import flatten_program
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.types import Params
+
+ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+"""What `alpha="auto"` tries."""
+
+
+def stored_statistics(spec: PermSpec, params: Params, x: Array | None) -> frozenset[str]:
+    """Paths of the leaves that hold measured statistics of norms; none where nothing can be traced."""
+    if spec.apply_fn is None or x is None:
+        return frozenset()
+    norms = stored_norms(flatten_program(spec, params, x, caller="mudsc"))
+    return frozenset(path for norm in norms for path in (norm.mean, norm.variance))
+
+
+def score(task: MergeTask, params: Params) -> float:
+    """How good a merged network is on the inputs of a task; higher is better.
+
+    Where the networks hold BatchNorm statistics, these are measured again first: a zipped network is
+    hardly ever of use with the mixed ones.
+
+    Args:
+        task: the networks that were merged, inputs `x` and perhaps labels `y`.
+        params: parameters of the merged network.
+
+    Returns:
+        With labels the accuracy. Without, minus the cross-entropy to the predictions of whichever
+        network is the most confident of an input, as AutoFusion's teacher.
+    """
+    if stored_statistics(task.spec, params, task.inputs):
+        params, _ = reset_norm(task.spec, params, task.inputs)
+    logits = predict(task.network, params, task.inputs)
+    if task.y is not None:
+        return float(jnp.mean(jnp.argmax(logits, -1) == task.y))
+    teacher = pseudo_labels(task.network, task.models, task.inputs, zeta=0.0)
+    return float(jnp.mean(jnp.sum(teacher.probs * jax.nn.log_softmax(logits), -1)))

@@ -1,0 +1,157 @@
+"""ZipIt: merge the units of several networks that act alike, within and across networks."""
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.similarity import KINDS
+from autofusion_jax.merging.zipping.aligned import aligned_correlations
+from autofusion_jax.merging.zipping.combine import split_by_model, zip_models
+from autofusion_jax.merging.zipping.families import Family, find_families
+from autofusion_jax.merging.zipping.greedy import VARIANTS
+from autofusion_jax.merging.zipping.matching import Matching, join, match_family
+from autofusion_jax.merging.zipping.partial import find_cut, stopped
+from autofusion_jax.merging.zipping.similarities import block_similarities
+from autofusion_jax.symmetry.site import Position
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require, unknown_name
+
+HARD = ("identity", "permute")
+"""Variants in which every merged unit holds one unit of each network."""
+
+
+def zipit(
+    *,
+    a: float = 0.3,
+    b: float = 0.125,
+    variant: str = "zip",
+    kind: str = "correlation",
+    position: Position = "read",
+    stop_at: str | Sequence[str] | None = None,
+) -> Method:
+    """Merge the N n units of every group into n, the most alike first, and average what meets.
+
+    Units are compared by their activations on the inputs. A merged unit is the mean of its parts, which
+    may come from one network or from several; what read its parts reads it instead: leaf by
+    leaf `sum_k M_k W_k U_k`. Heads and other outer groups of nested ones are permuted, not
+    zipped, and what is nested in them is zipped block by block. Takes any number of networks.
+
+    Two networks that differ by a permutation have units that act exactly alike: these are merged
+    first, and the function is kept on the inputs.
+
+    Args:
+        a: factor on the similarities of a merged unit, in (0, 1].
+        b: share of the merges that a network may make within itself, in [0, 1].
+        variant: `"zip"`; or `"permute"`, which only merges across networks, one unit of each, by
+            an assignment; `"identity"`, the plain average; `"optimal"`, the best pairing of all
+            units of two networks, slow.
+        kind: what makes two units alike: `"correlation"` of their activations, as published, or
+            another key of `KINDS`.
+        position: where they are compared: `"read"` by the next weight, as published, or `"pre"`,
+            before the nonlinearity. Where a group has no such site, the other one.
+        stop_at: name of the site at which to stop zipping, or of several; they must separate the
+            inputs from the outputs. What follows stays as it is, one head for each network: the
+            result's `apply_fn` stacks their outputs `[num_heads, N, ...]`.
+
+    Raises:
+        ValueError: an option is out of range or unknown, or `stop_at` does not separate; lists
+            the sites that do.
+
+    References:
+        Stoica, Bolya, Bjorner, Ramesh, Hearn, Hoffman: ZipIt! Merging models from different tasks
+        without training, ICLR 2024.
+    """
+    check_zip_options("zipit", a, b)
+    if variant not in VARIANTS:
+        raise unknown_name("zipit", "variant", variant, VARIANTS)
+    if kind not in KINDS:
+        raise unknown_name("zipit", "kind", kind, KINDS)
+    if position not in ("read", "pre"):
+        raise unknown_name("zipit", "position", position, ("read", "pre"))
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        options = {"variant": variant, "a": a, "b": b, "kind": kind, "position": position}
+        cut = None if stop_at is None else find_cut(task.spec, task.models[0], task.inputs[:2], stop_at)
+        matching = zip_matrices(task.spec, task.models, task.inputs, **options)
+        result = zipped_result(task, matching, hard=variant in HARD)
+        if cut is not None:
+            _, unmerges = split_by_model(len(task.models), matching.merge, matching.unmerge)
+            result = stopped(task, result, unmerges, cut)
+        return [result] * len(task.keys)
+
+    return Method("zipit", run, uses_key=False, max_models=2 if variant == "optimal" else None)
+
+
+def check_zip_options(caller: str, a: float, b: float) -> None:
+    """Raise ValueError unless the options of the greedy zip are in range."""
+    require(0 < a <= 1, caller, "a", "in (0, 1], the factor on merged similarities", a)
+    require(0 <= b <= 1, caller, "b", "in [0, 1], the share of merges within a network", b)
+
+
+def zip_matrices(
+    spec: PermSpec,
+    models: Sequence[Params],
+    x: Float[Array, "N ..."],
+    *,
+    variant: str,
+    a: float,
+    b: float,
+    kind: str,
+    position: Position,
+) -> Matching:
+    """Find the merge and unmerge matrices of all groups from the units' activations.
+
+    Args:
+        spec: a spec from `infer_perm_spec`.
+        models: parameters of N networks.
+        x: inputs.
+        variant: as for `zipit`; so are the others.
+    """
+    similarities = block_similarities(spec, models, x, kind=kind, position=position)
+    return join(match_measured(spec, models, similarities, variant=variant, a=a, b=b).values())
+
+
+def match_measured(
+    spec: PermSpec,
+    models: Sequence[Params],
+    similarities: Mapping[str, Float[Array, "*stacks rows rows"]],
+    *,
+    variant: str,
+    a: float,
+    b: float,
+) -> dict[Family, Matching]:
+    """Match every family of groups by itself; those without similarities last, by the units' weights.
+
+    Args:
+        spec: the permutation spec.
+        models: parameters of N networks.
+        similarities: inner group -> `[*stacks, N G n, N G n]`.
+        variant: as for `zipit`; so are the others.
+    """
+    found: dict[Family, Matching] = {}
+    for family in sorted(find_families(spec), key=lambda f: not similarities.keys() >= set(f.inner)):
+        known = {name: similarities[name] for name in family.inner if name in similarities}
+        for name in (name for name in family.inner if name not in known):
+            known[name] = aligned_correlations(spec, models, join(found.values()), name)
+        found[family] = match_family(spec, family, known, len(models), variant=variant, a=a, b=b)
+    return found
+
+
+def zipped_result(task: MergeTask, matching: Matching, *, hard: bool) -> MergeResult:
+    """The zipped network; `hard` if the matching is one permutation for each network."""
+    count = len(task.models)
+    merges, unmerges = split_by_model(count, matching.merge, matching.unmerge)
+    outer = {name for group in task.spec.groups.values() for name in group.nested_in}
+    alignments = [{name: m / count if name in outer else m for name, m in merge.items()} for merge in merges]
+    perms = {name: jnp.argmax(u, -2) for name, u in unmerges[1].items()} if hard and count == 2 else {}
+    return MergeResult(
+        zip_models(task.spec, task.models, matching.merge, matching.unmerge),
+        task.apply_fn,
+        perms=perms,
+        alignments=tuple(alignments),
+        weights=(1.0,) * count,
+    )
