@@ -1,0 +1,1 @@
+"""Methods that fit the merged weights to activations by least squares."""

@@ -1,0 +1,147 @@
+"""Products of an activation and a weight, dense or convolutional, as matrix products.
+
+`[S, B, C] x [B, C, F] -> [S, B, F]`: S samples (images, places), B independent products (heads),
+C numbers read (for a convolution, those of a patch), F made.
+"""
+
+import abc
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+
+class Product(abc.ABC):
+    """One equation that multiplies an activation by a weight.
+
+    Attributes:
+        live: which operand is the activation.
+        activation_shape: its shape.
+        weight_shape: the shape of the other.
+        order: the weight's axes: those of B, C and F.
+        splits: how many of them are B's, and how many B's and C's.
+    """
+
+    order: tuple[int, ...]
+    splits: tuple[int, int]
+
+    def __init__(self, eqn: Any, live: int) -> None:
+        self.live = live
+        self.activation_shape, self.weight_shape = (eqn.invars[i].aval.shape for i in (live, 1 - live))
+
+    @abc.abstractmethod
+    def read(self, activation: Array) -> Float[Array, "S B C"]:
+        """What the equation reads of an activation."""
+
+    @abc.abstractmethod
+    def constant(self, made: Float[Array, "B F"]) -> Array:
+        """What the equation makes if it makes the same of every sample."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """B, C and F."""
+        shape = [self.weight_shape[axis] for axis in self.order]
+        first, second = self.splits
+        return math.prod(shape[:first]), math.prod(shape[first:second]), math.prod(shape[second:])
+
+    def matrices(self, weight: Array) -> Float[Array, "B C F"]:
+        """The weight as matrices."""
+        return jnp.transpose(weight, self.order).reshape(self.sizes)
+
+    def weight(self, matrices: Float[Array, "B C F"]) -> Array:
+        """Undo `matrices`."""
+        shape = [self.weight_shape[axis] for axis in self.order]
+        return jnp.transpose(matrices.reshape(shape), [self.order.index(axis) for axis in range(len(shape))])
+
+
+class DenseProduct(Product):
+    """A `dot_general`."""
+
+    def __init__(self, eqn: Any, live: int) -> None:
+        super().__init__(eqn, live)
+        contract, batch = (tuple(map(tuple, pair)) for pair in eqn.params["dimension_numbers"])
+        taken = (*batch[1 - live], *contract[1 - live])
+        self.order = (*taken, *_others(len(self.weight_shape), taken))
+        self.splits = (len(batch[live]), len(taken))
+        self._read = (*batch[live], *contract[live])
+        self._samples = _others(len(self.activation_shape), self._read)
+
+    def read(self, activation: Array) -> Float[Array, "S B C"]:
+        """The activation with what is contracted last."""
+        shape = [activation.shape[axis] for axis in self._read]
+        sizes = math.prod(shape[: self.splits[0]]), math.prod(shape[self.splits[0] :])
+        return jnp.transpose(activation, (*self._samples, *self._read)).reshape(-1, *sizes)
+
+    def constant(self, made: Float[Array, "B F"]) -> Array:
+        """The axes of B come first, then those of the operands in their order."""
+        first, second = self.splits
+        shape = [self.weight_shape[axis] for axis in self.order]
+        batch, free = shape[:first], shape[second:]
+        samples = [self.activation_shape[axis] for axis in self._samples]
+        ones = [1] * len(samples)
+        spread = (*batch, *ones, *free) if self.live == 0 else (*batch, *free, *ones)
+        whole = (*batch, *samples, *free) if self.live == 0 else (*batch, *free, *samples)
+        return jnp.broadcast_to(made.reshape(spread), whole)
+
+
+class Convolution(Product):
+    """A `conv_general_dilated` of an activation (first) with a kernel, without groups."""
+
+    def __init__(self, eqn: Any, live: int) -> None:
+        super().__init__(eqn, live)
+        self._params = eqn.params
+        self._shape = eqn.outvars[0].aval.shape
+        kernel = eqn.params["dimension_numbers"].rhs_spec  # (out, in, *places)
+        self.order = (*kernel[2:], kernel[1], kernel[0])
+        self.splits = (0, len(kernel) - 1)
+
+    def read(self, activation: Array) -> Float[Array, "S B C"]:
+        """The patches: for every place of the kernel a shifted copy, padded and strided."""
+        params, numbers = self._params, self._params["dimension_numbers"]
+        batch, channels, *places = numbers.lhs_spec
+        value = jnp.transpose(activation, (batch, *places, channels))
+        padding = [
+            (low, high, step - 1) for (low, high), step in zip(params["padding"], params["lhs_dilation"])
+        ]
+        value = jax.lax.pad(value, jnp.zeros((), value.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+        sizes = [self.weight_shape[axis] for axis in numbers.rhs_spec[2:]]
+        strides, steps = params["window_strides"], params["rhs_dilation"]
+        made = [self._shape[axis] for axis in numbers.out_spec[2:]]
+        patches = []
+        for offset in np.ndindex(*sizes):
+            start = [o * step for o, step in zip(offset, steps)]
+            stop = [s + (count - 1) * stride + 1 for s, count, stride in zip(start, made, strides)]
+            limits = (value.shape[0], *stop, value.shape[-1])
+            patches.append(jax.lax.slice(value, (0, *start, 0), limits, (1, *strides, 1)))
+        stacked = jnp.stack(patches, axis=-2)  # [images, *places, kernel places, channels]
+        return stacked.reshape(-1, 1, stacked.shape[-2] * stacked.shape[-1])
+
+    def constant(self, made: Float[Array, "B F"]) -> Array:
+        """The same at every place of every image."""
+        axis = self._params["dimension_numbers"].out_spec[1]
+        shape = [1] * len(self._shape)
+        shape[axis] = made.size
+        return jnp.broadcast_to(made.reshape(shape), self._shape)
+
+
+def product(eqn: Any, live: int) -> Product | None:
+    """See an equation as a product; None if it is no such one.
+
+    Args:
+        eqn: an equation of a jaxpr.
+        live: which operand is the activation.
+    """
+    if eqn.primitive.name == "dot_general":
+        return DenseProduct(eqn, live)
+    if eqn.primitive.name != "conv_general_dilated" or live != 0:
+        return None
+    plain = eqn.params["feature_group_count"] == eqn.params["batch_group_count"] == 1
+    return Convolution(eqn, live) if plain else None
+
+
+def _others(count: int, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(count) if axis not in axes)
