@@ -13,8 +13,11 @@ SHORT = {"epochs": 3, "batch_size": 8, "zeta": 0.0}
 METHODS = {
     "autofusion": SHORT,
     "autofusion_paper": SHORT,
+    "c2m3": {},
     "confidence_ensemble": {},
     "interpolation": {},
+    "ot_fusion": {},
+    "pleas": {},
     "weight_matching": {},
 }
 ENSEMBLES = {"confidence_ensemble"}
