@@ -5,6 +5,7 @@ from autofusion_jax.merging.api import merge, merge_many, merge_repeats
 from autofusion_jax.merging.fuse import fuse, fused_apply
 from autofusion_jax.merging.registry import list_methods, methods
 from autofusion_jax.merging.result import MergeResult, Method
+from autofusion_jax.merging.zipping.greedy import greedy_zip
 from autofusion_jax.symmetry.axes import in_axis, out_axis
 from autofusion_jax.symmetry.capture import capture_sites, moments
 from autofusion_jax.symmetry.check import check_perm_spec
@@ -36,6 +37,7 @@ __all__ = [
     "compose",
     "fuse",
     "fused_apply",
+    "greedy_zip",
     "identity_perms",
     "in_axis",
     "infer_perm_spec",

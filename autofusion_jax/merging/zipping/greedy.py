@@ -170,12 +170,12 @@ def merge_matrices(labels: Int[Array, "*outer rows"], num_models: int) -> Matric
 def check_similarity(caller: str, similarity: Array, num_models: int) -> int:
     """Raise ValueError unless `similarity` is of the units of `num_models` models; their number n."""
     require(num_models >= 2, caller, "num_models", ">= 2", num_models)
-    shape = similarity.shape
-    square = len(shape) >= 2 and shape[-1] == shape[-2] and shape[-1] % num_models == 0 and shape[-1] > 0
-    require(square, caller, "similarity", f"[..., N n, N n] with N = {num_models}", f"shape {shape}")
+    rows = similarity.shape[-1] if similarity.ndim >= 2 else 0
+    fits = rows > 0 and similarity.shape[-2] == rows and rows % num_models == 0
+    require(fits, caller, "similarity", f"[..., N n, N n] with N = {num_models}", f"shape {similarity.shape}")
     if not isinstance(similarity, Tracer):
         require(bool(jnp.isfinite(similarity).all()), caller, "similarity", "finite", "NaN or infinity")
-    return shape[-1] // num_models
+    return rows // num_models
 
 
 def self_merges_allowed(caller: str, a: float, b: float, n: int, num_models: int) -> int:
