@@ -1,0 +1,53 @@
+"""The table of contracts on the larger models: every method on every one, with a permuted copy."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import autofusion_jax as af
+from autofusion_jax.models.registry import build_model
+from tests.conftest import inputs_for, params_for
+from tests.merging.test_contracts import ENSEMBLES, LEARNED, METHODS, NOT_A_COPY
+
+IMAGE = (4, 4, 2)
+MODELS = {
+    "resnet_batch_norm": build_model("resnet", IMAGE, num_classes=3, widths=(4, 6), depths=(1, 1)),
+    "resnet_group_norm": build_model(
+        "resnet", IMAGE, num_classes=3, widths=(6,), depths=(1,), norm="group", norm_groups=2
+    ),
+    "vit": build_model("vit", IMAGE, num_classes=3, patch=2, dim=6, depth=1, num_heads=2, mlp_dim=5),
+    "encoder_decoder": build_model("encoder_decoder", IMAGE, num_classes=3, widths=(4, 6)),
+}
+
+CANNOT: dict[tuple[str, str], str] = {}
+"""Pairs that are refused, with the reason."""
+
+LOOSE: dict[tuple[str, str], str] = {}
+"""Pairs in which a permuted copy is merged without its function being kept, with the reason."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", MODELS)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_permuted_copy(name, network):
+    model = MODELS[network]
+    spec, params, x = model.perm_spec, params_for(model, 0), inputs_for(model)
+    copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
+    options = METHODS[name] | ({"strategy": "align", "epochs": 100} if name in LEARNED else {})
+
+    def merge():
+        return af.merge(params, copy, spec, x, method=name, **options)
+
+    if (name, network) in CANNOT:
+        with pytest.raises(ValueError, match="must be"):
+            merge()
+        return
+    result = merge()
+    chex.assert_tree_all_finite(result.params)
+    if name not in ENSEMBLES:
+        chex.assert_trees_all_equal_shapes_and_dtypes(result.params, params)
+    got = result.apply_fn(result.variants.get("hard", result.params), x)
+    if name not in NOT_A_COPY and (name, network) not in LOOSE:
+        expected = model.apply(params, x)
+        np.testing.assert_allclose(jax.nn.log_softmax(got), jax.nn.log_softmax(expected), atol=1e-3)
