@@ -48,7 +48,8 @@ def ot_fusion(
         reg: weight of the entropy, > 0, in units of the mean cost of the group; None: exact.
         gamma: weight of the first network, in [0, 1], the others sharing the rest; the same for
             all if None.
-        position: for activations: `"pre"` the nonlinearity, or as the next weight `"read"`s them.
+        position: for activations: `"pre"` the nonlinearity, or as the next weight `"read"`s them;
+            the other where a group has no such place.
 
     Returns:
         The method. `soft_perms`, for two networks with `reg`, are the maps; `perms` without.

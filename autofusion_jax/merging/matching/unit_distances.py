@@ -180,9 +180,10 @@ def activation_distances(
 
 
 def _site(spec: PermSpec, group: str, position: Position) -> Site:
-    sites = [site for site in spec.sites if site.group == group and site.position == position]
+    """The last site of a group at a position; at the other where it has none (queries are read by none)."""
+    sites = [site for site in spec.sites if site.group == group]
     require(
-        bool(sites), "ot_fusion", "perm_spec", f"a spec with {position!r} sites for all groups",
-        f"none for {group}", 'Use infer_perm_spec, the other position, or ground="weights".',
+        bool(sites), "ot_fusion", "perm_spec", "a spec with sites for all groups", f"none for {group}",
+        'Use infer_perm_spec, or ground="weights".',
     )  # fmt: skip
-    return sites[-1]
+    return next((site for site in reversed(sites) if site.position == position), sites[-1])

@@ -39,7 +39,7 @@ class LinearLayer:
         product: the product.
         made: number of what it makes.
         operand: number of the leaf as it stands in the product.
-        bias: the leaf that is added, one number for each `[B, F]`; None if there is none.
+        bias: the leaf that is added and could add any `[B, F]` to all samples; None if there is none.
     """
 
     weight: str
