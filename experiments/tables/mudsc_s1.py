@@ -48,7 +48,7 @@ def get_config() -> TableConfig:
         name="mudsc_s1",
         data=DataConfig("mnist", num_unlabelled=5000),
         model=CosineMLPConfig(widths=(1024,) * 3),
-        train=TrainOptions(epochs=3, learning_rate=0.01, optimizer="sgd", weight_decay=5e-4),
+        train=TrainOptions(epochs=3),
         evaluate=EvaluateConfig(curve_points=21, curve_images=2000),
         pairs=3,
         landscape_points=25,
@@ -117,14 +117,15 @@ def caption(config: TableConfig, rows: Mapping[str, Row]) -> list[str]:
         f"Published: {PAPER}, one pair (the notebook released with it, alpha 0.5): 50 epochs, images shifted "
         "and rotated.",
         "*A within*: prime or not, *B within*: odd or even, each by the argmax over two classes, on all test "
-        "images. There is no joint accuracy: every image has an answer to each question.",
+        "images. There is no joint accuracy: every image has an answer to each question. *Ensemble*: each "
+        "network answers for its own task.",
     ]
 
 
 ENTRIES = (
     Entry("model_a", "Model A (is it prime?)"),
     Entry("model_b", "Model B (is it odd?)"),
-    Entry("ensemble", "Ensemble (both networks, each answers for its task)"),
+    Entry("ensemble", "Ensemble of both"),
     Entry("average", "Average", "interpolation"),
     Entry("rebasin", "Git Re-Basin", "weight_matching"),
     Entry("activation_align", "Activation align", "activation_matching"),
