@@ -58,8 +58,8 @@ def caption(config: TableConfig, rows: Mapping[str, Row]) -> list[str]:
         f"Published: {PAPER}, Table 1: widths 128, 256, 512, 200 epochs, a CLIP-style head trained within "
         "each task. Compare the order of the methods, not the numbers.",
         "*Joint* and *Avg* are by the argmax over all ten classes; *within* is by the argmax over the "
-        "task's own five, as the published Avg, T. A and T. B are. *Ensemble*: both networks run, the surer one "
-        "answers, within a task its own.",
+        "task's own five, as the published Avg, T. A and T. B are. *Ensemble*: both networks run, the surer "
+        "one answers; within a task its own.",
     ]
 
 

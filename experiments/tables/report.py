@@ -29,7 +29,11 @@ from tables.schema import Case, Source, Table, TableConfig
 
 TABLE_FILE, CSV_FILE = "results.md", "results.csv"
 LANDSCAPE_FIGURE, CURVE_FIGURE = "landscape.png", "interpolation.png"
-WITHIN_TITLES = {"avg_within": "Both tasks (mean)", "task_a_within": "Task A", "task_b_within": "Task B"}
+WITHIN_TITLES = {
+    "avg_within": "Mean of both, each within its task",
+    "task_a_within": "Task A, within its classes",
+    "task_b_within": "Task B, within its classes",
+}
 RESET_IMAGES = 500
 """Calibration images that BatchNorm statistics are measured on at every point of a figure."""
 
