@@ -48,7 +48,7 @@ def zip_matrix(
     """The loop of `greedy_zip`, to be compiled by its caller.
 
     Args:
-        similarity: as for `greedy_zip`, one matrix.
+        similarity: as for `greedy_zip`, one matrix; pairs with NaN are never merged.
         num_models: N.
         allowance: merges within itself that each model may still make; 0 for none at all.
         a: as for `greedy_zip`.
@@ -62,7 +62,9 @@ def zip_matrix(
     units = jnp.arange(rows)
     is_of = units // n == jnp.arange(num_models)[:, None]  # [models, rows]
     similarity = similarity.astype(jnp.promote_types(similarity.dtype, jnp.float32))
-    similarity = jnp.where(jnp.eye(rows, dtype=bool), -jnp.inf, similarity)
+    # NaN, which only a traced matrix may have, would keep the loop from ending.
+    never = jnp.eye(rows, dtype=bool) | jnp.isnan(similarity)
+    similarity = jnp.where(never, -jnp.inf, similarity)
 
     def loop(state: _State, allowance: Array) -> _State:
         return jax.lax.while_loop(
