@@ -68,12 +68,13 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
     name = "autofusion" if preset == "default" else f"autofusion_{preset}"
 
     def run(task: MergeTask) -> list[MergeResult]:
-        return _run(name, options, task)
+        return run_options(name, options, task)
 
     return Method(name, run)
 
 
-def _run(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
+def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
+    """Run AutoFusion under the given options; `name` is for messages."""
     require(len(task.spec.groups) > 0, name, "perm_spec", "a spec with groups to permute", "none")
     targets = _targets(name, options, task)
     unroll = prefers_unrolling(task.network, task.models[0], task.inputs[:1])
