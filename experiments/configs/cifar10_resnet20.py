@@ -1,6 +1,8 @@
 """CIFAR-10, 5 + 5 classes, a ResNet20 of width 16 with BatchNorm, for a laptop.
 
 Command: `python experiments/merge.py --config=cifar10_resnet20`
+Time: about 20 minutes of one core for each endpoint (6 epochs); the merges are not timed yet.
+Expect endpoints of 82 and 87 % on the test images of their own five classes (pair 0).
 """
 
 from autofusion_jax.training.loop import TrainOptions
