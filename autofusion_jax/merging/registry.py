@@ -9,6 +9,7 @@ from typing import Any
 from autofusion_jax.merging.autofusion.method import autofusion
 from autofusion_jax.merging.averaging.interpolation import interpolation
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
+from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.c2m3 import c2m3
 from autofusion_jax.merging.matching.ot_fusion import ot_fusion
 from autofusion_jax.merging.matching.weight_matching import weight_matching
@@ -17,6 +18,7 @@ from autofusion_jax.merging.result import Method
 from autofusion_jax.validation import unknown_name
 
 METHODS: dict[str, Callable[..., Method]] = {
+    "activation_matching": activation_matching,
     "autofusion": autofusion,
     "autofusion_paper": functools.partial(autofusion, preset="paper"),
     "c2m3": c2m3,

@@ -8,11 +8,13 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 
-def solve_assignment(similarity: Float[Array, "..."]) -> Int[Array, "..."]:
+def solve_assignment(similarity: Float[Array | np.ndarray, "..."]) -> Int[Array, "..."]:
     """Find the permutation that maximises `sum_i similarity[i, perm[i]]`.
 
     Solved exactly by `scipy.optimize.linear_sum_assignment` on the host, in float64; under jit
-    and vmap through a callback.
+    and vmap through a callback, which is faster than `optax.assignment.hungarian_algorithm`
+    compiled (2-core CPU, ms: n = 128 0.5 against 2, n = 1024 136 against 547; under vmap over 8
+    matrices n = 128 7 against 52, n = 512 216 against 3440) and keeps one result for both.
 
     Args:
         similarity: `[..., n, n]`; rows index model A's units, columns model B's.
@@ -36,7 +38,7 @@ def solve_assignment(similarity: Float[Array, "..."]) -> Int[Array, "..."]:
     return jax.pure_callback(_solve_on_host, result, similarity, vmap_method="expand_dims")
 
 
-def _solve_on_host(similarity: Array) -> np.ndarray:
+def _solve_on_host(similarity: Array | np.ndarray) -> np.ndarray:
     matrices = np.asarray(similarity, np.float64)
     if not np.isfinite(matrices).all():
         raise ValueError("solve_assignment: similarity must be finite; got NaN or infinity.")

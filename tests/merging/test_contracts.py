@@ -11,6 +11,7 @@ from tests.conftest import inputs_for, params_for
 
 SHORT = {"epochs": 3, "batch_size": 8, "zeta": 0.0}
 METHODS = {
+    "activation_matching": {},
     "autofusion": SHORT,
     "autofusion_paper": SHORT,
     "c2m3": {},

@@ -1,103 +1,168 @@
 """Weight matching (Git Re-Basin): coordinate descent over groups, one assignment at a time."""
 
-import functools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Int
 
 from autofusion_jax.merging.fuse import fuse
+from autofusion_jax.merging.matching.activation_matching import match_activations
+from autofusion_jax.merging.matching.descent import Descent
+from autofusion_jax.merging.matching.incremental import Piece, inner_product, take_apart
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.similarity import weight_similarity
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.symmetry.transform import apply_perm, compose, identity_perms
-from autofusion_jax.transport.assignment import solve_assignment
+from autofusion_jax.symmetry.transform import identity_perms
 from autofusion_jax.types import Params, Perms
-from autofusion_jax.validation import require
+from autofusion_jax.validation import require, unknown_name
 
-RELATIVE_GAIN = 1e-6
+STARTS = ("identity", "activation")
 
 
-def weight_matching(*, gamma: float = 0.5, max_sweeps: int = 100) -> Method:
+def weight_matching(
+    *, gamma: float = 0.5, max_sweeps: int = 100, num_restarts: int = 1, start: str = "identity"
+) -> Method:
     """Permute B's units to maximise `sum_l <W_A^l, P_l W_B^l P_{l-1}^T>`, then interpolate (Eq. 6-8).
 
     One group at a time, in random order, each by an exact assignment given the others, until
-    a sweep improves none: a local optimum, which one depends on the order.
+    a sweep improves none: a local optimum, which one depends on the order. The sum is over every
+    leaf axis that carries the group, in either role: biases, norms and shortcuts included.
+
+    In deep residual networks with few inputs a single run finds either the whole planted
+    permutation or nothing of it (stream of 64 units, 3 inputs: exact in 2 of 5 runs with 6
+    blocks, in 1 of 5 with 12), and several runs, or a start from activations, find it.
 
     Args:
         gamma: weight of model A, in [0, 1].
         max_sweeps: sweeps over all groups after which to stop, >= 1.
+        num_restarts: how many runs to make, >= 1; the one with the largest sum is kept. Each has
+            visit orders of its own. The first begins at `start`, then every second one does,
+            the others at random permutations.
+        start: `"identity"`, or `"activation"`: the permutations of `activation_matching`, which
+            need inputs.
+
+    Returns:
+        A method for two networks. `diagnostics`: the `objective` (the sum above), the `sweeps` and
+        `assignments` of the run that was kept, whether it `converged`, and the `objectives` of
+        all runs.
 
     Raises:
-        ValueError: gamma or max_sweeps out of range.
+        ValueError: an option is out of its range, or unknown.
 
     References:
         Ainsworth, Hayase, Srinivasa: Git Re-Basin, ICLR 2023, Algorithm 1.
+
+    Example:
+        >>> weight_matching(num_restarts=5).name
+        'weight_matching'
     """
     require(0 <= gamma <= 1, "weight_matching", "gamma", "in [0, 1], the weight of model A", gamma)
     require(max_sweeps >= 1, "weight_matching", "max_sweeps", ">= 1", max_sweeps)
+    require(num_restarts >= 1, "weight_matching", "num_restarts", ">= 1", num_restarts)
+    if start not in STARTS:
+        raise unknown_name("weight_matching", "start", start, STARTS)
 
     def run(task: MergeTask) -> list[MergeResult]:
         params_a, params_b = task.models
-        results = []
-        for key in task.keys:
-            draws = jax.random.split(key, max_sweeps)
-            order = jax.vmap(lambda k: jax.random.permutation(k, len(task.spec.groups)))(draws)
-            perms, sweeps, converged = match_weights(task.spec, params_a, params_b, np.asarray(order))
-            params = fuse(params_a, params_b, perms, gamma, task.spec)
-            diagnostics = {"sweeps": sweeps, "converged": converged}
-            alignments = (identity_perms(task.spec), perms)
-            results.append(
-                MergeResult(
-                    params, task.apply_fn, perms, alignments, (gamma, 1 - gamma), diagnostics=diagnostics
-                )
-            )
-        return results
+        begin = identity_perms(task.spec)
+        if start == "activation":
+            begin = match_activations(task.spec, params_a, params_b, task.inputs)
+        pieces = take_apart(task.spec, params_a, params_b)
+        keys = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in task.keys]
+        runs = [_restarts(task.spec, pieces, begin, rng, max_sweeps, num_restarts) for rng in keys]
+        return [_result(task, matches, gamma) for matches in runs]
 
     return Method("weight_matching", run)
 
 
+def _restarts(
+    spec: PermSpec,
+    pieces: Sequence[Piece],
+    start: Perms,
+    rng: np.random.Generator,
+    max_sweeps: int,
+    num_restarts: int,
+) -> list["Match"]:
+    matches = []
+    for number in range(num_restarts):
+        order = rng.permuted(np.tile(np.arange(len(spec.groups)), (max_sweeps, 1)), axis=1)
+        begin: Mapping[str, Array | np.ndarray] = start
+        if number and number % 2 == 0:
+            begin = {name: rng.permuted(np.asarray(perm), axis=-1) for name, perm in start.items()}
+        matches.append(descend(spec, pieces, order, begin))
+    return matches
+
+
+def _result(task: MergeTask, matches: Sequence["Match"], gamma: float) -> MergeResult:
+    params_a, params_b = task.models
+    best = max(matches, key=lambda match: match.objective)
+    diagnostics = {name: value for name, value in best._asdict().items() if name != "perms"}
+    return MergeResult(
+        fuse(params_a, params_b, best.perms, gamma, task.spec),
+        task.apply_fn,
+        best.perms,
+        (identity_perms(task.spec), best.perms),
+        (gamma, 1 - gamma),
+        diagnostics={**diagnostics, "objectives": [match.objective for match in matches]},
+    )
+
+
+class Match(NamedTuple):
+    """What one run of weight matching finds.
+
+    Attributes:
+        perms: B's permutations.
+        objective: `<A, pi(B)>` over all leaves that carry groups.
+        sweeps: sweeps made, the last without a gain if it converged.
+        converged: whether the last sweep gained nothing.
+        assignments: how many groups were assigned, those passed over not counted.
+    """
+
+    perms: dict[str, Array]
+    objective: float
+    sweeps: int
+    converged: bool
+    assignments: int
+
+
 def match_weights(
-    spec: PermSpec, params_a: Params, params_b: Params, visit_order: np.ndarray
-) -> tuple[dict[str, Array], int, bool]:
+    spec: PermSpec,
+    params_a: Params,
+    params_b: Params,
+    visit_order: Int[np.ndarray, "sweeps groups"],
+    *,
+    start: Perms | None = None,
+) -> Match:
     """Find permutations of B's units by coordinate descent.
 
     Args:
         spec: the permutation spec.
         params_a: parameters of A.
         params_b: parameters of B.
-        visit_order: `[sweeps, groups]`, the order of the groups in each sweep; stops early
-            after a sweep without gain.
+        visit_order: the order of the groups in each sweep; stops early after a sweep without
+            gain.
+        start: permutations to start from; the identity if left out.
 
     Returns:
-        The permutations, the number of sweeps made, and whether the last one gained nothing.
+        The permutations and how they came about.
     """
-    names = list(spec.groups)
-    perms = identity_perms(spec)
-    for sweep, order in enumerate(visit_order):
-        gained = False
-        for name in (names[i] for i in order):
-            similarity = unit_similarity(spec, params_a, params_b, perms, name)
-            step = solve_assignment(similarity)
-            before, after = _objective(similarity, None), _objective(similarity, step)
-            if after > before + RELATIVE_GAIN * max(abs(before), 1e-30):
-                perms = compose(spec, {**identity_perms(spec), name: step}, perms)
-                gained = True
-        if not gained:
-            return perms, sweep + 1, True
-    return perms, len(visit_order), False
+    return descend(spec, take_apart(spec, params_a, params_b), visit_order, start or identity_perms(spec))
 
 
-def _objective(similarity: Array, perm: Array | None) -> float:
-    rows = np.asarray(similarity, np.float64)
-    index = np.arange(rows.shape[-1]) if perm is None else np.asarray(perm)
-    return float(np.take_along_axis(rows, np.broadcast_to(index, rows.shape[:-1])[..., None], -1).sum())
-
-
-@functools.partial(jax.jit, static_argnames=("spec", "group"))
-def unit_similarity(
-    spec: PermSpec, params_a: Params, params_b: Params, perms: Perms, group: str
-) -> Float[Array, "*outer n n"]:
-    """`weight_similarity` of A's units with B's after the permutations so far."""
-    return weight_similarity(spec, params_a, apply_perm(spec, params_b, perms), group)
+def descend(
+    spec: PermSpec,
+    pieces: Sequence[Piece],
+    visit_order: Int[np.ndarray, "sweeps groups"],
+    start: Mapping[str, Array | np.ndarray],
+) -> Match:
+    """`match_weights` of two networks that were taken apart before."""
+    descent, names = Descent(spec, pieces, start), list(spec.groups)
+    sweeps, gained = 0, True
+    while gained and sweeps < len(visit_order):
+        gained = descent.sweep([names[number] for number in visit_order[sweeps]])
+        sweeps += 1
+    perms = {name: jnp.asarray(perm) for name, perm in descent.perms.items()}
+    return Match(perms, inner_product(pieces, descent.perms), sweeps, not gained, descent.assignments)
