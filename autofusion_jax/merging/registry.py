@@ -12,9 +12,12 @@ from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.c2m3 import c2m3
 from autofusion_jax.merging.matching.ot_fusion import ot_fusion
+from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.result import Method
+from autofusion_jax.merging.zipping.mudsc import mudsc
+from autofusion_jax.merging.zipping.zipit import zipit
 from autofusion_jax.validation import unknown_name
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -24,9 +27,12 @@ METHODS: dict[str, Callable[..., Method]] = {
     "c2m3": c2m3,
     "confidence_ensemble": confidence_ensemble,
     "interpolation": interpolation,
+    "mudsc": mudsc,
     "ot_fusion": ot_fusion,
     "pleas": pleas,
+    "sinkhorn_rebasin": sinkhorn_rebasin,
     "weight_matching": weight_matching,
+    "zipit": zipit,
 }
 
 methods = SimpleNamespace(**METHODS)

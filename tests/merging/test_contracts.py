@@ -17,9 +17,12 @@ METHODS = {
     "c2m3": {},
     "confidence_ensemble": {},
     "interpolation": {},
+    "mudsc": {},
     "ot_fusion": {},
     "pleas": {},
+    "sinkhorn_rebasin": {},
     "weight_matching": {},
+    "zipit": {},
 }
 ENSEMBLES = {"confidence_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.merging.zipping.combine import split_by_model
 from autofusion_jax.merging.zipping.families import (
     Family,
     block_index,
@@ -27,8 +28,8 @@ class Matching(NamedTuple):
     Attributes:
         merge: group -> `M [*outer, n, N n]`; for an outer group one permutation per network.
         unmerge: group -> `U [*outer, N n, n]`.
-        blocks: inner group with outer groups -> `[*stacks, N, G]`, the block of each network
-            that stands at each place once the outer groups are permuted.
+        blocks: group with outer groups -> `[*stacks, N, G]`, the block of each network that
+            stands at each place once the outer groups are permuted.
         value: mean similarity of what was merged, averaged over inner groups; 0 for matchings
             that do not say.
     """
@@ -85,12 +86,11 @@ def match_family(
         hard = [np.eye(spec.groups[name].size, dtype=np.float32)[p[name]] for p in perms]
         merge[name] = jnp.asarray(np.concatenate(hard, -1))
         unmerge[name] = jnp.asarray(np.concatenate([np.swapaxes(m, -1, -2) for m in hard], -2))
+    for name in (name for name in (*family.outer, *family.inner) if blocks_of(spec, name)[1]):
+        blocks[name] = jnp.asarray(np.stack([block_index(spec, name, p) for p in perms], -2))
     for name in family.inner:
-        similarity, places = similarities[name], None
-        if blocks_of(spec, name)[1]:
-            places = blocks[name] = jnp.asarray(np.stack([block_index(spec, name, p) for p in perms], -2))
-        (m, u), value = _match_units(similarity, places, num_models, variant, a, b)
-        merge[name], unmerge[name] = (_in_order(spec, name, matrix) for matrix in (m, u))
+        matrices, value = _match_units(similarities[name], blocks.get(name), num_models, variant, a, b)
+        merge[name], unmerge[name] = (_from_blocks(spec, name, matrix) for matrix in matrices)
         values.append(float(jnp.mean(value)))
     return Matching(merge, unmerge, blocks, sum(values) / len(values))
 
@@ -147,10 +147,36 @@ def _together(similarity: Array, places: Array) -> Float[Array, "*stacks blocks 
     return jnp.take_along_axis(taken, rows[..., None, :], -1)
 
 
-def _in_order(spec: PermSpec, group: str, matrices: Array) -> Float[Array, "*outer rows columns"]:
+def _from_blocks(spec: PermSpec, group: str, matrices: Array) -> Float[Array, "*outer rows columns"]:
     """From `[*stacks, G, rows, columns]` to the order in which the group is nested."""
     stacks, outer = blocks_of(spec, group)
     sizes = [spec.groups[name].size for name in outer]
     matrices = matrices.reshape(*matrices.shape[: len(stacks)], *sizes, *matrices.shape[-2:])
     places = [spec.groups[group].nested_in.index(name) for name in stacks]
     return jnp.moveaxis(matrices, range(len(stacks)), places)
+
+
+def _to_blocks(spec: PermSpec, group: str, matrices: Array) -> Float[Array, "*stacks blocks rows columns"]:
+    """Undo `_from_blocks`."""
+    stacks, _ = blocks_of(spec, group)
+    places = [spec.groups[group].nested_in.index(name) for name in stacks]
+    matrices = jnp.moveaxis(matrices, places, range(len(stacks)))
+    return matrices.reshape(*matrices.shape[: len(stacks)], -1, *matrices.shape[-2:])
+
+
+def ways_back(spec: PermSpec, matching: Matching, num_models: int) -> list[dict[str, Array]]:
+    """The matrices that take merged activations back to each network's own units.
+
+    For groups that are not nested these are the `U_k`. Those of a nested group come in the
+    network's own order of the blocks, since outer groups are moved back before.
+
+    Returns:
+        For each network: group -> `[*outer, n, n]`, rows its own units, columns merged units.
+    """
+    _, unmerges = split_by_model(num_models, matching.merge, matching.unmerge)
+    for k, unmerge in enumerate(unmerges):
+        for name, places in matching.blocks.items():
+            order = jnp.argsort(places[..., k, :], -1)[..., None, None]
+            blocks = jnp.take_along_axis(_to_blocks(spec, name, unmerge[name]), order, -3)
+            unmerge[name] = _from_blocks(spec, name, blocks)
+    return unmerges

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,8 +30,8 @@ VARIANT = {"zip": "zip", "align": "permute"}
 
 def mudsc(
     *,
-    alpha: float | Literal["auto"] = 0.5,
-    matching: Literal["zip", "align"] = "zip",
+    alpha: float | str = 0.5,
+    matching: str = "zip",
     a: float = 0.5,
     b: float = 1.0,
     max_sweeps: int = 100,
@@ -67,7 +67,8 @@ def mudsc(
         Xu, Yuan, Wang, Wang, Song, Song: Training-free pretrained model merging, CVPR 2024,
         Algorithm 1, Eq. 6 and 8, Section 3.3.
     """
-    in_range = alpha == "auto" or (not isinstance(alpha, str) and 0 <= alpha <= 1)
+    fixed = None if isinstance(alpha, str) else float(alpha)
+    in_range = alpha == "auto" if fixed is None else 0 <= fixed <= 1
     require(in_range, "mudsc", "alpha", 'in [0, 1], the weight of the weights, or "auto"', alpha)
     check_zip_options("mudsc", a, b)
     require(max_sweeps >= 1, "mudsc", "max_sweeps", ">= 1", max_sweeps)
@@ -77,14 +78,14 @@ def mudsc(
 
     def run(task: MergeTask) -> list[MergeResult]:
         activations = {}
-        if alpha != 1:
+        if fixed != 1:
             activations = block_similarities(
                 task.spec, task.models, task.inputs, kind="correlation", position="read"
             )
         merge_with = functools.partial(_merge, task, activations, options)
         merge_best = functools.partial(_best, task, merge_with)
         orders = [_visit_order(key, max_sweeps, len(find_families(task.spec))) for key in task.keys]
-        return [merge_best(order) if alpha == "auto" else merge_with(order, alpha) for order in orders]
+        return [merge_best(order) if fixed is None else merge_with(order, fixed) for order in orders]
 
     return Method("mudsc", run, max_models=None)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from autofusion_jax.merging.similarity import BATCH_SIZE, KINDS
 from autofusion_jax.symmetry.axes import Block, Concat, Factor, factors_of
@@ -46,7 +46,7 @@ def num_stacks(spec: PermSpec, group: str) -> int:
 
 
 def block_similarities(
-    spec: PermSpec, models: Sequence[Params], x: Float[Array, "N ..."], *, kind: str, position: Position
+    spec: PermSpec, models: Sequence[Params], x: Shaped[Array, "N ..."], *, kind: str, position: Position
 ) -> dict[str, Float[Array, "*stacks rows rows"]]:
     """How alike the units of N networks act on the same inputs, for every innermost group.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.similarity import KINDS
@@ -12,7 +12,7 @@ from autofusion_jax.merging.zipping.aligned import aligned_correlations
 from autofusion_jax.merging.zipping.combine import split_by_model, zip_models
 from autofusion_jax.merging.zipping.families import Family, find_families
 from autofusion_jax.merging.zipping.greedy import VARIANTS
-from autofusion_jax.merging.zipping.matching import Matching, join, match_family
+from autofusion_jax.merging.zipping.matching import Matching, join, match_family, ways_back
 from autofusion_jax.merging.zipping.partial import find_cut, stopped
 from autofusion_jax.merging.zipping.similarities import block_similarities
 from autofusion_jax.symmetry.site import Position
@@ -79,8 +79,8 @@ def zipit(
         matching = zip_matrices(task.spec, task.models, task.inputs, **options)
         result = zipped_result(task, matching, hard=variant in HARD)
         if cut is not None:
-            _, unmerges = split_by_model(len(task.models), matching.merge, matching.unmerge)
-            result = stopped(task, result, unmerges, cut)
+            back = ways_back(task.spec, matching, len(task.models))
+            result = stopped(task, result, back, cut)
         return [result] * len(task.keys)
 
     return Method("zipit", run, uses_key=False, max_models=2 if variant == "optimal" else None)
@@ -95,7 +95,7 @@ def check_zip_options(caller: str, a: float, b: float) -> None:
 def zip_matrices(
     spec: PermSpec,
     models: Sequence[Params],
-    x: Float[Array, "N ..."],
+    x: Shaped[Array, "N ..."],
     *,
     variant: str,
     a: float,

@@ -10,13 +10,13 @@ from tests.conftest import oracle
 from tests.merging.zipping.zipit_resnet import GROUP_OF_NODE, bn_resnet, group_of, networks
 from tests.symmetry.zoo import CASES
 
-NESTED = {
-    "attention_bare": "heads with query-key and value units",
-    "channel_shuffle": "a group nested in two",
-    "nested_twice": "groups in groups",
-    "scan_over_layers": "groups nested in a stack",
-    "t5_encoder": "a leaf that produces heads without units",
-}
+NESTED = [
+    "attention_bare",  # heads with query-key and value units
+    pytest.param("channel_shuffle", marks=pytest.mark.slow),  # a group nested in two
+    pytest.param("nested_twice", marks=pytest.mark.slow),  # groups in groups
+    pytest.param("scan_over_layers", marks=pytest.mark.slow),  # groups nested in a stack
+    pytest.param("t5_encoder", marks=pytest.mark.slow),  # a leaf that produces heads without units
+]
 
 
 def planted(spec, params, key):

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -6,14 +7,17 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.zipping.alpha import ALPHAS
+from autofusion_jax.merging.corrections.reset_norm import reset_norm
+from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.zipping.alpha import ALPHAS, score, stored_statistics
 from autofusion_jax.merging.zipping.combine import zip_models
 from autofusion_jax.merging.zipping.families import find_families
 from autofusion_jax.merging.zipping.mudsc import match_dual
 from autofusion_jax.merging.zipping.similarities import block_similarities
 from tests.conftest import inputs_for, oracle, params_for
-from tests.merging.zipping.zipit_resnet import gn_resnet, group_of, networks
+from tests.merging.zipping.zipit_resnet import bn_resnet, gn_resnet, group_of, networks
 from tests.symmetry.zoo import CASES
+from tests.symmetry.zoo.case import randomise
 
 
 def bias_free_mlp(params, x):
@@ -27,6 +31,13 @@ ALPHA = {"act": 0.0, "weight": 1.0, "mudsc": 0.5}
 VARIANT = {"zip": "zip", "align": "permute"}
 
 
+@functools.cache
+def load(name):
+    stored = oracle(f"{name}.npz")
+    models, x = networks(stored), jnp.asarray(stored["X"])
+    return stored, af.infer_perm_spec(FILES[name], models[0], x, check=False), models, x
+
+
 def whole(spec, family, matrices, num_models=2):
     """A group's unmerge matrix, or that of a group nested in another, for all channels at once."""
     (inner,), outer = family.inner, family.outer
@@ -38,47 +49,122 @@ def whole(spec, family, matrices, num_models=2):
     return np.concatenate([np.einsum("jh,him->jihm", p, u).reshape(size, size) for p, u in zip(perms, units)])
 
 
+@pytest.mark.parametrize("matching", VARIANT)
+@pytest.mark.parametrize("space", ALPHA)
 @pytest.mark.parametrize("name", FILES)
-def test_replays_the_reference(name):
+def test_replays_the_reference(name, space, matching):
     """Same matrices after the same visits, as many sweeps, the recorded weights and outputs.
 
     The published code adds 1e-5 to the number of units in a cluster.
     """
-    stored, apply_fn = oracle(f"{name}.npz"), FILES[name]
-    models, x = networks(stored), jnp.asarray(stored["X"])
-    spec = af.infer_perm_spec(apply_fn, models[0], x, check=False)
-    families = find_families(spec)
-    inner = {k: group_of(spec, leaves[0][1]) for k, leaves in json.loads(str(stored["perm_json"])).items()}
+    stored, spec, models, x = load(name)
+    families, perms = find_families(spec), json.loads(str(stored["perm_json"]))
+    inner = {k: group_of(spec, leaves[0][1]) for k, leaves in perms.items()}
     number = [next(i for i, f in enumerate(families) if group in f.inner) for group in inner.values()]
+    case = f"{space}_{matching}"
     activations = {group: jnp.asarray(stored[f"act_sims/perm{k}"]) for k, group in inner.items()}
-    for space, alpha in ALPHA.items():
-        for matching, variant in VARIANT.items():
-            case = f"{space}_{matching}"
-            visits = [[number[i] for i in sweep] for sweep in stored[f"{case}/visits"]]
-            found = match_dual(
-                spec, models, {} if alpha == 1 else activations, np.array(visits, int), alpha=alpha,
-                variant=variant, a=float(stored["a"]), b=float(stored["b"]),
-            )  # fmt: skip
-            assert len(found.values) == len(visits) and found.converged, case
-            for k, i in zip(inner, number):
-                got = whole(spec, families[i], found.matching.unmerge)
-                np.testing.assert_array_equal(got, stored[f"{case}/perm{k}/unmerge"], err_msg=case)
-            params = zip_models(spec, models, found.matching.merge, found.matching.unmerge)
-            for path, expected in networks(stored, [f"{case}/merged"])[0].items():
-                np.testing.assert_allclose(params[path], expected, rtol=2e-5, atol=1e-6, err_msg=case)
-            np.testing.assert_allclose(
-                apply_fn(params, x), stored[f"{case}/merged_out"], rtol=1e-4, atol=1e-4, err_msg=case
-            )
+    visits = np.array([[number[i] for i in sweep] for sweep in stored[f"{case}/visits"]], int)
+    found = match_dual(
+        spec, models, {} if space == "weight" else activations, visits, alpha=ALPHA[space],
+        variant=VARIANT[matching], a=float(stored["a"]), b=float(stored["b"]),
+    )  # fmt: skip
+    assert len(found.values) == len(visits) and found.converged
+    for k, i in zip(inner, number):
+        got = whole(spec, families[i], found.matching.unmerge)
+        np.testing.assert_array_equal(got, stored[f"{case}/perm{k}/unmerge"])
+    params = zip_models(spec, models, found.matching.merge, found.matching.unmerge)
+    for path, expected in networks(stored, [f"{case}/merged"])[0].items():
+        np.testing.assert_allclose(params[path], expected, rtol=2e-5, atol=1e-6)
+    outputs = FILES[name](params, x)
+    np.testing.assert_allclose(outputs, stored[f"{case}/merged_out"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_measures_the_recorded_similarities(name):
     """But for units that never fire, which are alike here; and where the site is behind pooling."""
-    stored, apply_fn = oracle(f"{name}.npz"), FILES[name]
-    models, x = networks(stored), jnp.asarray(stored["X"])
-    spec = af.infer_perm_spec(apply_fn, models[0], x, check=False)
+    stored, spec, models, x = load(name)
     measured = block_similarities(spec, models, x, kind="correlation", position="read")
     perms = json.loads(str(stored["perm_json"]))
     for k in list(perms)[:-1]:
         got = np.asarray(measured[group_of(spec, perms[k][0][1])])
         np.testing.assert_allclose(got, stored[f"act_sims/perm{k}"], atol=5e-6)
+
+
+def test_heads_share_one_permutation():
+    """Aligned parents keep their function, which they do not if queries and values part ways."""
+    apply_fn, params, x = CASES["attention_bare"].make()
+    x = jax.random.normal(jax.random.key(3), (32, *x.shape[1:]))
+    spec = af.infer_perm_spec(apply_fn, params, x, check=False)
+    other = randomise(params, 1)
+    found = af.merge(params, other, spec, x, method="mudsc", matching="align", max_sweeps=3)
+    aligned = af.apply_perm(spec, other, found.perms)
+    np.testing.assert_allclose(apply_fn(aligned, x), apply_fn(other, x), atol=1e-5)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, params, aligned)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found.params, mean)
+
+
+@pytest.mark.parametrize("name", ["attention_bare", pytest.param("resnext", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("options", [{"alpha": 0.5}, {"alpha": 0.5, "matching": "align"}])
+def test_a_permuted_copy_keeps_the_function(name, options):
+    apply_fn, params, x = CASES[name].make()
+    x = jax.random.normal(jax.random.key(3), (32, *x.shape[1:]))
+    spec = af.infer_perm_spec(apply_fn, params, x, check=False)
+    copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(1)))
+    result = af.merge(params, copy, spec, x, method="mudsc", **options)
+    np.testing.assert_allclose(apply_fn(result.params, x), apply_fn(params, x), atol=2e-5)
+    assert result.diagnostics["converged"] and result.history["similarity"].max() > 1 - 1e-5
+
+
+def test_alpha_is_chosen_on_the_inputs(mlp):
+    models, x = [params_for(mlp, seed) for seed in range(2)], inputs_for(mlp)
+    result = af.merge_many(models, mlp.perm_spec, x, method="mudsc", alpha="auto", max_sweeps=2)
+    scores = result.diagnostics["scores"]
+    assert tuple(scores) == ALPHAS and result.num_learned == 1
+    chosen = result.diagnostics["alpha"]
+    assert scores[chosen] == max(scores.values())
+    probs = np.stack([jax.nn.softmax(mlp.apply(params, x)) for params in models])
+    teacher = np.take_along_axis(probs, probs.max(-1).argmax(0)[None, :, None], 0)[0]
+    merged = np.asarray(jax.nn.log_softmax(mlp.apply(result.params, x)))
+    np.testing.assert_allclose(scores[chosen], (teacher * merged).sum(-1).mean(), rtol=1e-5)
+    labels = mlp.apply(models[1], x).argmax(-1)
+    options = {"alpha": "auto", "max_sweeps": 2}
+    labelled = af.merge_many(models, mlp.perm_spec, (x, labels), method="mudsc", **options)
+    right = float((mlp.apply(labelled.params, x).argmax(-1) == labels).mean())
+    assert labelled.diagnostics["scores"][labelled.diagnostics["alpha"]] == pytest.approx(right)
+
+
+def test_stored_statistics_are_no_weights_and_are_measured_again():
+    stored = oracle("e2e_zipit_resnet_full_a0.5_b1.npz")
+    models, x = networks(stored), jnp.asarray(stored["X"])
+    spec = af.infer_perm_spec(bn_resnet, models[0], x, check=False)
+    statistics = stored_statistics(spec, models[0], x)
+    assert statistics == {path for path in models[0] if path.endswith(("running_mean", "running_var"))}
+    assert stored_statistics(spec, models[0], None) == frozenset()
+    task = MergeTask(tuple(models), spec, bn_resnet, x, None, jax.random.split(jax.random.key(0), 1))
+    reset, _ = reset_norm(spec, models[0], x)
+    assert score(task, models[0]) == pytest.approx(score(task, reset), rel=1e-5)
+
+
+def test_weights_alone_need_no_data(mlp):
+    models = [params_for(mlp, seed) for seed in range(3)]
+    result = af.merge_many(models, mlp.perm_spec, None, method="mudsc", alpha=1.0, matching="align")
+    assert result.diagnostics["alpha"] == 1 and result.diagnostics["sweeps"] == len(
+        result.history["similarity"]
+    )
+    for alignment in result.alignments:
+        for matrix in alignment.values():
+            np.testing.assert_allclose(3 * matrix.sum(-1), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="needs inputs"):
+        af.merge_many(models, mlp.perm_spec, None, method="mudsc")
+
+
+def test_bad_options():
+    for options, message in [
+        ({"alpha": 1.5}, "alpha must be in"),
+        ({"alpha": "best"}, "alpha must be in"),
+        ({"matching": "zap"}, "unknown matching 'zap'. Did you mean 'zip'"),
+        ({"max_sweeps": 0}, "max_sweeps must be >= 1"),
+        ({"a": 0.0}, "mudsc: a must be in"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            af.methods.mudsc(**options)
