@@ -148,7 +148,8 @@ def match_dual(
         activations: similarities by activations, inner group -> `[*stacks, N G n, N G n]`. A
             group that has none is matched by its weights.
         visit_order: `[sweeps, families]`, the order of `find_families(spec)` in each sweep.
-        alpha: weight of the weights; with 0 no sweep is made.
+        alpha: weight of the weights; with 0 no sweep is made, with 1 the first one starts from the
+            networks as they are.
         variant: a key of `VARIANTS`.
         a: as for `greedy_zip`.
         b: as for `greedy_zip`.
@@ -160,7 +161,7 @@ def match_dual(
     families = find_families(spec)
     match = functools.partial(match_family, spec, num_models=len(models), variant=variant, a=a, b=b)
     state: dict[Family, Matching] = {}
-    if activations:
+    if alpha < 1:
         state = match_measured(spec, models, activations, variant=variant, a=a, b=b)
     best, best_value, misses = dict(state), -np.inf, 0
     values: list[float] = []

@@ -26,6 +26,8 @@ def bias_free_mlp(params, x):
     return x @ params["fc4.weight"].T
 
 
+SLOW = ["channel_shuffle", "linear_attention", "nested_twice", "resnext", "scan_over_layers"]
+ZOO = ["attention_bare", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 FILES = {"e2e_mudsc_mlp_N2": bias_free_mlp, "e2e_mudsc_resnet_gn_N2": gn_resnet}
 ALPHA = {"act": 0.0, "weight": 1.0, "mudsc": 0.5}
 VARIANT = {"zip": "zip", "align": "permute"}
@@ -103,7 +105,7 @@ def test_heads_share_one_permutation():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found.params, mean)
 
 
-@pytest.mark.parametrize("name", ["attention_bare", pytest.param("resnext", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize("options", [{"alpha": 0.5}, {"alpha": 0.5, "matching": "align"}])
 def test_a_permuted_copy_keeps_the_function(name, options):
     apply_fn, params, x = CASES[name].make()
