@@ -98,7 +98,7 @@ def optimal_zip(
     """Pair up all 2 n units, within or across two models, for the largest sum of similarities.
 
     Takes and returns what `greedy_zip` does, but for two models. Solved exactly on the host as
-    an integer program: seconds at n = 128, minutes at n = 512.
+    an integer program: seconds at n = 128, a minute at n = 256, eight at n = 512.
 
     Raises:
         ValueError: there are more than two models.
