@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Int
+from jaxtyping import Int, Key
 
 from autofusion_jax.merging.fuse import fuse
 from autofusion_jax.merging.matching.activation_matching import match_activations
@@ -15,7 +15,7 @@ from autofusion_jax.merging.matching.descent import Descent
 from autofusion_jax.merging.matching.incremental import Piece, inner_product, take_apart
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.symmetry.transform import identity_perms
+from autofusion_jax.symmetry.transform import identity_perms, random_perms
 from autofusion_jax.types import Params, Perms
 from autofusion_jax.validation import require, unknown_name
 
@@ -71,8 +71,7 @@ def weight_matching(
         if start == "activation":
             begin = match_activations(task.spec, params_a, params_b, task.inputs)
         pieces = take_apart(task.spec, params_a, params_b)
-        keys = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in task.keys]
-        runs = [_restarts(task.spec, pieces, begin, rng, max_sweeps, num_restarts) for rng in keys]
+        runs = [_restarts(task.spec, pieces, begin, key, max_sweeps, num_restarts) for key in task.keys]
         return [_result(task, matches, gamma) for matches in runs]
 
     return Method("weight_matching", run)
@@ -82,16 +81,18 @@ def _restarts(
     spec: PermSpec,
     pieces: Sequence[Piece],
     start: Perms,
-    rng: np.random.Generator,
+    key: Key[Array, ""],
     max_sweeps: int,
     num_restarts: int,
 ) -> list["Match"]:
     matches = []
     for number in range(num_restarts):
-        order = rng.permuted(np.tile(np.arange(len(spec.groups)), (max_sweeps, 1)), axis=1)
+        own = jax.random.fold_in(key, number) if number else key
+        draws = jax.random.split(own, max_sweeps)
+        order = np.asarray(jax.vmap(lambda k: jax.random.permutation(k, len(spec.groups)))(draws))
         begin: Mapping[str, Array | np.ndarray] = start
         if number and number % 2 == 0:
-            begin = {name: rng.permuted(np.asarray(perm), axis=-1) for name, perm in start.items()}
+            begin = random_perms(spec, jax.random.fold_in(own, 0))
         matches.append(descend(spec, pieces, order, begin))
     return matches
 
