@@ -1,3 +1,5 @@
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,15 +7,16 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.matching.c2m3 import (
+from autofusion_jax.merging.matching.c2m3 import start_at_identity
+from autofusion_jax.merging.matching.frank_wolfe import (
     best_permutations,
     best_step,
+    evaluate,
+    make_problem,
     move,
+    nodes_of,
     objective_along,
-    objective_and_gradient,
-    polynomial_degree,
-    stack_models,
-    start_at_identity,
+    products_along,
 )
 from tests.conftest import inputs_for, oracle, oracle_network, params_for
 from tests.symmetry.test_transform import CASES
@@ -37,19 +40,18 @@ def recorded():
 def test_replays_the_reference(recorded):
     """Its step sizes give its objectives; ours are its own, to the tolerance of its line search."""
     stored, models, spec = recorded
-    stacked, soft = stack_models(models), start_at_identity(spec, 3)
-    nodes = np.linspace(0, 1, polynomial_degree(spec) + 1)
-    value, gradient = objective_and_gradient(spec, stacked, soft)
-    np.testing.assert_allclose(value, stored["objective_identity"], rtol=1e-5)
+    problem, soft = make_problem(models, 0), start_at_identity(spec, 3)
+    point = evaluate(spec, problem, soft)
+    np.testing.assert_allclose(point.objective, stored["objective_identity"], rtol=1e-5)
     for number, (step, objective) in enumerate(zip(stored["step_sizes"], stored["obj_values"])):
-        vertices = best_permutations(spec, gradient)
-        values = objective_along(spec, stacked, soft, vertices, jnp.asarray(nodes, jnp.float32))
+        perms = best_permutations(point.gradient)
         if number < 10:  # from there on nothing is left to gain
-            ours = best_step(nodes, np.asarray(values, np.float64))
+            products = products_along(spec, problem, point.moved, soft, perms)
+            ours = best_step(nodes_of(spec), *map(np.float64, products))
             assert abs(ours - step) < 1e-3 or (ours == 1 and step > 0.99)
-        soft = move(soft, vertices, step)
-        value, gradient = objective_and_gradient(spec, stacked, soft)
-        np.testing.assert_allclose(value, objective, rtol=2e-6)
+        soft = move(soft, perms, step)
+        point = evaluate(spec, problem, soft)
+        np.testing.assert_allclose(point.objective, objective, rtol=2e-6)
 
 
 def test_ends_where_the_reference_does(recorded):
@@ -79,27 +81,34 @@ def test_maps_between_networks_are_consistent_over_cycles(recorded):
     chex.assert_trees_all_equal(there, between(first, third))
 
 
-@pytest.mark.parametrize("name", ["attention", "concat"])
-def test_objective_on_the_way_is_the_polynomial(name):
-    """Nested groups and concatenated axes included; a value beside the nodes is predicted."""
+@pytest.mark.parametrize(("name", "num_fixed"), [("attention", 0), ("concat", 1)])
+def test_objective_on_the_way_is_the_polynomial(name, num_fixed):
+    """Nested groups and concatenated axes included, at places that are no nodes."""
     spec, params, _ = CASES[name]
     models = [jax.tree.map(lambda v, i=i: v + jnp.sin(i * v), params) for i in range(3)]
-    stacked, soft = stack_models(models), start_at_identity(spec, 3)
-    degree = polynomial_degree(spec)
-    assert degree == {"attention": 4, "concat": 2}[name]
-    _, gradient = objective_and_gradient(spec, stacked, soft)
-    rolled = {group: jnp.roll(matrix, 1, axis=-1) for group, matrix in soft.items()}
-    vertices = {g: m.at[0].set(rolled[g][0]) for g, m in best_permutations(spec, gradient).items()}
-    steps = np.linspace(0, 1, degree + 1)
-    values = objective_along(spec, stacked, soft, vertices, jnp.asarray([*steps, 0.3], jnp.float32))
-    fitted = np.polynomial.Polynomial.fit(steps, np.asarray(values[:-1], np.float64), degree)
-    np.testing.assert_allclose(fitted(0.3), values[-1], rtol=1e-4)
+    problem, soft = make_problem(models, num_fixed), start_at_identity(spec, 3 - num_fixed)
+    soft = {g: 0.7 * matrix + 0.3 / matrix.shape[-1] for g, matrix in soft.items()}
+    point, nodes = evaluate(spec, problem, soft), nodes_of(spec)
+    assert len(nodes) == {"attention": 3, "concat": 2}[name]
+    perms = {g: jnp.roll(perm, 1, axis=-1) for g, perm in best_permutations(point.gradient).items()}
+    products = products_along(spec, problem, point.moved, soft, perms)
+    steps = np.array([0.0, 0.3, 0.8, 1.0])
+    predicted = objective_along(nodes, *map(np.float64, products), steps)
+    for step, value in zip(steps, predicted):
+        there = move(soft, perms, step)
+        networks = list(models)
+        for number in range(num_fixed, 3):
+            own = {group: matrix[number - num_fixed] for group, matrix in there.items()}
+            networks[number] = af.apply_soft(spec, models[number], own)
+        pairs = [jax.tree.map(jnp.vdot, *pair) for pair in itertools.combinations(networks, 2)]
+        total = sum(map(float, jax.tree.leaves(pairs)))
+        np.testing.assert_allclose(value, total, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "count"), [("attention", 3), ("concat", 2)])
 def test_copies_are_found_in_nested_and_concatenated_groups(name, count):
     spec, params, x = CASES[name]
-    keys = jax.random.split(jax.random.key(3), count - 1)
+    keys = jax.random.split(jax.random.key(0), count - 1)
     models = [params, *(af.apply_perm(spec, params, af.random_perms(spec, key)) for key in keys)]
     result = af.merge_many(models, spec, None, method="c2m3")
     np.testing.assert_allclose(spec.apply_fn(result.params, x), spec.apply_fn(params, x), atol=1e-4)
@@ -127,12 +136,13 @@ def test_random_starts_depend_on_the_key(mlp):
 
 def test_best_step_is_the_best_of_a_fine_grid():
     rng = np.random.default_rng(0)
-    nodes, grid = np.linspace(0, 1, 5), np.linspace(0, 1, 10_001)
+    nodes, grid = np.array([0, 0.5, 1]), np.linspace(0, 1, 10_001)
     for _ in range(20):
-        polynomial = np.polynomial.Polynomial(rng.normal(size=5))
-        step = best_step(nodes, polynomial(nodes))
+        products = rng.normal(size=3), rng.normal(size=(3, 3))
+        step = best_step(nodes, *products)
         assert 0 <= step <= 1
-        assert polynomial(step) >= polynomial(grid).max() - 1e-9
+        best = objective_along(nodes, *products, grid).max()
+        assert objective_along(nodes, *products, np.array([step]))[0] >= best - 1e-9
 
 
 def test_bad_options():
