@@ -13,6 +13,7 @@ from autofusion_jax.merging.matching.activation_matching import activation_match
 from autofusion_jax.merging.matching.c2m3 import c2m3
 from autofusion_jax.merging.matching.ot_fusion import ot_fusion
 from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
+from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.result import Method
@@ -31,6 +32,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "ot_fusion": ot_fusion,
     "pleas": pleas,
     "sinkhorn_rebasin": sinkhorn_rebasin,
+    "ste": ste,
     "weight_matching": weight_matching,
     "zipit": zipit,
 }

@@ -21,6 +21,7 @@ METHODS = {
     "ot_fusion": {},
     "pleas": {},
     "sinkhorn_rebasin": {},
+    "ste": SHORT,
     "weight_matching": {},
     "zipit": {},
 }

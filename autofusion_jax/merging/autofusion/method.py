@@ -76,7 +76,7 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
 def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
     """Run AutoFusion under the given options; `name` is for messages."""
     require(len(task.spec.groups) > 0, name, "perm_spec", "a spec with groups to permute", "none")
-    targets = _targets(name, options, task)
+    targets = find_targets(name, task, zeta=options.zeta)
     unroll = prefers_unrolling(task.network, task.models[0], task.inputs[:1])
     problem = Problem(task.spec, task.network, options, unroll)
     data = Data(task.models[0], task.models[1], task.inputs, targets)
@@ -89,15 +89,16 @@ def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResul
     ]  # fmt: skip
 
 
-def _targets(name: str, options: Options, task: MergeTask) -> Targets:
+def find_targets(name: str, task: MergeTask, *, zeta: float) -> Targets:
+    """Given labels, or else the more confident network's predictions; warns if none is trusted."""
     if task.y is not None:
         num_classes = jax.eval_shape(task.network, task.models[0], task.inputs[:1]).shape[-1]
         return real_labels(task.y, num_classes)
-    targets = pseudo_labels(task.network, task.models, task.inputs, zeta=options.zeta)
+    targets = pseudo_labels(task.network, task.models, task.inputs, zeta=zeta)
     kept = float(targets.keep.mean())
     if kept == 0:
         warnings.warn(
-            f"{name}: zeta={options.zeta} keeps {kept:.1%} of the inputs (the largest confidence "
+            f"{name}: zeta={zeta} keeps {kept:.1%} of the inputs (the largest confidence "
             f"is {float(targets.probs.max()):.3f}): the retain loss is 0. Lower zeta.",
             stacklevel=2,
         )

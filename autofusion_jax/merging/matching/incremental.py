@@ -57,13 +57,15 @@ class Piece(NamedTuple):
 
 def take_apart(spec: PermSpec, params_a: Params, params_b: Params) -> list[Piece]:
     """Cut the leaves of two networks into pieces; leaves without groups are left out."""
-    flat_a, flat_b = flatten_by_path(params_a), flatten_by_path(params_b)
-    pieces: list[Piece] = []
-    for leaf in spec.leaves:
-        if any(axis.role for axis in leaf.axes):
-            parts = [_cut(spec, leaf.axes, flat[leaf.path]) for flat in (flat_a, flat_b)]
-            pieces += [Piece(a, b, places) for (a, places), (b, _) in zip(*parts)]
-    return pieces
+    parts = zip(cut_leaves(spec, params_a), cut_leaves(spec, params_b))
+    return [Piece(a, b, places) for (a, places), (b, _) in parts]
+
+
+def cut_leaves(spec: PermSpec, params: Params) -> list[tuple[np.ndarray, tuple[Place, ...]]]:
+    """The pieces of one network, and the places in them."""
+    leaves = flatten_by_path(params)
+    carrying = [leaf for leaf in spec.leaves if any(axis.role for axis in leaf.axes)]
+    return [piece for leaf in carrying for piece in _cut(spec, leaf.axes, leaves[leaf.path])]
 
 
 def _cut(spec: PermSpec, axes: tuple[Axis, ...], leaf: Array) -> list[tuple[np.ndarray, tuple[Place, ...]]]:
