@@ -1,14 +1,11 @@
 """Matching of nested groups (heads, GroupNorm): which groups belong together, then their units.
 
 Three steps, so that inner groups that share one outer group (the QK and the V channels of the
-same heads) get one common outer permutation:
-
-    values = sum(match_blocks(s, num_models, num_groups) for s in similarities)
-    outer_perms = match_outer(values)
-    inner = [group_zip(s, num_models, outer_perms) for s in similarities]
-
-With one inner group this is MuDSC's group alignment and group zip. Its published code matches
-the heads of QK and of V apart from each other, after which the network is another function.
+same heads) get one common outer permutation: `match_blocks` of every inner group; an assignment
+of the outer group by the sum of these (`families.match_outer_groups`); then `group_align` or
+`group_zip` of every inner group. With one inner group this is MuDSC's group alignment and group
+zip. Its published code matches the heads of QK and of V apart from each other, after which the
+network is another function.
 """
 
 import functools
@@ -54,21 +51,6 @@ def match_blocks(
     return jnp.mean(jnp.take_along_axis(blocks, perms[..., None], -1), (-1, -2))
 
 
-def match_outer(values: Float[Array, "*stack others g g"]) -> Int[Array, "*stack models g"]:
-    """Assign groups to model 0's for the largest sum of values.
-
-    Args:
-        values: from `match_blocks`, summed over all inner groups of the same outer group.
-
-    Returns:
-        Index form `[N, g]`: group `perm[i, h]` of model i goes with model 0's group h; the
-        first row is the identity.
-    """
-    perms = solve_assignment(values)
-    first = jnp.broadcast_to(jnp.arange(perms.shape[-1]), (*perms.shape[:-2], 1, perms.shape[-1]))
-    return jnp.concatenate([first, perms], -2)
-
-
 def group_align(
     similarity: Float[Array, "*stack rows rows"], num_models: int, outer_perms: Int[Array, "*stack models g"]
 ) -> Clusters:
@@ -77,7 +59,7 @@ def group_align(
     Args:
         similarity: as for `match_blocks`.
         num_models: N.
-        outer_perms: from `match_outer`.
+        outer_perms: index form: group `perm[i, h]` of model i goes with model 0's group h.
 
     Returns:
         Labels `[g, N k]`: of the units of the groups that go with model 0's group h, model by
@@ -111,7 +93,7 @@ def group_zip(
     Args:
         similarity: as for `match_blocks`.
         num_models: N.
-        outer_perms: from `match_outer`.
+        outer_perms: index form: group `perm[i, h]` of model i goes with model 0's group h.
         a: as for `greedy_zip`.
         b: as for `greedy_zip`.
         lift_budget: as for `greedy_zip`; what is dropped is the first clusters of the group.
