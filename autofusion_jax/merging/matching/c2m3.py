@@ -48,7 +48,7 @@ def c2m3(*, start: str = "identity", max_iters: int = 200) -> Method:
 
     References:
         Crisostomi, Fumero, Baieri, Bernard, Rodola: C2M3: Cycle-consistent multi-model merging,
-        NeurIPS 2024, Eq. 3 and Algorithm 1.
+        NeurIPS 2024.
     """
     if start not in STARTS:
         raise unknown_name("c2m3", "start", start, STARTS)

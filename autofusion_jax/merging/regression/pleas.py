@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Float
 
 from autofusion_jax.merging.fuse import average
+from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.products import product
@@ -23,7 +24,7 @@ from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
 
-MATCHINGS = {"weight_matching": weight_matching}
+MATCHINGS = {"activation_matching": activation_matching, "weight_matching": weight_matching}
 
 MAX_NUMBERS = 2**25
 """How many numbers of a batch all layers together may read."""
@@ -54,7 +55,7 @@ def pleas(*, matching: str = "weight_matching", ridge: float = 1e-2) -> Method:
 
     References:
         Nasery, Hayase, Koh, Oh: PLeaS - Merging models with permutations and least squares,
-        CVPR 2025, Eq. 3-4.
+        CVPR 2025.
     """
     if matching not in MATCHINGS:
         raise unknown_name("pleas", "matching", matching, MATCHINGS)

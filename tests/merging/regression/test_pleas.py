@@ -123,6 +123,14 @@ def test_what_is_not_fitted_is_averaged(mlp):
     chex.assert_trees_all_close(result.params["params"]["dense_0"], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["activation_matching", "weight_matching"])
+def test_units_are_matched_by_the_method_of_that_name(mlp, name):
+    a, b, x, key = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp, 60), jax.random.key(5)
+    matched = af.merge(a, b, mlp.perm_spec, x, method=name, key=key)
+    result = af.merge(a, b, mlp.perm_spec, x, method="pleas", matching=name, key=key)
+    chex.assert_trees_all_equal(dict(result.perms), dict(matched.perms))
+
+
 def test_weights_used_twice_and_products_of_activations_are_left():
     def apply_fn(params, x):
         h = jnp.tanh(x @ params["tied"])
