@@ -160,21 +160,24 @@ def match_dual(
     """
     families = find_families(spec)
     match = functools.partial(match_family, spec, num_models=len(models), variant=variant, a=a, b=b)
+
+    def visit(family: Family, state: Mapping[Family, Matching]) -> Matching:
+        present, similarities = join(state.values()), {}
+        for name in family.inner:
+            weights = aligned_correlations(spec, models, present, name, ignored=ignored)
+            similarities[name] = alpha * weights + (1 - alpha) * activations.get(name, weights)
+        return match(family, similarities)
+
     state: dict[Family, Matching] = {}
     if alpha < 1:
         state = match_measured(spec, models, activations, variant=variant, a=a, b=b)
     best, best_value, misses = dict(state), -np.inf, 0
-    values: list[float] = []
+    worth, values = {}, []
+    again = _Revisits(spec, families, visit)
     for order in visit_order if alpha > 0 else ():
         for family in (families[i] for i in order):
-            present = join(state.values())
-            similarities = {}
-            for name in family.inner:
-                weights = aligned_correlations(spec, models, present, name, ignored=ignored)
-                acts = activations.get(name, weights)
-                similarities[name] = alpha * weights + (1 - alpha) * acts
-            state[family] = match(family, similarities)
-        values.append(join(state.values()).value)
+            state[family], worth[family] = again.visit(family, state)
+        values.append(sum(worth[family] for family in families) / len(families))
         if values[-1] > best_value:
             best, best_value, misses = dict(state), values[-1], 0
         else:
@@ -182,3 +185,40 @@ def match_dual(
         if misses == PATIENCE:
             break
     return Sweeps(join(best.values()), values, alpha == 0 or misses >= PATIENCE)
+
+
+class _Revisits:
+    """Visits to families that are not made again as long as nothing around the family has changed."""
+
+    def __init__(
+        self,
+        spec: PermSpec,
+        families: Sequence[Family],
+        visit: Callable[[Family, Mapping[Family, Matching]], Matching],
+    ) -> None:
+        self._visit = visit
+        self._last: dict[Family, tuple[list[Matching | None], Matching, float]] = {}
+        carried = [{name for axis in leaf.axes for name in axis.groups} for leaf in spec.leaves]
+        self._near = {
+            family: [
+                other
+                for other in families
+                if (other is not family or len(family.inner) > 1)
+                and any(leaf & set(family.inner) and leaf & {*other.outer, *other.inner} for leaf in carried)
+            ]
+            for family in families
+        }
+
+    def visit(self, family: Family, state: Mapping[Family, Matching]) -> tuple[Matching, float]:
+        """The family's matching, the same object if its matrices are as before, and its value."""
+        around = [state.get(other) for other in self._near[family]]
+        if family in self._last:
+            before, matching, value = self._last[family]
+            if all(x is y for x, y in zip(before, around)):
+                return matching, value
+        matching = self._visit(family, state)
+        value, present = matching.value, state.get(family)
+        if present and all(np.array_equal(u, present.unmerge[g]) for g, u in matching.unmerge.items()):
+            matching = present
+        self._last[family] = around, matching, value
+        return matching, value
