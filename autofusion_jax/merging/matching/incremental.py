@@ -95,7 +95,7 @@ def reorder(value: np.ndarray, places: Sequence[Place], elements: Elements) -> n
 def inner_product(pieces: Sequence[Piece], elements: Elements) -> float:
     """`<A, pi(B)>` over some pieces, in float64: what weight matching maximises."""
     parts = [(piece.a, reorder(piece.b, piece.places, elements)) for piece in pieces]
-    return float(sum(np.vdot(a.astype(np.float64), b.astype(np.float64)) for a, b in parts))
+    return float(sum(np.multiply(a, b, dtype=np.float64).sum() for a, b in parts))
 
 
 class Term:
