@@ -50,7 +50,9 @@ def align_loss(
 
 
 def retain_loss(
-    logits: Float[Array, "n classes"], probs: Float[Array, "n classes"], keep: Float[Array, " n"]
+    logits: Float[Array, "*batch classes"],
+    probs: Float[Array, "*batch classes"],
+    keep: Float[Array, "*batch"],
 ) -> Float[Array, ""]:
     """Mean cross-entropy to the targets over the trusted samples; 0 if there are none (Eq. 21).
 
