@@ -13,6 +13,9 @@ from autofusion_jax.transport.assignment import solve_assignment
 
 RELATIVE_GAIN = 1e-6
 
+MAX_PAIRED = 4096
+"""Heads times units up to which heads are matched with their units: memory is the square of it."""
+
 
 class Descent:
     """Raises `<A, pi(B)>` by exact assignments, one group at a time, and never lowers it.
@@ -106,8 +109,8 @@ class Descent:
 def _matched_inside(spec: PermSpec, name: str, carriers: Sequence[Piece]) -> list[str]:
     """The groups that are matched together with one: all that are nested in it, if that can be done.
 
-    That is where nothing is nested in them or in two groups at a time, and no piece ties two of
-    them to each other.
+    That is where nothing is nested in them or in two groups at a time, no piece ties two of them to
+    each other, and they are not too large. Elsewhere they go where the group goes, as they are.
     """
     inside = [group for group in spec.groups.values() if name in group.nested_in]
     nesting = (*spec.groups[name].nested_in, name)
@@ -115,7 +118,8 @@ def _matched_inside(spec: PermSpec, name: str, carriers: Sequence[Piece]) -> lis
     simple = all(group.nested_in == nesting for group in inside)
     stacked = all(outer in spec.stacks for outer in spec.groups[name].nested_in)
     apart = all(piece.count(name) == 1 and sum(map(piece.count, names)) <= 1 for piece in carriers)
-    return names if simple and stacked and apart else []
+    small = all(spec.groups[name].size * group.size <= MAX_PAIRED for group in inside)
+    return names if simple and stacked and apart and small else []
 
 
 def _terms(pieces: Sequence[Piece], *groups: str) -> list[Term]:
