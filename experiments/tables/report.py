@@ -103,23 +103,29 @@ def write_report(
 
 
 def _draw(folder: Path, table: Table, config: TableConfig, source: Source, records: Sequence[Record]) -> None:
-    """Draw the figures that are not there yet, of the first pair, whose merges are made again."""
-    curves, landscape = folder / CURVE_FIGURE, folder / LANDSCAPE_FIGURE
-    names = [] if curves.is_file() else list(table.curves)
-    names += [] if landscape.is_file() else list(table.landscape)
-    if not names:
+    """Draw the figures that are not there yet and whose rows are, of the first pair; it is merged again."""
+    found = {record.method: record.found for record in records if record.pair == 0}
+    figures = {
+        folder / CURVE_FIGURE: (table.curves, _draw_curves),
+        folder / LANDSCAPE_FIGURE: (table.landscape, _draw_landscape),
+    }
+    wanted = {
+        path: (names, draw)
+        for path, (names, draw) in figures.items()
+        if names and not path.is_file() and all(name in found for name in names)
+    }
+    if not wanted:
         return
     case = source.open_pair(0)
     spec = case.model.perm_spec
-    found = {record.method: record.found for record in records if record.pair == 0}
     families = {}
-    for entry in (entry for entry in table.entries if entry.name in names):
-        result = merge_once(entry, case, spec, found[entry.name], correction=None)
-        families[entry.name] = Family(entry.title, result.params, merge_parents(spec, case.models, result))
-    if table.curves and not curves.is_file():
-        _draw_curves(curves, table, config, case, spec, [families[name] for name in table.curves])
-    if table.landscape and not landscape.is_file():
-        _draw_landscape(landscape, table, config, case, spec, [families[name] for name in table.landscape])
+    for entry in table.entries:
+        if any(entry.name in names for names, _ in wanted.values()):
+            result = merge_once(entry, case, spec, found[entry.name], correction=None)
+            parents = merge_parents(spec, case.models, result)
+            families[entry.name] = Family(entry.title, result.params, parents)
+    for path, (names, draw) in wanted.items():
+        draw(path, table, config, case, spec, [families[name] for name in names])
 
 
 def _prepare(table: Table, case: Case, spec: PermSpec) -> Callable[[Params], Params] | None:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ class Made:
 
 
 def run_rows(
-    table: Table, config: TableConfig, source: Source, console: Console
+    table: Table, config: TableConfig, source: Source, console: Console, names: Sequence[str]
 ) -> tuple[Path, list[Record]]:
-    """Run what `results.jsonl` lacks; it is written again after every row.
+    """Run those rows of `names` that `results.jsonl` lacks; it is written again after every row.
 
     Returns:
         The folder of the results, and the records in the order of the table, pair by pair.
@@ -55,7 +55,9 @@ def run_rows(
     records = read_records(path) if path.is_file() else []
     done = {(record.method, record.pair) for record in records}
     for number in range(config.pairs):
-        missing = [entry for entry in table.entries if (entry.name, number) not in done]
+        missing = [
+            entry for entry in table.entries if entry.name in names and (entry.name, number) not in done
+        ]
         if not missing:
             continue
         case = source.open_pair(number)

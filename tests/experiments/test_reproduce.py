@@ -7,18 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 from autofusion_jax.evaluation.accuracy import ALL_METRICS
 from autofusion_jax.merging.registry import get_method
+from autofusion_jax.models.layers import class_vectors
+from autofusion_jax.models.registry import build_model
 from autofusion_jax.reporting.records import read_records, summarise
 from autofusion_jax.training.loop import TrainOptions
 from configs.schema import DataConfig, EvaluateConfig, MLPConfig
 from tables import TABLES
 from tables.cases import open_class_halves
-from tables.mudsc_s1 import class_labels
+from tables.mudsc_s1 import TASKS, ClipModel, class_labels
 from tables.report import table_text, write_report
 from tables.runner import run_rows
 from tables.schema import REFERENCES, Entry, Table, TableConfig, override
@@ -36,7 +39,7 @@ TINY = Table(
         Entry("average", "Average", "interpolation", published={"joint": 50.0}),
         Entry("best", "Best average", "interpolation", search={"gamma": (0.5, 1.0)}),
         Entry("rebasin", "Git Re-Basin", "weight_matching"),
-        Entry("ours", "AutoFusion", "autofusion", {"epochs": 1}),
+        Entry("ours", "AutoFusion", "autofusion", {"epochs": 1, "zeta": 0.0}),
     ),
     get_config=lambda: TableConfig(
         name="tiny",
@@ -64,10 +67,12 @@ def reproduce(tmp_path, **changes):
     for assignment, value in changes.items():
         override(config, f"{assignment}={value}")
     source = TINY.open_source(config, console)
-    folder, records = run_rows(TINY, config, source, console)
+    names = [entry.name for entry in TINY.entries]
+    folder, records = run_rows(TINY, config, source, console, names)
     return folder, records, config, source, console.export_text()
 
 
+@pytest.mark.slow
 def test_rows_are_run_once(tmp_path):
     folder, records, config, source, printed = reproduce(tmp_path)
     assert [r.method for r in records] == [*(e.name for e in TINY.entries), "ours"]  # soft and hard
@@ -97,11 +102,32 @@ def test_rows_are_run_once(tmp_path):
     text = (folder / "results.md").read_text()
     assert text == table_text(TINY, config, records) and "Found by search" in text and "*50.00*" in text
     assert "results in" in console.export_text()
-    assert json.loads((folder / "config.json").read_text())["rows"]["ours"]["options"] == {"epochs": 1}
+    assert json.loads((folder / "config.json").read_text())["rows"]["ours"]["options"] == {
+        "epochs": 1,
+        "zeta": 0.0,
+    }
 
 
 def test_prime_and_odd():
     assert class_labels(np.arange(10)).tolist() == [[0, 0, 1, 1, 0, 1, 0, 1, 0, 0], [2, 3] * 5]
+
+
+def test_alike_class_vectors_by_hand():
+    """Class vectors with a common part, written out: the same logits but for one number for each input."""
+    plain = build_model(
+        "mlp", (4, 4), num_classes=4, widths=(8,), use_bias=False, head="cosine", embed_dim=16
+    )
+    params, x = plain.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (5, 4, 4))
+    weights = params["params"]["head"]["projection"]["kernel"]
+    embedding = np.asarray(plain.module.apply(params, x, method="features") @ weights, np.float64)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    own = class_vectors(4, 16)  # [16, 4]
+    common = np.linalg.svd(own)[0][:, -1:]  # orthogonal to all of them
+    logits = 100 * embedding @ (np.sqrt(0.9) * common + np.sqrt(0.1) * own)
+    for task in TASKS:
+        model = ClipModel(plain.module, plain.input_shape, 0.1**0.5, task)
+        difference = np.asarray(model.apply(params, x)) - logits[:, list(task)]
+        np.testing.assert_allclose(difference, np.repeat(difference[:, :1], 2, axis=1), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -163,8 +189,14 @@ def test_stored_tables_come_from_their_records(path):
 
 
 QUICK = {
-    "mudsc_s1": ("model.widths=(16, 16, 16)",),
-    "cifar5_resnet20": ("model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)", "train.augment=False"),
+    "mudsc_s1": (
+        ("model.widths=(16, 16, 16)",),
+        [entry.name for entry in TABLES["mudsc_s1"].entries],
+    ),
+    "cifar5_resnet20": (
+        ("model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)", "train.augment=False"),
+        ["model_a", "model_b", "ensemble", "average", "zipit", "zipit_13"],
+    ),
 }
 
 
@@ -174,16 +206,19 @@ def test_the_command_at_a_tiny_size(name, tmp_path):
     settings = (
         "data.name=digits", "data.num_validation=100", "data.num_unlabelled=100", "train.epochs=2",
         "evaluate.curve_points=3", "evaluate.curve_images=50", "landscape_points=3", "landscape_images=50",
-        *QUICK[name],
+        *QUICK[name][0],
     )  # fmt: skip
-    args = [f"--table={name}", "--pairs=1", "--out_dir=out", *(f"--set={setting}" for setting in settings)]
+    rows = QUICK[name][1]
+    args = [f"--table={name}", "--pairs=1", "--out_dir=out", f"--rows={','.join(rows)}"]
+    args += [f"--set={setting}" for setting in settings]
     command = [sys.executable, str(ROOT / "experiments" / "reproduce.py"), *args]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "results in out" in done.stdout
     records = read_records(tmp_path / "out" / "results.jsonl")
-    assert {record.method for record in records} == {entry.name for entry in TABLES[name].entries}
-    assert (tmp_path / "out" / "interpolation.png").stat().st_size > 0
+    assert [record.method for record in records] == rows
+    if len(rows) == len(TABLES[name].entries):
+        assert (tmp_path / "out" / "interpolation.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -192,6 +227,7 @@ def test_the_command_at_a_tiny_size(name, tmp_path):
         ([], "--table"),
         (["--table=mudsc"], "--table"),
         (["--table=mudsc_s1", "--pairs=0"], "--pairs must be >= 1; got 0"),
+        (["--table=mudsc_s1", "--rows=zipt"], "unknown row 'zipt'. Did you mean 'zipit'"),
         (["--table=mudsc_s1", "--set=sede=1"], "unknown field 'sede'. Did you mean 'seed'"),
     ],
 )
