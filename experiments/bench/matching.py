@@ -8,7 +8,7 @@ nothing. Both match two independent random networks in the same visit order and 
 same permutations in the same number of sweeps. Every run is a process of its own, without a
 compilation cache on disk, and ours and theirs take turns; the clock starts when jax is up and the
 networks are on the device. "first" has all compilation in it, "again" is a second run in the same
-process. Medians over --repeats. Takes five minutes on an idle 2-core CPU.
+process. Medians over --repeats. Takes about five minutes on a 2-core CPU.
 
 Expect a ratio of 3 or more on the MLP and on VGG16, and 1 or more on ResNet20x4.
 """
@@ -205,7 +205,7 @@ def main(_: list[str]) -> None:
     if _ONLY.value:
         print(json.dumps(run_once(*_ONLY.value.split(":"))))
         return
-    console, rows = Console(), []
+    console, rows = Console(width=110), []
     table = Table(
         "network", "sweeps", "plain first", "ours first", "ratio", "plain again", "ours again", "ratio"
     )
