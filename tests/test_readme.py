@@ -7,13 +7,18 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.models.registry import MODELS
+from autofusion_jax.reporting.comparison import comparison_markdown
 from autofusion_jax.reporting.records import read_records, summarise
 from autofusion_jax.reporting.tables import markdown_table
 from configs import CONFIGS
+from tables import TABLES
+from tables.report import table_lines
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = sorted(path.with_name("results.jsonl") for path in (ROOT / "docs" / "results").glob("*/table.md"))
+
+REPRODUCED = sorted((ROOT / "docs" / "results").glob("*/results.md"))
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.parent.name)
@@ -21,6 +26,14 @@ def test_tables_come_from_records(path):
     records = read_records(path)
     assert {record.config for record in records} == {path.parent.name}
     assert markdown_table(summarise(records)) in README
+
+
+@pytest.mark.parametrize("path", REPRODUCED, ids=lambda p: p.parent.name)
+def test_reproduced_tables_come_from_records(path):
+    table, records = TABLES[path.parent.name], read_records(path.with_name("results.jsonl"))
+    cells = comparison_markdown(table_lines(table, records), table.metrics)
+    assert cells in path.read_text(encoding="utf-8")
+    assert all(line in README for line in cells.splitlines())
 
 
 def test_there_are_results():
