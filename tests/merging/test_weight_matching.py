@@ -10,7 +10,7 @@ import autofusion_jax as af
 from autofusion_jax.merging.matching.descent import Descent
 from autofusion_jax.merging.matching.incremental import Similarity, Term, inner_product, take_apart
 from autofusion_jax.merging.matching.weight_matching import match_weights
-from autofusion_jax.merging.similarity import weight_similarity
+from autofusion_jax.merging.similarity import unit_vectors
 from tests.conftest import inputs_for, oracle, oracle_network, params_for, spec_from_oracle
 from tests.symmetry.test_transform import CASES as TRANSFORM_CASES
 from tests.symmetry.zoo import CASES
@@ -33,6 +33,12 @@ def load_case(name):
         for sweep in stored["visit_order"]
     ]
     return stored, spec, a, b, np.array(order)
+
+
+def weight_similarity(spec, a, b, group):
+    """Inner products of two networks' units, over all leaf axes that carry the group."""
+    pairs = zip(unit_vectors(spec, a, group), unit_vectors(spec, b, group))
+    return sum(jnp.einsum("...ik,...jk->...ij", *pair) for pair in pairs)
 
 
 @pytest.mark.parametrize("name", FILES)
