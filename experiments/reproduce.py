@@ -19,9 +19,7 @@ RUNS_DIR = flags.DEFINE_string("runs_dir", "runs", "Where trained endpoints are 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the original files of the data set.")
 PAIRS = flags.DEFINE_integer("pairs", None, "Endpoint pairs, of seeds SEED to SEED + PAIRS - 1.")
 SEED = flags.DEFINE_integer("seed", None, "Seed of the first pair.")
-ROWS = flags.DEFINE_list(
-    "rows", None, "Run only these rows, by their names in results.jsonl."
-)
+ROWS = flags.DEFINE_list("rows", None, "Run only these rows, by their names in results.jsonl.")
 SET = flags.DEFINE_multi_string("set", [], "Another setting, may be repeated: --set=train.epochs=1.")
 
 
