@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
@@ -13,7 +14,7 @@ from autofusion_jax.reporting.figures import DASHES, PALETTE
 
 TITLES = {"average": "Average of both tasks", "task_a": "Task A", "task_b": "Task B"}
 MARKERS = ("*", "s", "D", "^", "v", "P")
-LEVELS = 12
+LEVELS = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Marked:
 def landscape_figure(landscape: Landscape, marks: Sequence[Marked], *, title: str) -> Figure:
     """Draw the losses as filled contours, merges as symbols, their parents as dots joined by a line.
 
-    One scale of colours serves all panels. It ends at twice the average loss of the worst of the
-    marked merges; what lies above is drawn alike, so that the colours tell the basins apart.
+    One scale of colours serves all panels, in equal ratios of the loss. It ends at the average
+    loss of the worst of the parents; what lies above is drawn alike.
 
     Args:
         landscape: from `loss_landscape`.
@@ -63,13 +64,13 @@ def landscape_figure(landscape: Landscape, marks: Sequence[Marked], *, title: st
 
 
 def _levels(landscape: Landscape, marks: Sequence[Marked]) -> np.ndarray:
-    """Contour levels from the lowest loss of any panel to twice the worst average loss of a merge."""
+    """Geometric contour levels, from the lowest loss of any panel to the largest average of a parent."""
     average = landscape.losses["average"]
-    merged = [_nearest(landscape, landscape.coords[mark.merged], average) for mark in marks]
+    parents = [landscape.coords[i] for mark in marks for i in mark.parents]
     finite = np.concatenate([losses[np.isfinite(losses)] for losses in landscape.losses.values()])
-    lowest = float(finite.min())
-    top = max(2 * max(merged, default=float(np.nanmedian(average))), 1.5 * lowest, 1e-6)
-    return np.linspace(lowest, top, LEVELS)
+    lowest = max(float(finite.min()), 1e-6)
+    top = max((_nearest(landscape, coords, average) for coords in parents), default=float(finite.max()))
+    return np.geomspace(lowest, max(top, 1.5 * lowest), LEVELS)
 
 
 def _nearest(landscape: Landscape, coords: np.ndarray, losses: np.ndarray) -> float:
@@ -80,12 +81,9 @@ def _nearest(landscape: Landscape, coords: np.ndarray, losses: np.ndarray) -> fl
 
 def _contours(panel: Axes, landscape: Landscape, name: str, levels: np.ndarray) -> QuadContourSet:
     losses = np.nan_to_num(landscape.losses[name], nan=levels[-1], posinf=levels[-1])
-    filled = panel.contourf(
-        landscape.xs, landscape.ys, losses, levels=levels, cmap="cividis_r", extend="max", zorder=0
-    )
-    panel.contour(
-        landscape.xs, landscape.ys, losses, levels=levels, colors="white", linewidths=0.4, alpha=0.6, zorder=1
-    )
+    surface, norm = (landscape.xs, landscape.ys, losses), LogNorm(levels[0], levels[-1])
+    filled = panel.contourf(*surface, levels=levels, norm=norm, cmap="cividis_r", extend="max", zorder=0)
+    panel.contour(*surface, levels=levels, colors="white", linewidths=0.4, alpha=0.6, zorder=1)
     return filled
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from autofusion_jax.reporting.records import Row
 from configs import get_config as get_named_config
+from configs.schema import EvaluateConfig
 from tables.captions import endpoints, protocol, training
 from tables.cases import open_class_halves
 from tables.mudsc import ALPHAS, PAPER, ZIP
@@ -23,7 +24,7 @@ CUT = "stage2_block0/conv_0/kernel.read"
 def get_config() -> TableConfig:
     base = get_named_config("cifar10_resnet20")
     fields: dict[str, Any] = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-    fields["name"] = "cifar5_resnet20"
+    fields |= {"name": "cifar5_resnet20", "evaluate": EvaluateConfig(curve_points=11, curve_images=500)}
     return TableConfig(**fields)
 
 

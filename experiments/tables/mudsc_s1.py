@@ -57,7 +57,7 @@ def get_config() -> TableConfig:
         train=TrainOptions(epochs=3),
         evaluate=EvaluateConfig(curve_points=21, curve_images=2000),
         pairs=3,
-        landscape_points=25,
+        landscape_points=41,
         landscape_images=1000,
     )
 

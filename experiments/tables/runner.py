@@ -74,23 +74,23 @@ def run_rows(
 
 def _claim(folder: Path, table: Table, config: TableConfig, source: Source) -> None:
     """Write the resolved settings into a new folder, or check that those of an old one agree."""
-    fields = {**identity(config), "data_sha256": source.sha256}
-    for name in ("pairs", "landscape_points", "landscape_images", "evaluate"):
-        fields.pop(name)  # more pairs or another figure is the same table
+    settings = {**identity(config), "data_sha256": source.sha256}
+    free = ("pairs", "landscape_points", "landscape_images", "evaluate")  # still the same table
     rows = {entry.name: _resolved(table, entry) for entry in table.entries}
     path = folder / CONFIG_FILE
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
-        same = stored["identity"] == json.loads(json.dumps(fields))
         old, new = stored["rows"], json.loads(json.dumps(rows))
+        now = json.loads(json.dumps(settings))
+        same = all(stored["config"][name] == now[name] for name in now if name not in free)
         if not same or any(old[name] != new[name] for name in old if name in new):
             raise ValueError(
                 f"reproduce: out_dir must be new or hold results of these settings; {folder} holds others. "
                 "Name another folder by --out_dir."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"table": table.name, "config": dataclasses.asdict(config), "identity": fields, "rows": rows}
-    write_text(path, json.dumps(settings, indent=2))
+    text = json.dumps({"table": table.name, "config": settings, "rows": rows}, indent=2)
+    write_text(path, text + "\n")
 
 
 def _resolved(table: Table, entry: Entry) -> dict[str, Any]:
