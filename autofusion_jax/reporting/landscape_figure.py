@@ -81,6 +81,7 @@ def _nearest(landscape: Landscape, coords: np.ndarray, losses: np.ndarray) -> fl
 
 def _contours(panel: Axes, landscape: Landscape, name: str, levels: np.ndarray) -> QuadContourSet:
     losses = np.nan_to_num(landscape.losses[name], nan=levels[-1], posinf=levels[-1])
+    losses = np.maximum(losses, levels[0])  # a loss of zero has no logarithm
     surface, norm = (landscape.xs, landscape.ys, losses), LogNorm(levels[0], levels[-1])
     filled = panel.contourf(*surface, levels=levels, norm=norm, cmap="cividis_r", extend="max", zorder=0)
     panel.contour(*surface, levels=levels, colors="white", linewidths=0.4, alpha=0.6, zorder=1)
