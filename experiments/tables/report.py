@@ -152,6 +152,7 @@ def _draw_curves(
         for family in families
     }  # fmt: skip
     title = f"{table.name}, seed {case.seed}: between the parents of each merge, {len(chosen):,} test images"
+    title += ", BatchNorm reset at every point" if prepare else ""
     figure = interpolation_figure(curves, gammas, title=title, metrics=WITHIN_TITLES)
     save_figure(figure, path)
 
