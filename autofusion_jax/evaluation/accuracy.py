@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.autofusion.pseudo_labels import most_confident
+from autofusion_jax.merging.ensembles.confidence import most_confident
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 

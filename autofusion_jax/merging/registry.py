@@ -9,6 +9,8 @@ from typing import Any
 from autofusion_jax.merging.autofusion.method import autofusion
 from autofusion_jax.merging.averaging.interpolation import interpolation
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
+from autofusion_jax.merging.ensembles.em import em_ensemble
+from autofusion_jax.merging.ensembles.z import z_ensemble
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.c2m3 import c2m3
 from autofusion_jax.merging.matching.ot_fusion import ot_fusion
@@ -27,6 +29,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "autofusion_paper": functools.partial(autofusion, preset="paper"),
     "c2m3": c2m3,
     "confidence_ensemble": confidence_ensemble,
+    "em_ensemble": em_ensemble,
     "interpolation": interpolation,
     "mudsc": mudsc,
     "ot_fusion": ot_fusion,
@@ -34,6 +37,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "ste": ste,
     "weight_matching": weight_matching,
+    "z_ensemble": z_ensemble,
     "zipit": zipit,
 }
 

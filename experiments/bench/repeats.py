@@ -14,7 +14,7 @@ from rich.console import Console
 
 from autofusion_jax.merging.autofusion.optimise import Data, Problem, init_states, run_epochs
 from autofusion_jax.merging.autofusion.options import Options
-from autofusion_jax.merging.autofusion.pseudo_labels import pseudo_labels
+from autofusion_jax.merging.teachers import real_labels
 from autofusion_jax.models.registry import build_model
 
 MODELS = {
@@ -30,7 +30,7 @@ def measure(name: str, repeats: int, unroll: bool) -> tuple[float, float]:
     a, b = (model.init(jax.random.key(seed)) for seed in range(2))
     x = jax.random.uniform(jax.random.key(2), (NUM_INPUTS, *model.input_shape))
     problem = Problem(model.perm_spec, model.apply, Options(epochs=1), unroll)
-    data = Data(a, b, x, pseudo_labels(model.apply, (a, b), x, zeta=0.0))
+    data = Data(a, b, x, real_labels(jnp.arange(NUM_INPUTS) % 10, 10))
     jax.clear_caches()
     seconds = []
     for _ in range(2):

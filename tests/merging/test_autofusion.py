@@ -12,8 +12,8 @@ from autofusion_jax.batching import predict
 from autofusion_jax.merging.autofusion import losses
 from autofusion_jax.merging.autofusion.optimise import Data, Problem, init_states, run_epochs
 from autofusion_jax.merging.autofusion.options import Options
-from autofusion_jax.merging.autofusion.pseudo_labels import most_confident, pseudo_labels, real_labels
 from tests.conftest import inputs_for, params_for
+from tests.merging.tasks import confident_targets
 
 
 def hand_spec():
@@ -82,32 +82,10 @@ def test_normalised_zero_stays_zero():
     assert float(value) == 1.0 and float(grad) == 0.0
 
 
-def test_most_confident_by_hand():
-    probs = jnp.array([[[0.6, 0.4], [0.2, 0.8]], [[0.3, 0.7], [0.5, 0.5]]])
-    np.testing.assert_allclose(most_confident(probs), [[0.3, 0.7], [0.2, 0.8]])
-
-
-def test_pseudo_labels_threshold():
-    x = jnp.array([[2.0], [0.1]])
-
-    def apply_fn(params, x):
-        return jnp.concatenate([params * x, -params * x], -1)
-
-    targets = pseudo_labels(apply_fn, (jnp.array(1.0), jnp.array(-2.0)), x, zeta=0.9)
-    expected = jax.nn.softmax(jnp.array([[-4.0, 4.0], [-0.2, 0.2]]))
-    np.testing.assert_allclose(targets.probs, expected, rtol=1e-6)
-    assert targets.keep.tolist() == [1.0, 0.0]
-
-
-def test_real_labels_are_one_hot():
-    targets = real_labels(jnp.array([2, 0]), 3)
-    assert targets.probs.tolist() == [[0, 0, 1], [1, 0, 0]] and targets.keep.tolist() == [1, 1]
-
-
 def problem_and_data(model, unroll, **options):
     options = Options(**{"epochs": 4, "batch_size": 8, **options})
     a, b, x = params_for(model, 0), params_for(model, 1), inputs_for(model)
-    targets = pseudo_labels(model.apply, (a, b), x, zeta=0.0)
+    targets = confident_targets(model, (a, b), x)
     return Problem(model.perm_spec, model.apply, options, unroll), Data(a, b, x, targets)
 
 

@@ -16,6 +16,7 @@ METHODS = {
     "autofusion_paper": SHORT,
     "c2m3": {},
     "confidence_ensemble": {},
+    "em_ensemble": {},
     "interpolation": {},
     "mudsc": {},
     "ot_fusion": {},
@@ -23,9 +24,10 @@ METHODS = {
     "sinkhorn_rebasin": {},
     "ste": SHORT,
     "weight_matching": {},
+    "z_ensemble": {},
     "zipit": {},
 }
-ENSEMBLES = {"confidence_ensemble"}
+ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
 
 NOT_ITSELF: dict[str, str] = {}

@@ -1,7 +1,6 @@
 """AutoFusion as a merging method (papers: Tian, Lai, Yue, arXiv 2410.05746)."""
 
 import operator
-import warnings
 from typing import Any
 
 import jax
@@ -12,9 +11,9 @@ from autofusion_jax.batching import prefers_unrolling
 from autofusion_jax.merging.autofusion.optimise import Data, Problem, State, init_states, run_epochs
 from autofusion_jax.merging.autofusion.options import Options, preset_options
 from autofusion_jax.merging.autofusion.parametrise import log_soft_perms, round_perms
-from autofusion_jax.merging.autofusion.pseudo_labels import Targets, pseudo_labels, real_labels
 from autofusion_jax.merging.fuse import fuse
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.symmetry.transform import identity_perms, is_soft
 from autofusion_jax.transport.sinkhorn import marginal_error
 from autofusion_jax.trees import num_params
@@ -76,7 +75,7 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
 def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
     """Run AutoFusion under the given options; `name` is for messages."""
     require(len(task.spec.groups) > 0, name, "perm_spec", "a spec with groups to permute", "none")
-    targets = find_targets(name, task, zeta=options.zeta)
+    targets = find_targets(name, task, pseudo_labels=options.pseudo_labels, zeta=options.zeta)
     unroll = prefers_unrolling(task.network, task.models[0], task.inputs[:1])
     problem = Problem(task.spec, task.network, options, unroll)
     data = Data(task.models[0], task.models[1], task.inputs, targets)
@@ -87,22 +86,6 @@ def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResul
                 {key: curve[:, i] for key, curve in history.items()})
         for i in range(len(task.keys))
     ]  # fmt: skip
-
-
-def find_targets(name: str, task: MergeTask, *, zeta: float) -> Targets:
-    """Given labels, or else the more confident network's predictions; warns if none is trusted."""
-    if task.y is not None:
-        num_classes = jax.eval_shape(task.network, task.models[0], task.inputs[:1]).shape[-1]
-        return real_labels(task.y, num_classes)
-    targets = pseudo_labels(task.network, task.models, task.inputs, zeta=zeta)
-    kept = float(targets.keep.mean())
-    if kept == 0:
-        warnings.warn(
-            f"{name}: zeta={zeta} keeps {kept:.1%} of the inputs (the largest confidence "
-            f"is {float(targets.probs.max()):.3f}): the retain loss is 0. Lower zeta.",
-            stacklevel=2,
-        )
-    return targets
 
 
 def _optimise(

@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from autofusion_jax.merging.autofusion.losses import LAYER_WEIGHTINGS, STRATEGIES
+from autofusion_jax.merging.teachers import check_pseudo_labels
 from autofusion_jax.validation import require, unknown_name
 
 
@@ -18,6 +19,7 @@ class Options:
     num_iters: int = 20
     implicit: bool = False
     zeta: float = 0.9
+    pseudo_labels: str = "confidence"
     gamma: float | str = 0.5
     strategy: str = "normalized"
     layer_weighting: str = "linear"
@@ -46,6 +48,7 @@ class Options:
             check(name, getattr(self, name) >= 0, ">= 0")
         for name in ("learning_rate", "final_learning_rate"):
             check(name, getattr(self, name) > 0, "> 0")
+        check_pseudo_labels("autofusion", self.pseudo_labels)
         if self.strategy not in STRATEGIES:
             raise unknown_name("autofusion", "strategy", self.strategy, STRATEGIES)
         if self.layer_weighting not in LAYER_WEIGHTINGS:

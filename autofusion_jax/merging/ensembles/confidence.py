@@ -1,14 +1,26 @@
 """The confidence ensemble: AutoFusion's teacher (Eq. 17-19) as a network of its own."""
 
-import operator
-
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
-from autofusion_jax.merging.autofusion.pseudo_labels import most_confident
+from autofusion_jax.merging.ensembles.members import run_members, stack_members
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.types import Params
+
+
+def most_confident(probs: Float[Array, "models *batch classes"]) -> Float[Array, "*batch classes"]:
+    """For every input, the prediction of the model whose largest probability is largest (Eq. 18).
+
+    Ties go to the first model.
+
+    Example:
+        >>> print(most_confident(jnp.array([[[0.6, 0.4]], [[0.1, 0.9]]])))
+        [[0.1 0.9]]
+    """
+    winner = jnp.argmax(probs.max(-1), axis=0)  # [*batch]
+    return jnp.take_along_axis(probs, winner[None, ..., None], axis=0)[0]
 
 
 def confidence_ensemble() -> Method:
@@ -25,11 +37,8 @@ def confidence_ensemble() -> Method:
         apply_fn = task.network
 
         def ensemble(stacked: Params, x: Array) -> Array:
-            members = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(len(task.models))]
-            logits = jnp.stack([apply_fn(p, x) for p in members])  # [N, batch, classes]
-            return jnp.log(most_confident(jax.nn.softmax(logits)))
+            return jnp.log(most_confident(jax.nn.softmax(run_members(apply_fn, stacked, x))))
 
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *task.models)
-        return [MergeResult(stacked, ensemble)] * len(task.keys)
+        return [MergeResult(stack_members(task.models), ensemble)] * len(task.keys)
 
     return Method("confidence_ensemble", run, uses_key=False, max_models=None)

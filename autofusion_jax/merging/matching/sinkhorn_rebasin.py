@@ -29,6 +29,7 @@ def sinkhorn_rebasin(
     batch_size: int = 128,
     learning_rate: float = 1.0,
     zeta: float = 0.0,
+    pseudo_labels: str = "confidence",
 ) -> Method:
     """Learn a permutation of every group of B through the Sinkhorn operator, then average.
 
@@ -43,8 +44,8 @@ def sinkhorn_rebasin(
         steps: gradient steps, >= 1; made up to whole passes over the inputs.
         batch_size: inputs per step, >= 1.
         learning_rate: of Adam at the start, > 0; falls to a hundredth along a cosine.
-        zeta: pseudo-labels of the more confident network below this confidence are left out, in
-            [0, 1). Given labels are used instead.
+        zeta: pseudo-labels below this confidence are left out, in [0, 1).
+        pseudo_labels: who gives them, a key of `teachers.TEACHERS`. Given labels are used instead.
 
     Returns:
         A method for two networks.
@@ -61,6 +62,7 @@ def sinkhorn_rebasin(
     require(steps >= 1, "sinkhorn_rebasin", "steps", ">= 1", steps)
     options = Options(
         tau=tau, batch_size=batch_size, learning_rate=learning_rate, zeta=zeta,
+        pseudo_labels=pseudo_labels,
         final_learning_rate=learning_rate / 100, **LOSSES[loss],
     )  # fmt: skip
 

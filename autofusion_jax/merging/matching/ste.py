@@ -12,12 +12,11 @@ from jaxtyping import Float, Int, Shaped
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.autofusion.losses import retain_loss
-from autofusion_jax.merging.autofusion.method import find_targets
-from autofusion_jax.merging.autofusion.pseudo_labels import Targets
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.merging.matching.incremental import Piece, cut_leaves
 from autofusion_jax.merging.matching.weight_matching import descend
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.teachers import Targets, check_pseudo_labels, find_targets
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
@@ -35,6 +34,7 @@ def ste(
     batch_size: int = 128,
     learning_rate: float = 1.0,
     zeta: float = 0.9,
+    pseudo_labels: str = "confidence",
 ) -> Method:
     r"""Learn latent weights whose weight matching with B gives the best network between A and pi(B).
 
@@ -53,8 +53,8 @@ def ste(
         batch_size: inputs per step, >= 1.
         learning_rate: of SGD with momentum 0.9 on the latent weights, > 0. The authors take 0.01
             for 12,500 steps; for some hundreds 1 does better, and what is kept cannot get worse.
-        zeta: pseudo-labels of the more confident network below this confidence are left out, in
-            [0, 1). Given labels are used instead.
+        zeta: pseudo-labels below this confidence are left out, in [0, 1).
+        pseudo_labels: who gives them, a key of `teachers.TEACHERS`. Given labels are used instead.
 
     Returns:
         A method for two networks. `history["loss"]`: over all inputs, after every epoch;
@@ -75,9 +75,11 @@ def ste(
     require(batch_size >= 1, "ste", "batch_size", ">= 1", batch_size)
     require(learning_rate > 0, "ste", "learning_rate", "> 0", learning_rate)
     require(0 <= zeta < 1, "ste", "zeta", "in [0, 1)", zeta)
+    check_pseudo_labels("ste", pseudo_labels)
 
     def run(task: MergeTask) -> list[MergeResult]:
-        search = _Search(task, find_targets("ste", task, zeta=zeta), gamma, learning_rate)
+        targets = find_targets("ste", task, pseudo_labels=pseudo_labels, zeta=zeta)
+        search = _Search(task, targets, gamma, learning_rate)
         rngs = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in task.keys]
         return [search.run(rng, epochs, batch_size, number) for number, rng in enumerate(rngs)]
 

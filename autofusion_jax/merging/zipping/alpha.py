@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.autofusion.pseudo_labels import pseudo_labels
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_norms
 from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.symmetry.flat import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
@@ -43,5 +43,5 @@ def score(task: MergeTask, params: Params) -> float:
     logits = predict(task.network, params, task.inputs)
     if task.y is not None:
         return float(jnp.mean(jnp.argmax(logits, -1) == task.y))
-    teacher = pseudo_labels(task.network, task.models, task.inputs, zeta=0.0)
+    teacher = find_targets("mudsc", task, pseudo_labels="confidence", zeta=0.0)
     return float(jnp.mean(jnp.sum(teacher.probs * jax.nn.log_softmax(logits), -1)))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.autofusion.pseudo_labels import pseudo_labels
 from autofusion_jax.merging.matching.ste import _gradients
 from tests.conftest import inputs_for, params_for
+from tests.merging.tasks import confident_targets
 
 OPTIONS = {"method": "ste", "zeta": 0.0, "batch_size": 12}
 
@@ -18,7 +18,7 @@ def cross_entropy(model, params, x, probs):
 def test_the_best_permutations_are_kept(mlp):
     """The start is weight matching; what is kept is the best of it and of all epochs, not the last."""
     a, b, x, spec = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp), mlp.perm_spec
-    teacher = pseudo_labels(mlp.apply, (a, b), x, zeta=0.0).probs
+    teacher = confident_targets(mlp, (a, b), x).probs
     result = af.merge(a, b, spec, x, epochs=12, **OPTIONS)
     losses = [result.diagnostics["start_loss"], *result.history["loss"]]
     assert len(losses) == 13 and min(losses) < losses[0]
@@ -36,7 +36,7 @@ def test_the_gradient_goes_straight_through(mlp):
     """As written with `stop_gradient`: latent weights in the gradient, B's permuted ones in the value."""
     a, b, spec = params_for(mlp, 0), params_for(mlp, 1), mlp.perm_spec
     x, perms = inputs_for(mlp), af.random_perms(mlp.perm_spec, jax.random.key(3))
-    targets = pseudo_labels(mlp.apply, (a, b), x, zeta=0.0)
+    targets = confident_targets(mlp, (a, b), x)
     projected = af.apply_perm(spec, b, perms)
 
     def loss(latent):

@@ -1,0 +1,204 @@
+"""The EM ensemble: a Gaussian mixture in the networks' joint hidden features."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from autofusion_jax.batching import predict
+from autofusion_jax.merging.ensembles.members import stack_members
+from autofusion_jax.merging.ensembles.z import Standard, measure, standardised
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.symmetry.capture import capture_sites
+from autofusion_jax.symmetry.site import Site
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require
+
+NUM_GROUPS = 2
+"""Features are those of the last groups of each network."""
+
+OVERSAMPLING, NUM_ITERATIONS = 20, 6
+"""Of the subspace iteration that finds the principal axes."""
+
+
+class Mixture(NamedTuple):
+    """A linear classifier: the posterior of a Gaussian mixture with one covariance.
+
+    Attributes:
+        kernel: `[features, components]`.
+        bias: `[components]`.
+    """
+
+    kernel: Float[Array, "features components"]
+    bias: Float[Array, " components"]
+
+
+def em_ensemble(*, rounds: int = 3, num_axes: int = 200, ridge: float = 0.01) -> Method:
+    """Run every network, and classify by a Gaussian mixture in the features of all of them.
+
+    Features are the hidden units of each network's last two groups, centred and divided by their
+    total spread, on their leading `num_axes` principal axes. Every class that a network knows (see
+    `known_classes`) is a Gaussian; all share one covariance. EM starts from the labels of the z
+    ensemble. The posterior is linear in the features, and several networks' Gaussians of one class
+    add up.
+
+    Args:
+        rounds: of EM, >= 1. The first gives nearly all of the gain; many drift away from the labels.
+        num_axes: principal axes, >= 1.
+        ridge: added to the covariance, in units of its mean eigenvalue, > 0.
+
+    Returns:
+        A method whose result has an `apply_fn` of its own, which returns log-probabilities.
+
+    Raises:
+        ValueError: an option is out of its range, or the spec has no sites to read features from.
+    """
+    require(rounds >= 1, "em_ensemble", "rounds", ">= 1", rounds)
+    require(num_axes >= 1, "em_ensemble", "num_axes", ">= 1", num_axes)
+    require(ridge > 0, "em_ensemble", "ridge", "> 0", ridge)
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        apply_fn, spec, x = task.network, task.spec, task.inputs
+        sites = feature_sites(spec, task.models[0], x)
+        logits = jnp.stack([predict(apply_fn, params, x) for params in task.models])
+        require(
+            logits.ndim == 3, "em_ensemble", "the networks' outputs", "one vector of logits for every input",
+            f"of shape {list(logits.shape[1:])}", 'Use "z" or "confidence".',
+        )  # fmt: skip
+        standard = measure(logits)
+        read = _Features(spec, sites)
+        features = [predict(read, params, x) for params in task.models]
+        start = component_labels(logits, standard)
+        mixture = fit_mixture(features, start, int(standard.known.sum()), num_axes, rounds, ridge)
+        classes = jnp.nonzero(standard.known)[1]  # of every component
+        num_classes = logits.shape[-1]
+
+        def ensemble(params: Params, x: Array) -> Array:
+            return joint_log_probs(read, params, x, classes, num_classes)
+
+        params = {"members": stack_members(task.models), "mixture": mixture._asdict()}
+        return [MergeResult(params, ensemble)] * len(task.keys)
+
+    return Method("em_ensemble", run, uses_key=False, max_models=None)
+
+
+def joint_log_probs(
+    read: "_Features", params: Params, x: Array, classes: Int[Array, " components"], num_classes: int
+) -> Float[Array, "batch classes"]:
+    """The log posterior of the classes: of each, the sum over its components."""
+    features = jax.vmap(read, (0, None))(params["members"], x)  # [models, batch, features]
+    joint = jnp.moveaxis(features, 0, 1).reshape(x.shape[0], -1)
+    log_probs = jax.nn.log_softmax(joint @ params["mixture"]["kernel"] + params["mixture"]["bias"])
+    member = classes[:, None] == jnp.arange(num_classes)  # [components, classes]
+    return jax.nn.logsumexp(jnp.where(member, log_probs[..., None], -jnp.inf), axis=-2)
+
+
+def feature_sites(spec: PermSpec, params: Params, x: Array) -> tuple[Site, ...]:
+    """The last `read` site of each of the last groups, of those that hold one row for every input.
+
+    Raises:
+        ValueError: there is none.
+    """
+
+    def rows(num: int) -> dict[str, tuple[int, ...]]:
+        few = jax.ShapeDtypeStruct((num, *x.shape[1:]), x.dtype)
+        captured = jax.eval_shape(functools.partial(capture_sites, spec), params, few)
+        return {name: value.shape for name, value in captured.items()}
+
+    two, three = rows(2), rows(3)
+    last: dict[str, Site] = {}
+    for site in spec.sites:
+        if site.position == "read" and two[site.name][0] == 2 and three[site.name][0] == 3:
+            last.pop(site.group, None)
+            last[site.group] = site
+    require(
+        bool(last), "em_ensemble", "perm_spec", "one with sites that hold a row for every input", "none",
+        'Use infer_perm_spec(apply_fn, params, x), or the "z" ensemble.',
+    )  # fmt: skip
+    return tuple(last.values())[-NUM_GROUPS:]
+
+
+class _Features(NamedTuple):
+    """The function from parameters and inputs to the hidden features `[batch, features]`."""
+
+    spec: PermSpec
+    sites: tuple[Site, ...]
+
+    def __call__(self, params: Params, x: Array) -> Array:
+        captured = capture_sites(self.spec, params, x, sites=self.sites)
+        return jnp.concatenate([captured[site.name].reshape(x.shape[0], -1) for site in self.sites], -1)
+
+
+def component_labels(
+    logits: Float[Array, "models batch classes"], standard: Standard
+) -> Int[Array, " batch"]:
+    """The component, one for every class that a network knows, with the largest standardised logit."""
+    z = jnp.moveaxis(standardised(logits, standard), 1, 0).reshape(logits.shape[1], -1)
+    numbers = jnp.cumsum(standard.known.reshape(-1)) - 1
+    return numbers[jnp.argmax(z, -1)]
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def fit_mixture(
+    features: list[Float[Array, "batch _"]],
+    labels: Int[Array, " batch"],
+    num_components: int,
+    num_axes: int,
+    rounds: int,
+    ridge: float,
+) -> Mixture:
+    """Fit a Gaussian mixture with one covariance by EM, on the principal axes of joint features.
+
+    Args:
+        features: of every network.
+        labels: the component of each input to start from.
+        num_components: how many there are.
+        num_axes: principal axes, at most as many as inputs or features.
+        rounds: of EM.
+        ridge: see `em_ensemble`.
+
+    Returns:
+        The classifier on the features as they are.
+    """
+    shift = [f.mean(0) for f in features]
+    spread = [jnp.sqrt(jnp.mean(jnp.sum((f - m) ** 2, 1))) for f, m in zip(features, shift)]
+    safe = [jnp.where(s > 0, s, 1) for s in spread]
+    joint = jnp.concatenate([(f - m) / s for f, m, s in zip(features, shift, safe)], -1)
+    axes = _principal_axes(joint, num_axes)  # [features, axes]
+    scores = joint @ axes
+
+    def classify(resp: Array) -> tuple[Array, Array]:
+        weights = resp.sum(0)
+        means = resp.T @ scores / jnp.maximum(weights, 1e-6)[:, None]
+        share = weights / weights.sum()
+        cov = scores.T @ scores / len(scores) - (means.T * share) @ means
+        size = cov.shape[0]
+        cov = cov + (ridge * jnp.trace(cov) / size + jnp.finfo(cov.dtype).tiny) * jnp.eye(size)
+        kernel = jnp.linalg.solve(cov, means.T)
+        return kernel, jnp.log(jnp.maximum(share, 1e-12)) - jnp.sum(means.T * kernel, 0) / 2
+
+    resp = jax.nn.one_hot(labels, num_components)
+    for _ in range(rounds):
+        kernel, bias = classify(resp)
+        resp = jax.nn.softmax(scores @ kernel + bias)
+    scale = jnp.concatenate([jnp.full(f.shape[-1], 1 / s) for f, s in zip(features, safe)])
+    whole = scale[:, None] * (axes @ kernel)
+    return Mixture(whole, bias - jnp.concatenate(shift) @ whole)
+
+
+def _principal_axes(centred: Float[Array, "batch features"], num_axes: int) -> Float[Array, "features axes"]:
+    """Orthonormal leading principal axes, by subspace iteration (Halko, Martinsson, Tropp 2011, Alg. 4.4)."""
+    rows, columns = centred.shape
+    count = min(num_axes, rows, columns)
+    start = jax.random.normal(jax.random.key(0), (columns, min(count + OVERSAMPLING, rows, columns)))
+
+    def iterate(_: int, basis: Array) -> Array:
+        return jnp.linalg.qr(centred.T @ (centred @ basis))[0]
+
+    basis = jax.lax.fori_loop(0, NUM_ITERATIONS, iterate, jnp.linalg.qr(start)[0])
+    _, _, inner = jnp.linalg.svd(centred @ basis, full_matrices=False)
+    return basis @ inner[:count].T

@@ -1,0 +1,75 @@
+"""Pseudo-labels: what the merged network should answer, as an ensemble of the networks tells it."""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Int
+
+from autofusion_jax.batching import predict
+from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
+from autofusion_jax.merging.ensembles.em import em_ensemble
+from autofusion_jax.merging.ensembles.z import z_ensemble
+from autofusion_jax.merging.result import MergeTask, Method
+from autofusion_jax.validation import unknown_name
+
+TEACHERS: dict[str, Callable[[], Method]] = {
+    "confidence": confidence_ensemble,
+    "em": em_ensemble,
+    "z": z_ensemble,
+}
+"""The ensemble behind each kind of `pseudo_labels`; the paper's is `"confidence"` (Eq. 18)."""
+
+
+class Targets(NamedTuple):
+    """What the merged network should answer.
+
+    Attributes:
+        probs: target distributions `[N, classes]`.
+        keep: 1 where the target is trusted, else 0, `[N]`.
+    """
+
+    probs: Array
+    keep: Array
+
+
+def check_pseudo_labels(caller: str, name: str) -> None:
+    """Raise ValueError for an unknown kind of pseudo-labels."""
+    if name not in TEACHERS:
+        raise unknown_name(caller, "pseudo_labels", name, TEACHERS)
+
+
+def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: float) -> Targets:
+    """The given labels, or else the teacher's predictions; warns if none of these is trusted.
+
+    Args:
+        caller: the method, for messages.
+        task: the networks, inputs, and perhaps labels.
+        pseudo_labels: a key of `TEACHERS`.
+        zeta: predictions whose largest probability is not above this are not trusted, in [0, 1).
+
+    Returns:
+        One-hot labels, all trusted; or the teacher's probabilities.
+    """
+    if task.y is not None:
+        num_classes = jax.eval_shape(task.network, task.models[0], task.inputs[:1]).shape[-1]
+        return real_labels(task.y, num_classes)
+    (teacher, *_) = TEACHERS[pseudo_labels]().run(task)
+    assert teacher.apply_fn is not None
+    probs = jax.nn.softmax(predict(teacher.apply_fn, teacher.params, task.inputs))
+    keep = (probs.max(-1) > zeta).astype(probs.dtype)
+    if not keep.any():
+        warnings.warn(
+            f"{caller}: zeta={zeta} keeps {float(keep.mean()):.1%} of the inputs (the largest confidence "
+            f"is {float(probs.max()):.3f}): the retain loss is 0. Lower zeta.",
+            stacklevel=2,
+        )
+    return Targets(probs, keep)
+
+
+def real_labels(y: Int[Array, " n"], num_classes: int) -> Targets:
+    """Targets from true labels: one-hot, all trusted."""
+    return Targets(jax.nn.one_hot(y, num_classes), jnp.ones(y.shape))
