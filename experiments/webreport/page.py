@@ -1,0 +1,177 @@
+"""Put the page together: sections from what was collected, written with jinja2 in one go."""
+
+import base64
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jax
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from autofusion_jax.reporting.records import write_text
+from autofusion_jax.validation import require
+from webreport import charts, pictures, summary
+from webreport.collect import FigureRun, Run, read_curves, read_histories
+from webreport.commands import command, describe, shown_config
+from webreport.glossary import GLOSSARY
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGE_FILE, IMAGES = "index.html", "images"
+GENERATOR = "autofusion_jax report"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading of its own: a run or a figure; what is empty is left out."""
+
+    anchor: str
+    title: str
+    lead: str = ""
+    command: str | None = None
+    prose: Markup = Markup()
+    tables: Sequence[summary.Table] = ()
+    curves: charts.Chart | None = None
+    learning: charts.Chart | None = None
+    matrices: Sequence[pictures.Picture] = ()
+    panels: Sequence[pictures.Picture] = ()
+    settings: str = ""
+
+
+def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> Path:
+    """Write the page and its images.
+
+    Args:
+        runs: what `collect` found.
+        figures: likewise.
+        out: its folder: new, empty, or that of an earlier page, whose images are replaced.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: `out` holds something else.
+    """
+    _claim(out)
+    anchors = _anchors([run.name for run in runs] + [str(f.data["figure"]) for f in figures])
+    found = [summary.settings(run, anchor) for run, anchor in zip(runs, anchors)]
+    sections = [_run_section(run, anchor, each, out) for run, anchor, each in zip(runs, anchors, found)]
+    drawn = [_figure_section(figure, anchor, out) for figure, anchor in zip(figures, anchors[len(runs) :])]
+    every = [setting for each in found for setting in each if setting.metric]
+    context = {
+        "generator": GENERATOR, "main": summary.main_setting(every), "headline": summary.headline,
+        "verdict": summary.verdict, "heading": summary.heading, "choices": pictures.choices,
+        "overview": summary.overview_table(every), "runs": sections, "figures": drawn,
+        "glossary": GLOSSARY, "facts": machine_facts(), "palettes": charts.palettes(),
+        "asset": _asset, "plotly": Markup(get_plotlyjs()), "datatables": _datatables(),
+    }  # fmt: skip
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    write_text(out / PAGE_FILE, environment.get_template("page.html").render(context))
+    return out / PAGE_FILE
+
+
+def _claim(out: Path) -> None:
+    page = out / PAGE_FILE
+    ours = page.is_file() and GENERATOR in page.read_text(encoding="utf-8")[:2000]
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    require(ours or empty, "report", "--out", "new, empty, or the folder of an earlier report", out)
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / IMAGES, ignore_errors=True)
+
+
+def _anchors(names: Sequence[str]) -> list[str]:
+    """Names as they may stand in addresses and paths, each once."""
+    anchors: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+        taken = sum(re.fullmatch(rf"{plain}(--\d+)?", anchor) is not None for anchor in anchors)
+        anchors.append(f"{plain}--{taken + 1}" if taken else plain)
+    return anchors
+
+
+def _run_section(run: Run, anchor: str, found: Sequence[summary.Setting], out: Path) -> Section:
+    folder = f"{IMAGES}/{anchor}"
+    curves, histories = read_curves(run), read_histories(run)
+    title, prose = _prose(run)
+    matrices = pictures.matrix_pictures(run, out, folder)
+    line = f"Accuracy of {run.name} over gamma, one line for each method."
+    learned = f"What the merges of {run.name} recorded epoch by epoch, one line for each method."
+    return Section(
+        anchor, title, describe(run.config), command(run), prose,
+        [summary.results_table(setting, _caption(setting)) for setting in found],
+        charts.interpolation_chart(curves, line) if curves else None,
+        charts.history_chart(histories, learned) if histories else None,
+        matrices, pictures.other_pictures(run, out, folder, drawn=bool(curves)),
+        json.dumps(shown_config(run), indent=2) if run.config else "",
+    )  # fmt: skip
+
+
+def _prose(run: Run) -> tuple[str, Markup]:
+    """The title of a run, and what its Markdown file says: of a merge, only its notes."""
+    paragraphs = [part for part in re.split(r"\n\s*\n", run.text) if part.strip()]
+    title = run.name
+    if paragraphs and paragraphs[0].startswith("# "):
+        title = paragraphs.pop(0).removeprefix("# ")
+    if run.table is None:
+        paragraphs = [part for part in paragraphs if part.startswith("Note:")]
+    markdown = MarkdownIt("js-default").disable("image")  # no HTML, nothing from outside
+    return title, Markup(markdown.render("\n\n".join(paragraphs)))
+
+
+def _caption(setting: summary.Setting) -> str:
+    row = max((line.row for line in setting.lines), key=lambda row: (row.num_pairs, row.num_repeats))
+    pairs = f"{row.num_pairs} pairs of trained networks" if row.num_pairs > 1 else "one pair of trained networks"
+    repeats = max(line.row.num_repeats for line in setting.lines)
+    over = "pairs" if row.num_pairs > 1 else "repeats" if repeats > 1 else ""
+    spread = f"; mean ± standard deviation over {over}" if over else ""
+    return f"{setting.name}: accuracy on the test images in percent, {pairs}{spread}"
+
+
+def _figure_section(figure: FigureRun, anchor: str, out: Path) -> Section:
+    data = figure.data
+    curves = data.get("curves")
+    return Section(
+        anchor, data["title"], data["caption"], data.get("command"),
+        curves=charts.figure_chart(curves, f"{data['title']}: {data['caption']}") if curves else None,
+        panels=pictures.panel_pictures(figure, out, f"{IMAGES}/{anchor}"),
+    )  # fmt: skip
+
+
+def machine_facts() -> dict[str, Any]:
+    """The machine that the page was made on, and the versions there."""
+    return {
+        "Processor": _processor(), "Cores": os.cpu_count(), "System": f"{platform.system()} {platform.machine()}",
+        "JAX backend": jax.default_backend(), "Python": platform.python_version(), "JAX": jax.__version__,
+        "autofusion_jax": version("autofusion_jax"), "Page made on": datetime.date.today().isoformat(),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
+
+
+def _asset(name: str) -> Markup:
+    """A file of the page itself, to stand in it as it is."""
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+def _datatables() -> str:
+    """DataTables, as itables ships it: a module that exports it as default, in base64."""
+    return base64.b64encode((files("itables") / "html" / "dt_bundle.js").read_bytes()).decode()

@@ -1,0 +1,119 @@
+"""The image files of the page: permutation matrices, and the images that runs left."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from autofusion_jax.reporting.figures import visible_entries
+from webreport.collect import FigureRun, Run, read_matrices
+from webreport.summary import PLAIN, title_of
+
+LEVELS = 64
+"""Colours of a matrix's image: enough for the eye, few enough for small files."""
+DRAWN_HERE = ("interpolation.png", "permutations.png")
+"""Images of a run that the page has charts and browsers for, where it has their numbers."""
+KINDS = ("method", "layer", "sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One image of the page.
+
+    Attributes:
+        file: where it is, relative to the page.
+        alt: what it shows, for those who do not see it.
+        labels: what it is of, by `KINDS`; those that it has.
+        size: width and height in pixels.
+        note: a sentence under it.
+        crisp: whether its pixels are data and must stay sharp when enlarged.
+    """
+
+    file: str
+    alt: str
+    labels: Mapping[str, str]
+    size: tuple[int, int]
+    note: str = ""
+    crisp: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it is of, in one phrase."""
+        return ", ".join(self.labels.values())
+
+
+def choices(pictures: Sequence[Picture]) -> dict[str, list[str]]:
+    """Kind of label -> its values in order of appearance, for the kinds with several."""
+    found = {}
+    for kind in KINDS:
+        values = list(dict.fromkeys(p.labels[kind] for p in pictures if kind in p.labels))
+        if len(values) > 1:
+            found[kind] = values
+    return found
+
+
+def matrix_pictures(run: Run, out: Path, folder: str) -> list[Picture]:
+    """Draw the permutation matrices of a run's first pair into `out/folder`."""
+    pictures = []
+    for (method, variant), group, values in read_matrices(run):
+        if method == PLAIN:
+            continue  # the identity
+        file = f"{folder}/matrix{len(pictures)}.png"
+        title = title_of(method, variant)
+        image = _draw(values)
+        _save(image, out / file)
+        kept = 100 * float(np.mean(values.argmax(1) == np.arange(len(values))))
+        sure = float(values.max(1).mean())
+        note = f"{len(values)} units; {kept:.0f} % stay in place; largest weight of a row {sure:.2f} on average"
+        alt = f"Permutation matrix of {group} by {title}: {note}."
+        pictures.append(Picture(file, alt, {"method": title, "layer": group}, image.size, note, crisp=True))
+    return pictures
+
+
+def _draw(values: np.ndarray) -> Image.Image:
+    """A matrix on a square-root scale, with matplotlib's cividis as its palette."""
+    scaled = np.sqrt(np.clip(visible_entries(np.nan_to_num(values)), 0, 1))
+    image = Image.fromarray(np.rint(scaled * (LEVELS - 1)).astype(np.uint8), "P")
+    colours = matplotlib.colormaps["cividis"](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
+    image.putpalette(colours.tobytes())
+    return image
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, optimize=True)
+
+
+def other_pictures(run: Run, out: Path, folder: str, *, drawn: bool) -> list[Picture]:
+    """Copy the images that a run left, but those whose numbers the page shows itself (`drawn`)."""
+    pictures = []
+    for path in sorted(run.folder.glob("*.png")):
+        if not (drawn and path.name in DRAWN_HERE):
+            alt = f"{path.stem.replace('_', ' ').capitalize()} of {run.name}, as the run drew it."
+            pictures.append(_copy(path, out, folder, alt, {}))
+    return pictures
+
+
+def panel_pictures(figure: FigureRun, out: Path, folder: str) -> list[Picture]:
+    """Copy the images of a reproduced figure."""
+    return [
+        _copy(figure.folder / panel["file"], out, folder, panel["alt"], _labels(panel))
+        for panel in figure.data["panels"]
+    ]
+
+
+def _labels(panel: Mapping[str, Any]) -> dict[str, str]:
+    return {kind: str(panel[kind]) for kind in KINDS if panel.get(kind) is not None}
+
+
+def _copy(path: Path, out: Path, folder: str, alt: str, labels: Mapping[str, str]) -> Picture:
+    target = out / folder / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+    with Image.open(path) as image:
+        return Picture(f"{folder}/{path.name}", alt, labels, image.size)
