@@ -11,7 +11,9 @@ from rich.console import Console
 from app import run
 from webreport.collect import collect
 
-RUNS = flags.DEFINE_string("runs", "runs", "Folder with the results of merge.py and reproduce.py, at any depth.")
+RUNS = flags.DEFINE_string(
+    "runs", "runs", "Folder with the results of merge.py and reproduce.py, at any depth."
+)
 OUT = flags.DEFINE_string("out", "report", "Folder of the page: index.html and its images.")
 
 
@@ -20,7 +22,9 @@ def main(console: Console) -> None:
     try:
         from webreport.page import write_page
     except ModuleNotFoundError as error:
-        raise ValueError(f"report: needs {error.name}. Run: pip install -c constraints.txt -e '.[report]'") from error
+        raise ValueError(
+            f"report: needs {error.name}. Run: pip install -c constraints.txt -e '.[report]'"
+        ) from error
     path = write_page(runs, figures, Path(OUT.value))
     console.print(f"{len(runs)} run(s) and {len(figures)} figure(s) in {path}")
 

@@ -1,10 +1,10 @@
 """Interactive charts: plotly figures as JSON, one for each view that the reader can choose.
 
-A chart is `{"label", "views": [{"title", "figure"}], "gammas"}`; `gammas` is None where no slider
-belongs to it. The page's script gives lines their colours, by their place (`meta`) and the scheme.
+A chart is `{"label", "views": [{"title", "figure"}], "gammas", "start"}`: the last two, the stops of
+the slider and the line it reads first, are None where no slider belongs to it. The page's script
+gives lines their colours, by their place (`meta`) and the scheme.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from autofusion_jax.reporting.figures import PALETTE
 from webreport.collect import Key
-from webreport.summary import heading, title_of
+from webreport.summary import heading, overall, title_of
 
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
@@ -44,7 +44,7 @@ def interpolation_chart(curves: Mapping[Key, Mapping[str, np.ndarray]], label: s
         label: what the chart shows, for those who do not see it.
     """
     first = next(iter(curves.values()))
-    metrics = [metric for metric in first if all(metric in curve for curve in curves.values())]
+    metrics = overall([metric for metric in first if all(metric in curve for curve in curves.values())])
     gammas = _rounded(np.linspace(0, 1, len(first[metrics[0]])), 4)
     views = []
     for metric in metrics:
@@ -54,7 +54,8 @@ def interpolation_chart(curves: Mapping[Key, Mapping[str, np.ndarray]], label: s
         ]
         figure = _figure(lines, "gamma (weight of model A)", "accuracy (%)", [0, 101])
         views.append({"title": heading(metric), "figure": figure})
-    return {"label": label, "views": views, "gammas": gammas}
+    middle = [curve[metrics[0]][len(gammas) // 2] for curve in curves.values()]
+    return {"label": label, "views": views, "gammas": gammas, "start": int(np.nanargmax(middle))}
 
 
 def history_chart(histories: Mapping[str, Mapping[str, np.ndarray]], label: str) -> Chart:
@@ -71,7 +72,7 @@ def history_chart(histories: Mapping[str, Mapping[str, np.ndarray]], label: str)
             lines.append(_line(number, epochs, _rounded(values.mean(0), 6), title_of(method, None), error))
         title = history_title(quantity)
         views.append({"title": title, "figure": _figure(lines, "epoch", title)})
-    return {"label": label, "views": views, "gammas": None}
+    return {"label": label, "views": views, "gammas": None, "start": None}
 
 
 def history_title(quantity: str) -> str:
@@ -91,7 +92,7 @@ def figure_chart(curves: Mapping[str, Any], label: str) -> Chart:
         ]
         figure = _figure(lines, curves["x_title"], curves["y_title"])
         views.append({"title": heading(metric) if metric else "All", "figure": figure})
-    return {"label": label, "views": views, "gammas": None}
+    return {"label": label, "views": views, "gammas": None, "start": None}
 
 
 def _line(
@@ -122,7 +123,7 @@ def _figure(
         xaxis={"title": {"text": x_title}, "zeroline": False},
         yaxis={"title": {"text": y_title}, "zeroline": False, "range": y_range},
     )  # fmt: skip
-    return json.loads(figure.to_json())
+    return figure.to_plotly_json()
 
 
 def _rounded(values: np.ndarray, digits: int) -> list[float | None]:

@@ -15,7 +15,12 @@ from autofusion_jax.reporting.comparison import PUBLISHED
 from autofusion_jax.reporting.records import Record, read_records
 from autofusion_jax.validation import require
 
-RESULTS_FILE, CONFIG_FILE, FIGURE_FILE, CSV_FILE = "results.jsonl", "config.json", "figure.json", "results.csv"
+RESULTS_FILE, CONFIG_FILE, FIGURE_FILE, CSV_FILE = (
+    "results.jsonl",
+    "config.json",
+    "figure.json",
+    "results.csv",
+)
 TEXT_FILES = ("results.md", "table.md")
 SKIPPED = {"checkpoints", "jobs"}
 
@@ -38,11 +43,12 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The folder of a merge run or of a reproduced table.
+    """The folder of a merge run, of a reproduced table or of one of its panels.
 
     Attributes:
         folder: where it is.
         table: name of the reproduced table; None for a run of `merge.py`.
+        panel: name of the panel, in a table of several.
         config: the resolved settings.
         rows: row name -> its method and options; empty for a run of `merge.py`.
         records: one for every evaluated network.
@@ -53,6 +59,7 @@ class Run:
 
     folder: Path
     table: str | None
+    panel: str | None
     config: Mapping[str, Any]
     rows: Mapping[str, Mapping[str, Any]]
     records: tuple[Record, ...]
@@ -63,7 +70,13 @@ class Run:
     @property
     def name(self) -> str:
         """The table's or config's name."""
-        return self.table or str(self.config.get("name", self.folder.name))
+        names = [name for name in (self.table, self.panel) if name]
+        return "/".join(names) or str(self.config.get("name", self.folder.name))
+
+    @property
+    def home(self) -> Path:
+        """The folder of the whole table, or of the run."""
+        return self.folder.parent if self.panel else self.folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +140,18 @@ def _read_run(path: Path) -> Run:
     config_file = folder / CONFIG_FILE
     stored = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
     table = stored.get("table")
-    text = next((folder / name for name in TEXT_FILES if (folder / name).is_file()), None)
     return Run(
-        folder, table, stored.get("config", {}) if table else stored, stored.get("rows", {}) if table else {},
-        tuple(read_records(path)), _prose(text.read_text(encoding="utf-8")) if text else "",
+        folder, table, stored.get("panel"), stored.get("config", {}) if table else stored,
+        stored.get("rows", {}) if table else {}, tuple(read_records(path)), read_prose(folder),
         _read_lines(folder / CSV_FILE), stored.get("command"),
     )  # fmt: skip
 
 
-def _prose(text: str) -> str:
-    """A Markdown file without its tables."""
-    return "\n".join(line for line in text.splitlines() if not line.startswith("|")).strip()
+def read_prose(folder: Path) -> str:
+    """The Markdown file of a folder without its tables; empty where it has none."""
+    paths = [folder / name for name in TEXT_FILES if (folder / name).is_file()]
+    lines = paths[0].read_text(encoding="utf-8").splitlines() if paths else []
+    return "\n".join(line for line in lines if not line.startswith("|")).strip()
 
 
 def _read_lines(path: Path) -> tuple[Published, ...]:

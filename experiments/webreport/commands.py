@@ -1,5 +1,6 @@
 """The command that a run can be made again with, and the settings a reader wants to see of it."""
 
+import itertools
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -58,22 +59,22 @@ def describe(config: Mapping[str, Any]) -> str:
     Example:
         >>> describe({"data": {"name": "digits", "num_unlabelled": 500}, "model": {"name": "mlp",
         ...           "widths": [64, 64]}, "train": {"epochs": 40}})
-        'digits, mlp of widths 64, 64, endpoints trained for 40 epochs, merged with 500 unlabelled images'
+        'digits; mlp of widths 2 × 64; specialists trained for 40 epochs; 500 unlabelled images'
     """
     data, model, train = (_part(config, name) for name in ("data", "model", "train"))
     parts = [str(data["name"])] if "name" in data else []
     if "widths" in model:
-        parts.append(f"{model.get('name', 'network')} of widths {', '.join(map(str, model['widths']))}")
+        runs = [(width, len(list(group))) for width, group in itertools.groupby(model["widths"])]
+        widths = ", ".join(f"{count} × {width}" if count > 1 else str(width) for width, count in runs)
+        parts.append(f"{model.get('name', 'network')} of widths {widths}")
     if "epochs" in train:
         unit = "epoch" if train["epochs"] == 1 else "epochs"
-        parts.append(f"endpoints trained for {train['epochs']} {unit}")
+        parts.append(f"specialists trained for {train['epochs']} {unit}")
     if "num_unlabelled" in data:
-        parts.append(f"merged with {data['num_unlabelled']:,} unlabelled images")
-    return ", ".join(parts)
+        parts.append(f"{data['num_unlabelled']:,} unlabelled images")
+    return "; ".join(parts)
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = config.get(name)
     return value if isinstance(value, Mapping) else {}
-
-

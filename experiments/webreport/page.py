@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -22,8 +23,8 @@ from plotly.offline import get_plotlyjs
 
 from autofusion_jax.reporting.records import write_text
 from autofusion_jax.validation import require
-from webreport import charts, pictures, summary
-from webreport.collect import FigureRun, Run, read_curves, read_histories
+from webreport import charts, headline, pictures, summary
+from webreport.collect import FigureRun, Run, read_curves, read_histories, read_prose
 from webreport.commands import command, describe, shown_config
 from webreport.glossary import GLOSSARY
 
@@ -33,20 +34,29 @@ GENERATOR = "autofusion_jax report"
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
-    """A part of the page with a heading of its own: a run or a figure; what is empty is left out."""
+class Part:
+    """What one run, panel of a table, or figure shows; what is empty is left out."""
 
     anchor: str
-    title: str
+    title: str = ""
     lead: str = ""
-    command: str | None = None
-    prose: Markup = Markup()
+    prose: Markup | str = ""
     tables: Sequence[summary.Table] = ()
     curves: charts.Chart | None = None
     learning: charts.Chart | None = None
     matrices: Sequence[pictures.Picture] = ()
     panels: Sequence[pictures.Picture] = ()
     settings: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A section of the page: a run, a table with all its panels, or a figure."""
+
+    anchor: str
+    title: str
+    command: str | None
+    parts: Sequence[Part]
 
 
 def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> Path:
@@ -64,15 +74,18 @@ def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> 
         ValueError: `out` holds something else.
     """
     _claim(out)
-    anchors = _anchors([run.name for run in runs] + [str(f.data["figure"]) for f in figures])
-    found = [summary.settings(run, anchor) for run, anchor in zip(runs, anchors)]
-    sections = [_run_section(run, anchor, each, out) for run, anchor, each in zip(runs, anchors, found)]
-    drawn = [_figure_section(figure, anchor, out) for figure, anchor in zip(figures, anchors[len(runs) :])]
-    every = [setting for each in found for setting in each if setting.metric]
+    taken: list[str] = []
+    every: list[summary.Setting] = []
+    sections = [
+        _run_section(list(group), home, out, taken, every)
+        for home, group in itertools.groupby(runs, key=lambda run: run.home)
+    ]
+    drawn = [_figure_section(figure, out, taken) for figure in figures]
+    every = [setting for setting in every if setting.metric]
     context = {
-        "generator": GENERATOR, "main": summary.main_setting(every), "headline": summary.headline,
-        "verdict": summary.verdict, "heading": summary.heading, "choices": pictures.choices,
-        "overview": summary.overview_table(every), "runs": sections, "figures": drawn,
+        "generator": GENERATOR, "main": headline.main_setting(every), "headline": headline.headline,
+        "verdict": headline.verdict, "heading": summary.heading, "choices": pictures.choices,
+        "overview": headline.overview_table(every), "runs": sections, "figures": drawn,
         "glossary": GLOSSARY, "facts": machine_facts(), "palettes": charts.palettes(),
         "asset": _asset, "plotly": Markup(get_plotlyjs()), "datatables": _datatables(),
     }  # fmt: skip
@@ -93,68 +106,90 @@ def _claim(out: Path) -> None:
     shutil.rmtree(out / IMAGES, ignore_errors=True)
 
 
-def _anchors(names: Sequence[str]) -> list[str]:
-    """Names as they may stand in addresses and paths, each once."""
-    anchors: list[str] = []
-    for name in names:
-        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
-        taken = sum(re.fullmatch(rf"{plain}(--\d+)?", anchor) is not None for anchor in anchors)
-        anchors.append(f"{plain}--{taken + 1}" if taken else plain)
-    return anchors
+def _anchor(name: str, taken: list[str]) -> str:
+    """A name as it may stand in addresses and paths, once on the page."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+    anchor = next(a for n in itertools.count(1) if (a := f"{plain}--{n}" if n > 1 else plain) not in taken)
+    taken.append(anchor)
+    return anchor
 
 
-def _run_section(run: Run, anchor: str, found: Sequence[summary.Setting], out: Path) -> Section:
+def _run_section(
+    runs: Sequence[Run], home: Path, out: Path, taken: list[str], every: list[summary.Setting]
+) -> Section:
+    """A run or a table, whose settings are added to `every`."""
+    first = runs[0]
+    anchor = _anchor(first.table or first.name, taken)
+    title = _title(read_prose(home)) or first.table or first.name
+    parts = []
+    for run in runs:
+        place = _anchor(run.name, taken) if run.panel else anchor
+        found = summary.settings(run, place)
+        every += found
+        parts.append(_run_part(run, place, found, title, out))
+    if first.panel:
+        drawn = pictures.other_pictures(home, title, out, f"{IMAGES}/{anchor}", drawn=False)
+        parts.append(Part(anchor, panels=drawn))
+    return Section(anchor, title, command(first), parts)
+
+
+def _run_part(run: Run, anchor: str, found: Sequence[summary.Setting], whole: str, out: Path) -> Part:
     folder = f"{IMAGES}/{anchor}"
     curves, histories = read_curves(run), read_histories(run)
-    title, prose = _prose(run)
-    matrices = pictures.matrix_pictures(run, out, folder)
+    title = _title(run.text).removeprefix(f"{whole}: ") or str(run.panel)
     line = f"Accuracy of {run.name} over gamma, one line for each method."
     learned = f"What the merges of {run.name} recorded epoch by epoch, one line for each method."
-    return Section(
-        anchor, title, describe(run.config), command(run), prose,
+    return Part(
+        anchor, title if run.panel else "", describe(run.config), _prose(run),
         [summary.results_table(setting, _caption(setting)) for setting in found],
         charts.interpolation_chart(curves, line) if curves else None,
         charts.history_chart(histories, learned) if histories else None,
-        matrices, pictures.other_pictures(run, out, folder, drawn=bool(curves)),
+        pictures.matrix_pictures(run, out, folder),
+        pictures.other_pictures(run.folder, run.name, out, folder, drawn=bool(curves)),
         json.dumps(shown_config(run), indent=2) if run.config else "",
     )  # fmt: skip
 
 
-def _prose(run: Run) -> tuple[str, Markup]:
-    """The title of a run, and what its Markdown file says: of a merge, only its notes."""
-    paragraphs = [part for part in re.split(r"\n\s*\n", run.text) if part.strip()]
-    title = run.name
-    if paragraphs and paragraphs[0].startswith("# "):
-        title = paragraphs.pop(0).removeprefix("# ")
+def _title(text: str) -> str:
+    """The heading of a Markdown file, or nothing."""
+    first = text.partition("\n")[0]
+    return first.removeprefix("# ") if first.startswith("# ") else ""
+
+
+def _prose(run: Run) -> Markup:
+    """What a run's Markdown file says under its heading: of a merge, only its notes."""
+    paragraphs = [part for part in re.split(r"\n\s*\n", run.text) if not part.startswith("# ")]
     if run.table is None:
         paragraphs = [part for part in paragraphs if part.startswith("Note:")]
     markdown = MarkdownIt("js-default").disable("image")  # no HTML, nothing from outside
-    return title, Markup(markdown.render("\n\n".join(paragraphs)))
+    return Markup(markdown.render("\n\n".join(paragraphs)))
 
 
 def _caption(setting: summary.Setting) -> str:
     row = max((line.row for line in setting.lines), key=lambda row: (row.num_pairs, row.num_repeats))
-    pairs = f"{row.num_pairs} pairs of trained networks" if row.num_pairs > 1 else "one pair of trained networks"
+    pairs = (
+        f"{row.num_pairs} pairs of trained networks" if row.num_pairs > 1 else "one pair of trained networks"
+    )
     repeats = max(line.row.num_repeats for line in setting.lines)
     over = "pairs" if row.num_pairs > 1 else "repeats" if repeats > 1 else ""
     spread = f"; mean ± standard deviation over {over}" if over else ""
     return f"{setting.name}: accuracy on the test images in percent, {pairs}{spread}"
 
 
-def _figure_section(figure: FigureRun, anchor: str, out: Path) -> Section:
+def _figure_section(figure: FigureRun, out: Path, taken: list[str]) -> Section:
     data = figure.data
-    curves = data.get("curves")
-    return Section(
-        anchor, data["title"], data["caption"], data.get("command"),
-        curves=charts.figure_chart(curves, f"{data['title']}: {data['caption']}") if curves else None,
-        panels=pictures.panel_pictures(figure, out, f"{IMAGES}/{anchor}"),
-    )  # fmt: skip
+    anchor, curves = _anchor(f"figure {data['figure']}", taken), data.get("curves")
+    chart = charts.figure_chart(curves, f"{data['title']}: {data['caption']}") if curves else None
+    panels = pictures.panel_pictures(figure, out, f"{IMAGES}/{anchor}")
+    part = Part(anchor, lead=data["caption"], curves=chart, panels=panels)
+    return Section(anchor, data["title"], data.get("command"), [part])
 
 
 def machine_facts() -> dict[str, Any]:
     """The machine that the page was made on, and the versions there."""
     return {
-        "Processor": _processor(), "Cores": os.cpu_count(), "System": f"{platform.system()} {platform.machine()}",
+        "Processor": _processor(), "Cores": os.cpu_count(),
+        "System": f"{platform.system()} {platform.machine()}",
         "JAX backend": jax.default_backend(), "Python": platform.python_version(), "JAX": jax.__version__,
         "autofusion_jax": version("autofusion_jax"), "Page made on": datetime.date.today().isoformat(),
     }  # fmt: skip

@@ -18,6 +18,7 @@ LEVELS = 64
 """Colours of a matrix's image: enough for the eye, few enough for small files."""
 DRAWN_HERE = ("interpolation.png", "permutations.png")
 """Images of a run that the page has charts and browsers for, where it has their numbers."""
+WIDE = 1.6
 KINDS = ("method", "layer", "sample")
 
 
@@ -46,6 +47,11 @@ class Picture:
         """What it is of, in one phrase."""
         return ", ".join(self.labels.values())
 
+    @property
+    def wide(self) -> bool:
+        """Whether it needs the width of the page."""
+        return self.size[0] > WIDE * self.size[1]
+
 
 def choices(pictures: Sequence[Picture]) -> dict[str, list[str]]:
     """Kind of label -> its values in order of appearance, for the kinds with several."""
@@ -69,7 +75,9 @@ def matrix_pictures(run: Run, out: Path, folder: str) -> list[Picture]:
         _save(image, out / file)
         kept = 100 * float(np.mean(values.argmax(1) == np.arange(len(values))))
         sure = float(values.max(1).mean())
-        note = f"{len(values)} units; {kept:.0f} % stay in place; largest weight of a row {sure:.2f} on average"
+        note = (
+            f"{len(values)} units; {kept:.0f} % stay in place; largest weight of a row {sure:.2f} on average"
+        )
         alt = f"Permutation matrix of {group} by {title}: {note}."
         pictures.append(Picture(file, alt, {"method": title, "layer": group}, image.size, note, crisp=True))
     return pictures
@@ -77,7 +85,7 @@ def matrix_pictures(run: Run, out: Path, folder: str) -> list[Picture]:
 
 def _draw(values: np.ndarray) -> Image.Image:
     """A matrix on a square-root scale, with matplotlib's cividis as its palette."""
-    scaled = np.sqrt(np.clip(visible_entries(np.nan_to_num(values)), 0, 1))
+    scaled = np.sqrt(np.clip(visible_entries(np.nan_to_num(values), dot=1), 0, 1))
     image = Image.fromarray(np.rint(scaled * (LEVELS - 1)).astype(np.uint8), "P")
     colours = matplotlib.colormaps["cividis"](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
     image.putpalette(colours.tobytes())
@@ -89,12 +97,12 @@ def _save(image: Image.Image, path: Path) -> None:
     image.save(path, optimize=True)
 
 
-def other_pictures(run: Run, out: Path, folder: str, *, drawn: bool) -> list[Picture]:
+def other_pictures(source: Path, name: str, out: Path, folder: str, *, drawn: bool) -> list[Picture]:
     """Copy the images that a run left, but those whose numbers the page shows itself (`drawn`)."""
     pictures = []
-    for path in sorted(run.folder.glob("*.png")):
+    for path in sorted(source.glob("*.png")):
         if not (drawn and path.name in DRAWN_HERE):
-            alt = f"{path.stem.replace('_', ' ').capitalize()} of {run.name}, as the run drew it."
+            alt = f"{path.stem.replace('_', ' ').capitalize()} of {name}, as the run drew it."
             pictures.append(_copy(path, out, folder, alt, {}))
     return pictures
 
@@ -108,7 +116,8 @@ def panel_pictures(figure: FigureRun, out: Path, folder: str) -> list[Picture]:
 
 
 def _labels(panel: Mapping[str, Any]) -> dict[str, str]:
-    return {kind: str(panel[kind]) for kind in KINDS if panel.get(kind) is not None}
+    labels = {kind: str(panel[kind]) for kind in KINDS if panel.get(kind) is not None}
+    return labels | {"method": title_of(labels["method"], None)} if "method" in labels else labels
 
 
 def _copy(path: Path, out: Path, folder: str, alt: str, labels: Mapping[str, str]) -> Picture:

@@ -1,4 +1,4 @@
-"""What the page says in numbers: tables with mean and spread, the headline, the overview."""
+"""What the page says in numbers: the networks of each setting, and their table with mean and spread."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,10 +8,11 @@ from autofusion_jax.reporting.records import Record, Row, summarise
 from autofusion_jax.reporting.tables import HEADINGS, LABELS
 from webreport.collect import Published, Run
 
-MERGED, SPECIALIST, TEACHER, CONTROL, REFERENCE = "one network", "specialist", "ensemble", "control", "reference"
+MERGED, HEADS, SPECIALIST = "merge", "several heads", "specialist"
+TEACHER, CONTROL, REFERENCE = "ensemble", "control", "reference"
 PREFIXES = {"model_": SPECIALIST, "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE}
 ENSEMBLES = ("ensemble", "_ensemble")
-PAPER, PLAIN = "autofusion_paper", "interpolation"
+PLAIN = "interpolation"
 RANKING = ("joint", "avg", "avg_within")
 """The metric that networks are compared by: the first that a setting has."""
 
@@ -34,7 +35,7 @@ class Line:
     Attributes:
         title: what the page calls it.
         method: registry name of its method, or its row name.
-        kind: one of the five kinds of network.
+        kind: what kind of network it is, see `kind_of`.
         row: our numbers.
         published: metric -> the published accuracy in percent.
     """
@@ -124,7 +125,7 @@ def kind_of(method: str) -> str:
 
     Example:
         >>> kind_of("zipit"), kind_of("z_ensemble"), kind_of("model_a")
-        ('one network', 'ensemble', 'specialist')
+        ('merge', 'ensemble', 'specialist')
     """
     known = (kind for prefix, kind in PREFIXES.items() if method.startswith(prefix))
     return next(known, TEACHER if method.endswith(ENSEMBLES) else MERGED)
@@ -150,8 +151,13 @@ def _lines(run: Run, records: Sequence[Record], stored: Sequence[Published]) -> 
     lines = []
     for number, row in enumerate(rows):
         line = stored[number] if len(stored) == len(rows) else None
-        method = run.rows.get(row.method, {}).get("method") or row.method
+        entry = run.rows.get(row.method, {})
+        method = entry.get("method") or row.method
         kind = kind_of(row.method)
+        if "stop_at" in entry.get("options", {}):
+            kind = HEADS
+        elif entry.get("real_labels") is not None:
+            kind = REFERENCE
         published = {m: value for m, value in line.values.items() if value is not None} if line else {}
         title = line.title if line else title_of(row.method, row.variant)
         lines.append(Line(title, method, kind if kind != MERGED else kind_of(method), row, published))
@@ -162,7 +168,12 @@ def _metrics(run: Run, lines: Sequence[Line]) -> list[str]:
     """The columns of a table: its own, or all accuracies over all classes, or those within tasks."""
     measured = list(dict.fromkeys(metric for line in lines for metric in line.row.mean))
     own = [metric for metric in (run.lines[0].values if run.lines else ()) if metric in measured]
-    return own or [metric for metric in measured if not metric.endswith("_within")] or measured
+    return own or overall(measured)
+
+
+def overall(metrics: Sequence[str]) -> list[str]:
+    """Those over all classes; where there are none, those within tasks."""
+    return [metric for metric in metrics if not metric.endswith("_within")] or list(metrics)
 
 
 def results_table(setting: Setting, caption: str) -> Table:
@@ -182,7 +193,9 @@ def results_table(setting: Setting, caption: str) -> Table:
             if metric in published:
                 cells.append(number(line.published.get(metric)))
         if both:
-            cells.append(number(line.row.std_repeats.get(setting.metric) if line.row.num_repeats > 1 else None))
+            cells.append(
+                number(line.row.std_repeats.get(setting.metric) if line.row.num_repeats > 1 else None)
+            )
         learned = line.row.num_learned
         cells.append(Cell(learned, f"{learned:,}") if learned else Cell(0, "–"))
         cells.append(Cell(line.row.seconds, f"{line.row.seconds:,.1f}"))
@@ -199,76 +212,3 @@ def heading(metric: str) -> str:
     """The heading of a metric's column; that of a named task is its name."""
     words = metric.replace("_", " ")
     return HEADINGS.get(metric, words[:1].upper() + words[1:])
-
-
-class Bar(NamedTuple):
-    """One bar of the headline: what it is, its line, whether it is the answer."""
-
-    role: str
-    line: Line
-    best: bool = False
-
-
-def headline(setting: Setting) -> list[Bar]:
-    """The best one network beside the plain average, the paper's method, teacher, control, reference."""
-    best, paper = setting.of_kind(MERGED), setting.of_method(PAPER)
-    bars = [
-        ("plain average of the weights", setting.of_method(PLAIN)),
-        ("the paper's method", paper),
-        ("best merge into one network", best),
-        ("teacher: both networks run", setting.of_kind(TEACHER)),
-        ("best control, one network", setting.of_kind(CONTROL)),
-        ("reference: real labels", setting.of_kind(REFERENCE)),
-    ]
-    return [Bar(role, line, line is best) for role, line in bars if line is not None]
-
-
-def main_setting(all_settings: Sequence[Setting]) -> Setting | None:
-    """The setting that the page opens with: joint accuracy, the most pairs, the most compared."""
-    ranked = [s for s in all_settings if s.metric and s.of_kind(MERGED)]
-    return max(
-        ranked,
-        key=lambda s: (
-            s.metric == "joint", s.lines[0].row.num_pairs, len(headline(s)),
-            sum(line.row.num_repeats for line in s.lines),
-        ),
-        default=None,
-    )  # fmt: skip
-
-
-def overview_table(all_settings: Sequence[Setting]) -> Table:
-    """One line for every setting: the bars of its headline as columns."""
-    headings = ["Setting", "Accuracy", "Best merge", "Which", "Paper's method", "Average", "Teacher",
-                "Control", "Real labels"]  # fmt: skip
-    rows = []
-    for setting in all_settings:
-        best = setting.of_kind(MERGED)
-        if best is None:
-            continue
-        others = (
-            setting.of_method(PAPER), setting.of_method(PLAIN),
-            *(setting.of_kind(kind) for kind in (TEACHER, CONTROL, REFERENCE)),
-        )  # fmt: skip
-        cells = [
-            Cell(None, heading(setting.metric)), best.accuracy(setting.metric), Cell(None, best.title),
-            *(line.accuracy(setting.metric) if line else MISSING for line in others),
-        ]  # fmt: skip
-        rows.append(TableLine(setting.name, setting.anchor, False, cells))
-    return Table("The best merge of every setting, beside what it is compared with (%)", headings, rows)
-
-
-def verdict(bars: Sequence[Bar], metric: str) -> list[str]:
-    """How the best merge stands against each of the others, in words."""
-    best = next(bar.line for bar in bars if bar.best)
-    names = {
-        PLAIN: "the plain average", PAPER: "the paper's settings", TEACHER: "the teacher, which runs both networks",
-        CONTROL: "the best control", REFERENCE: "training on all real labels",
-    }  # fmt: skip
-    found = []
-    for bar in bars:
-        name = names.get(bar.line.method) or names.get(bar.line.kind)
-        if bar.best or name is None:
-            continue
-        gap = best.row.mean[metric] - bar.line.row.mean[metric]
-        found.append(f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'} {name}")
-    return found

@@ -16,7 +16,12 @@ from autofusion_jax.reporting.comparison import (
     comparison_markdown,
     comparison_table,
 )
-from autofusion_jax.reporting.figures import visible_entries, interpolation_figure, permutation_figure, save_figure
+from autofusion_jax.reporting.figures import (
+    interpolation_figure,
+    permutation_figure,
+    save_figure,
+    visible_entries,
+)
 from autofusion_jax.reporting.landscape_figure import Marked, landscape_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records
 from autofusion_jax.reporting.tables import markdown_table, rich_table, table_cells
