@@ -14,7 +14,8 @@ GLOSSARY = {
     "Several heads": "A partial merge: the networks share their first layers and keep an output of "
     "their own each. Larger than one network, so it is not ranked with the merges.",
     "Permutation": "A new order of the hidden units of B, which leaves what B computes unchanged. A good "
-    "one puts each unit of B in the place of the unit of A that it is most like, so that averaging makes sense.",
+    "one puts each unit of B in the place of the unit of A that it is most like, so that averaging "
+    "makes sense.",
     "Soft, hard": "AutoFusion learns matrices that mix units: used as they are the merge is soft; rounded to "
     "the nearest real permutation it is hard.",
     "Gamma": "The weight of model A in a merge: 0 is B alone, 1 is A alone, 0.5 the middle.",

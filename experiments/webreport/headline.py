@@ -51,16 +51,16 @@ def headline(setting: Setting) -> list[Bar]:
 
 
 def main_setting(all_settings: Sequence[Setting]) -> Setting | None:
-    """The setting that the page opens with: joint accuracy, the most compared, the most pairs."""
-    ranked = [s for s in all_settings if s.metric and s.of_kind(MERGED)]
-    return max(
-        ranked,
-        key=lambda s: (
-            s.metric == "joint", len(headline(s)), s.lines[0].row.num_pairs,
-            sum(line.row.num_repeats for line in s.lines), s.of_kind(MERGED).row.mean[s.metric],
-        ),
-        default=None,
-    )  # fmt: skip
+    """The setting that the page opens with: joint accuracy, the most compared, the most pairs, the best."""
+    ranked = [setting for setting in all_settings if setting.metric and setting.of_kind(MERGED)]
+    return max(ranked, key=_weight, default=None)
+
+
+def _weight(setting: Setting) -> tuple[bool, int, int, int, float]:
+    bars, rows = headline(setting), [line.row for line in setting.lines]
+    best = next(bar.line.row.mean[setting.metric] for bar in bars if bar.best)
+    repeats = sum(row.num_repeats for row in rows)
+    return setting.metric == "joint", len(bars), rows[0].num_pairs, repeats, best
 
 
 def overview_table(all_settings: Sequence[Setting]) -> Table:

@@ -74,7 +74,7 @@ class Chart {
     this.output.replaceChildren(...values.map(([name, value]) => {
       const part = document.createElement("span"), strong = document.createElement("b");
       strong.textContent = value;
-      part.append(name, strong);
+      part.append(`${name} `, strong);
       return part;
     }));
   }
