@@ -82,17 +82,30 @@ def history_title(quantity: str) -> str:
 
 
 def figure_chart(curves: Mapping[str, Any], label: str) -> Chart:
-    """The curves of a reproduced figure with their error bars, one view for each metric."""
+    """The curves of a reproduced figure with their error bars, one view for each metric and subject.
+
+    The name of a series may begin with its subject: `MLP: AutoFusion, soft` is a line of the view `MLP`.
+    """
+    split = [(series, *_subject(series["name"])) for series in curves["series"]]
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(name for _, _, name in split))}
+    several = len({series["metric"] for series in curves["series"]}) > 1
+    by_view: dict[tuple[str, str], list[go.Scatter]] = {}
+    for series, subject, name in split:
+        error = series.get("error")
+        line = _line(numbers[name], curves["x"], series["y"], name, error, mode="lines+markers")
+        by_view.setdefault((subject, series["metric"]), []).append(line)
+    subjects = [subject for subject, _ in by_view]
     views = []
-    for metric in dict.fromkeys(series["metric"] for series in curves["series"]):
-        chosen = [series for series in curves["series"] if series["metric"] == metric]
-        lines = [
-            _line(i, curves["x"], series["y"], series["name"], series.get("error"), mode="lines+markers")
-            for i, series in enumerate(chosen)
-        ]
-        figure = _figure(lines, curves["x_title"], curves["y_title"])
-        views.append({"title": heading(metric) if metric else "All", "figure": figure})
+    for (subject, metric), lines in by_view.items():
+        alone = subject and (not several or subjects.count(subject) == 1)
+        title = subject if alone else ": ".join(filter(None, [subject, heading(metric)]))
+        views.append({"title": title, "figure": _figure(lines, curves["x_title"], curves["y_title"])})
     return {"label": label, "views": views, "gammas": None, "start": None}
+
+
+def _subject(name: str) -> tuple[str, str]:
+    subject, _, rest = name.rpartition(": ")
+    return subject, rest
 
 
 def _line(
@@ -118,7 +131,7 @@ def _figure(
 ) -> dict[str, Any]:
     figure = go.Figure(lines)
     figure.update_layout(
-        template="none", hovermode="x unified", showlegend=False,
+        template="none", hovermode="x unified", hoverdistance=-1, showlegend=False,
         margin={"l": 56, "r": 12, "t": 12, "b": 48},
         xaxis={"title": {"text": x_title}, "zeroline": False},
         yaxis={"title": {"text": y_title}, "zeroline": False, "range": y_range},

@@ -32,9 +32,14 @@ def command(run: Run) -> str | None:
         return f"python experiments/reproduce.py --table={shlex.quote(run.table)}"
     if run.name not in CONFIGS:
         return None
-    defaults = identity(get_config(run.name))
-    changed = _changes(defaults, shown_config(run), "--config")
-    return " ".join(["python experiments/merge.py", f"--config={run.name}", *changed])
+    return " ".join(["python experiments/merge.py", f"--config={run.name}", *changes(run)])
+
+
+def changes(run: Run) -> list[str]:
+    """What a run of `merge.py` changed of its config, as flags; nothing for a config that is no more."""
+    if run.table or run.name not in CONFIGS:
+        return []
+    return _changes(identity(get_config(run.name)), shown_config(run), "--config")
 
 
 def _changes(defaults: Mapping[str, Any], values: Mapping[str, Any], prefix: str) -> list[str]:

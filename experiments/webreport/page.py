@@ -25,7 +25,7 @@ from autofusion_jax.reporting.records import write_text
 from autofusion_jax.validation import require
 from webreport import charts, headline, pictures, summary
 from webreport.collect import FigureRun, Run, read_curves, read_histories, read_prose
-from webreport.commands import command, describe, shown_config
+from webreport.commands import changes, command, describe, shown_config
 from webreport.glossary import GLOSSARY
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -121,6 +121,8 @@ def _run_section(
     first = runs[0]
     anchor = _anchor(first.table or first.name, taken)
     title = _title(read_prose(home)) or first.table or first.name
+    if anchor.partition("--")[2] and changes(first):  # the same config again: say how it differs
+        title += f" ({', '.join(flag.removeprefix('--config.') for flag in changes(first))})"
     parts = []
     for run in runs:
         place = _anchor(run.name, taken) if run.panel else anchor
@@ -166,14 +168,14 @@ def _prose(run: Run) -> Markup:
 
 
 def _caption(setting: summary.Setting) -> str:
-    row = max((line.row for line in setting.lines), key=lambda row: (row.num_pairs, row.num_repeats))
-    pairs = (
-        f"{row.num_pairs} pairs of trained networks" if row.num_pairs > 1 else "one pair of trained networks"
-    )
-    repeats = max(line.row.num_repeats for line in setting.lines)
-    over = "pairs" if row.num_pairs > 1 else "repeats" if repeats > 1 else ""
+    pairs = max(line.row.num_pairs for line in setting.lines)
+    repeated = any(line.row.num_repeats > 1 for line in setting.lines)
+    what = f"{pairs} pairs of trained networks" if pairs > 1 else "one pair of trained networks"
+    over = "pairs" if pairs > 1 else "repeats" if repeated else ""
     spread = f"; mean ± standard deviation over {over}" if over else ""
-    return f"{setting.name}: accuracy on the test images in percent, {pairs}{spread}"
+    return (
+        f"{setting.name}: accuracy on the test images in percent, {what}{spread}; the best merge stands out"
+    )
 
 
 def _figure_section(figure: FigureRun, out: Path, taken: list[str]) -> Section:
@@ -181,7 +183,8 @@ def _figure_section(figure: FigureRun, out: Path, taken: list[str]) -> Section:
     anchor, curves = _anchor(f"figure {data['figure']}", taken), data.get("curves")
     chart = charts.figure_chart(curves, f"{data['title']}: {data['caption']}") if curves else None
     panels = pictures.panel_pictures(figure, out, f"{IMAGES}/{anchor}")
-    part = Part(anchor, lead=data["caption"], curves=chart, panels=panels)
+    settings = json.dumps(data["settings"], indent=2) if data.get("settings") else ""
+    part = Part(anchor, lead=data["caption"], curves=chart, panels=panels, settings=settings)
     return Section(anchor, data["title"], data.get("command"), [part])
 
 

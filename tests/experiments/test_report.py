@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.experiments.report_runs import ACCURACY, HOSTILE, write_all, write_figure, write_merge
-from webreport import headline, page, summary
+from webreport import charts, headline, page, summary
 from webreport.collect import collect, read_histories
 from webreport.commands import command
 from webreport.page import write_page
@@ -141,6 +141,18 @@ def test_histories_are_of_the_first_pair(tmp_path):
     histories = read_histories(collect(tmp_path)[0][0])
     assert list(histories) == ["autofusion_paper", "autofusion"]
     np.testing.assert_array_equal(histories["autofusion"]["retain"], [[3.0, 2.0, 1.0]])
+
+
+def test_series_of_one_subject_share_a_view():
+    names = ["MLP: soft", "MLP: hard", "VGG: soft"]
+    series = [{"name": name, "metric": "cka", "y": [1.0, 2.0], "error": None} for name in names]
+    curves = {"x_title": "x", "y_title": "y", "x": [1, 2], "series": series}
+    views = charts.figure_chart(curves, "label")["views"]
+    lines = {view["title"]: [(d["name"], d["meta"]) for d in view["figure"]["data"]] for view in views}
+    assert lines == {"MLP": [("soft", 0), ("hard", 1)], "VGG": [("soft", 0)]}
+    curves["series"] = [{**s, "metric": metric} for s in series[:1] for metric in ("joint", "task_a")]
+    titles = [view["title"] for view in charts.figure_chart(curves, "label")["views"]]
+    assert titles == ["MLP: Joint", "MLP: Task A"]
 
 
 def test_matrices_are_drawn_unit_by_unit(made):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -102,6 +103,14 @@ def test_views_and_lines_can_be_chosen(page):
     chart.find_element(By.CSS_SELECTOR, ".legend input").send_keys(Keys.SPACE)
     names = [line.get("name") for line in page.execute_script(drawn)]
     assert names == ["AutoFusion, soft", "AutoFusion, hard", None]
+
+
+def test_hovering_shows_the_numbers(page):
+    plot = page.find_element(By.CSS_SELECTOR, ".chart .plot")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", plot)
+    ActionChains(page).move_to_element(plot).perform()
+    hover = WebDriverWait(page, 10).until(lambda d: plot.find_element(By.CSS_SELECTOR, ".hoverlayer .legend"))
+    assert "AutoFusion, soft : 50.0 %" in hover.text
 
 
 def test_tables_sort_and_filter(page):

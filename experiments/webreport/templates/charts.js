@@ -49,7 +49,7 @@ class Chart {
     const layout = this.chart.views[this.view].figure.layout;
     const axis = old => ({
       ...old, gridcolor: color("--rule"), linecolor: color("--plain"), ticks: "outside", tickcolor: color("--plain"),
-      automargin: true, fixedrange: true,
+      automargin: true, fixedrange: true, hoverformat: ".3~g", spikecolor: color("--plain"), spikethickness: 1,
     });
     return {
       ...layout, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), dragmode: false,
