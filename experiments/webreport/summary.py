@@ -140,7 +140,7 @@ def settings(run: Run, anchor: str) -> list[Setting]:
         lines = _lines(run, records, run.lines if len(names) == 1 else ())
         metrics = _metrics(run, lines)
         metric = next((metric for metric in RANKING if metric in metrics), "")
-        found.append(Setting(name, anchor, lines, metrics, metric))
+        found.append(Setting(f"table {name}" if run.table else name, anchor, lines, metrics, metric))
     return found
 
 
