@@ -2,7 +2,7 @@
 
 import itertools
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs import CONFIGS, get_config
@@ -40,6 +40,14 @@ def changes(run: Run) -> list[str]:
     if run.table or run.name not in CONFIGS:
         return []
     return _changes(identity(get_config(run.name)), shown_config(run), "--config")
+
+
+def title_of_run(run: Run, runs: Sequence[Run]) -> str:
+    """The name of a run of `merge.py`, with what sets it apart from the other `runs` of its config."""
+    same = [set(changes(other)) for other in runs if other.name == run.name]
+    own = [flag for flag in changes(run) if any(flag not in flags for flags in same)]
+    text = ", ".join(flag.removeprefix("--config.").replace("'", "") for flag in own)
+    return f"{run.name} ({text})" if text else run.name
 
 
 def _changes(defaults: Mapping[str, Any], values: Mapping[str, Any], prefix: str) -> list[str]:

@@ -63,23 +63,26 @@ def choices(pictures: Sequence[Picture]) -> dict[str, list[str]]:
     return found
 
 
-def matrix_pictures(run: Run, out: Path, folder: str) -> list[Picture]:
-    """Draw the permutation matrices of a run's first pair into `out/folder`."""
+def matrix_pictures(run: Run, folder: Path) -> list[Picture]:
+    """Draw the permutation matrices of a run's first pair into a folder of images."""
     pictures = []
     for (method, variant), group, values in read_matrices(run):
         if method == PLAIN:
             continue  # the identity
-        file = f"{folder}/matrix{len(pictures)}.png"
+        path = folder / f"matrix{len(pictures)}.png"
         title = title_of(method, variant)
         image = _draw(values)
-        _save(image, out / file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, optimize=True)
         kept = 100 * float(np.mean(values.argmax(1) == np.arange(len(values))))
         sure = float(values.max(1).mean())
         note = (
             f"{len(values)} units; {kept:.0f} % stay in place; largest weight of a row {sure:.2f} on average"
         )
         alt = f"Permutation matrix of {group} by {title}: {note}."
-        pictures.append(Picture(file, alt, {"method": title, "layer": group}, image.size, note, crisp=True))
+        pictures.append(
+            Picture(_address(path), alt, {"method": title, "layer": group}, image.size, note, crisp=True)
+        )
     return pictures
 
 
@@ -92,25 +95,25 @@ def _draw(values: np.ndarray) -> Image.Image:
     return image
 
 
-def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, optimize=True)
+def _address(path: Path) -> str:
+    """Where an image is, from the page: in a folder of the folder of images."""
+    return "/".join(path.parts[-3:])
 
 
-def other_pictures(source: Path, name: str, out: Path, folder: str, *, drawn: bool) -> list[Picture]:
+def other_pictures(source: Path, name: str, folder: Path, *, drawn: bool) -> list[Picture]:
     """Copy the images that a run left, but those whose numbers the page shows itself (`drawn`)."""
     pictures = []
     for path in sorted(source.glob("*.png")):
         if not (drawn and path.name in DRAWN_HERE):
             alt = f"{path.stem.replace('_', ' ').capitalize()} of {name}, as the run drew it."
-            pictures.append(_copy(path, out, folder, alt, {}))
+            pictures.append(_copy(path, folder, alt, {}))
     return pictures
 
 
-def panel_pictures(figure: FigureRun, out: Path, folder: str) -> list[Picture]:
+def panel_pictures(figure: FigureRun, folder: Path) -> list[Picture]:
     """Copy the images of a reproduced figure."""
     return [
-        _copy(figure.folder / panel["file"], out, folder, panel["alt"], _labels(panel))
+        _copy(figure.folder / panel["file"], folder, panel["alt"], _labels(panel))
         for panel in figure.data["panels"]
     ]
 
@@ -120,9 +123,8 @@ def _labels(panel: Mapping[str, Any]) -> dict[str, str]:
     return labels | {"method": title_of(labels["method"], None)} if "method" in labels else labels
 
 
-def _copy(path: Path, out: Path, folder: str, alt: str, labels: Mapping[str, str]) -> Picture:
-    target = out / folder / path.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)
-    with Image.open(path) as image:
-        return Picture(f"{folder}/{path.name}", alt, labels, image.size)
+def _copy(path: Path, folder: Path, alt: str, labels: Mapping[str, str]) -> Picture:
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = Path(shutil.copyfile(path, folder / path.name))
+    with Image.open(copied) as image:
+        return Picture(_address(copied), alt, labels, image.size)

@@ -131,8 +131,14 @@ def kind_of(method: str) -> str:
     return next(known, TEACHER if method.endswith(ENSEMBLES) else MERGED)
 
 
-def settings(run: Run, anchor: str) -> list[Setting]:
-    """Summarise each config of a run, in order of appearance."""
+def settings(run: Run, anchor: str, title: str) -> list[Setting]:
+    """Summarise each config of a run, in order of appearance.
+
+    Args:
+        run: the run.
+        anchor: of the section that shows it.
+        title: what a run of `merge.py` is called.
+    """
     names = list(dict.fromkeys(record.config for record in run.records))
     found = []
     for name in names:
@@ -140,7 +146,7 @@ def settings(run: Run, anchor: str) -> list[Setting]:
         lines = _lines(run, records, run.lines if len(names) == 1 else ())
         metrics = _metrics(run, lines)
         metric = next((metric for metric in RANKING if metric in metrics), "")
-        found.append(Setting(f"table {name}" if run.table else name, anchor, lines, metrics, metric))
+        found.append(Setting(f"table {name}" if run.table else title, anchor, lines, metrics, metric))
     return found
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.experiments.report_runs import ACCURACY, HOSTILE, write_all, write_figure, write_merge
 from webreport import charts, headline, page, summary
 from webreport.collect import collect, read_histories
-from webreport.commands import command
+from webreport.commands import command, title_of_run
 from webreport.page import write_page
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "report.py"
@@ -102,7 +102,7 @@ def test_the_same_folder_gives_the_same_page(made, tmp_path, monkeypatch):
 
 def test_tables_keep_their_order_and_what_was_published(tmp_path):
     runs, _ = collect(write_all(tmp_path))
-    (setting,) = summary.settings(next(run for run in runs if run.panel == "mlp"), "anchor")
+    (setting,) = summary.settings(next(run for run in runs if run.panel == "mlp"), "anchor", "")
     assert [(line.title, line.kind) for line in setting.lines] == [
         ("Model A", summary.SPECIALIST), ("Half way", summary.HEADS), ("The mean", summary.MERGED),
     ]  # fmt: skip
@@ -114,7 +114,7 @@ def test_tables_keep_their_order_and_what_was_published(tmp_path):
 def test_the_headline_is_the_best_merge(tmp_path):
     write_merge(tmp_path / "one")
     runs, _ = collect(tmp_path)
-    bars = headline.headline(summary.settings(runs[0], "anchor")[0])
+    bars = headline.headline(summary.settings(runs[0], "anchor", "")[0])
     assert [bar.line.method for bar in bars if bar.best] == ["autofusion"]
     assert [bar.line.method for bar in bars][-3:] == [
         "teacher_confidence", "control_ridge_head", "real_labels_training",
@@ -134,6 +134,15 @@ def test_commands_repeat_what_was_changed(tmp_path):
     )
     assert command(by_name["1/vgg"]) == "python experiments/reproduce.py --table=1"
     assert command(by_name[HOSTILE]) is None
+
+
+def test_runs_of_one_config_are_told_apart(tmp_path):
+    for pairs in (1, 2, 3):
+        write_merge(tmp_path / f"run{pairs}", pairs=pairs)
+    runs, _ = collect(tmp_path)
+    titles = [title_of_run(run, runs) for run in runs]
+    assert titles == ["digits_mlp", "digits_mlp (pairs=2)", "digits_mlp (pairs=3)"]
+    assert title_of_run(runs[2], runs[2:]) == "digits_mlp"
 
 
 def test_histories_are_of_the_first_pair(tmp_path):
