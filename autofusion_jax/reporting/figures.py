@@ -73,7 +73,7 @@ def permutation_figure(matrices: Mapping[str, Mapping[str, np.ndarray]], *, titl
             panel, values = axes[row, column], np.clip(by_group[group], 0, 1)
             n = len(values)
             norm = PowerNorm(0.5, vmin=0, vmax=1)
-            image = panel.imshow(_visible(values), cmap="cividis", norm=norm, extent=(0, n, n, 0))
+            image = panel.imshow(visible_entries(values), cmap="cividis", norm=norm, extent=(0, n, n, 0))
             panel.set(xticks=[0, n], yticks=[0, n])
             if column == 0:
                 panel.set_ylabel(f"{name}\nunit of A", fontsize=9)
@@ -90,7 +90,7 @@ def permutation_figure(matrices: Mapping[str, Mapping[str, np.ndarray]], *, titl
     return figure
 
 
-def _visible(values: np.ndarray, *, dot: int = 3, from_size: int = 64, cells: int = 128) -> np.ndarray:
+def visible_entries(values: np.ndarray, *, dot: int = 3, from_size: int = 64, cells: int = 128) -> np.ndarray:
     """Keep the entries of a large matrix visible at the figure's size.
 
     Beyond `cells` a cell shows the largest entry of its block; below, from `from_size`, the

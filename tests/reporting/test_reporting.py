@@ -16,7 +16,12 @@ from autofusion_jax.reporting.comparison import (
     comparison_markdown,
     comparison_table,
 )
-from autofusion_jax.reporting.figures import _visible, interpolation_figure, permutation_figure, save_figure
+from autofusion_jax.reporting.figures import (
+    interpolation_figure,
+    permutation_figure,
+    save_figure,
+    visible_entries,
+)
 from autofusion_jax.reporting.landscape_figure import Marked, landscape_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records
 from autofusion_jax.reporting.tables import markdown_table, rich_table, table_cells
@@ -142,10 +147,10 @@ def test_landscapes_are_pictures(tmp_path):
 
 
 def test_large_matrices_stay_visible():
-    assert _visible(np.eye(100)).sum() > 250
+    assert visible_entries(np.eye(100)).sum() > 250
     soft = np.full((100, 100), 0.01)
-    np.testing.assert_array_equal(_visible(soft), soft)
+    np.testing.assert_array_equal(visible_entries(soft), soft)
     large = np.zeros((500, 500))
     large[499, 3] = 0.7
-    assert _visible(large).shape == (125, 125)
-    assert _visible(large)[124, 0] == 0.7
+    assert visible_entries(large).shape == (125, 125)
+    assert visible_entries(large)[124, 0] == 0.7

@@ -1,0 +1,93 @@
+"""The command that a run can be made again with, and the settings a reader wants to see of it."""
+
+import itertools
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs import CONFIGS, get_config
+from configs.schema import identity
+from webreport.collect import Run
+
+PLACES = ("out_dir", "runs_dir")
+"""Fields that say where files lay on the machine of the run: no setting."""
+
+
+def shown_config(run: Run) -> dict[str, Any]:
+    """The resolved settings but where files lay, with the rows of a table."""
+    config = {name: value for name, value in run.config.items() if name not in PLACES}
+    if isinstance(config.get("data"), Mapping):
+        config["data"] = {name: value for name, value in config["data"].items() if name != "dir"}
+    return {"table": run.table, "config": config, "rows": dict(run.rows)} if run.table else config
+
+
+def command(run: Run) -> str | None:
+    """The command of a run: as stored, or from its settings; None for a config that is no more.
+
+    What a run of `merge.py` changed of its config follows as overrides.
+    """
+    if run.command:
+        return run.command
+    if run.table:
+        return f"python experiments/reproduce.py --table={shlex.quote(run.table)}"
+    if run.name not in CONFIGS:
+        return None
+    return " ".join(["python experiments/merge.py", f"--config={run.name}", *changes(run)])
+
+
+def changes(run: Run) -> list[str]:
+    """What a run of `merge.py` changed of its config, as flags; nothing for a config that is no more."""
+    if run.table or run.name not in CONFIGS:
+        return []
+    return _changes(identity(get_config(run.name)), shown_config(run), "--config")
+
+
+def title_of_run(run: Run, runs: Sequence[Run]) -> str:
+    """The name of a run of `merge.py`, with what sets it apart from the other `runs` of its config."""
+    same = [set(changes(other)) for other in runs if other.name == run.name]
+    own = [flag for flag in changes(run) if any(flag not in flags for flags in same)]
+    text = ", ".join(flag.removeprefix("--config.").replace("'", "") for flag in own)
+    return f"{run.name} ({text})" if text else run.name
+
+
+def _changes(defaults: Mapping[str, Any], values: Mapping[str, Any], prefix: str) -> list[str]:
+    found = []
+    for name, default in defaults.items():
+        value, flag = values.get(name), f"{prefix}.{name}"
+        if value is None or value == default:
+            continue
+        if isinstance(default, Mapping):
+            found += _changes(default, value, flag)
+        elif not isinstance(default, (tuple, list)):
+            found.append(f"{flag}={shlex.quote(str(value))}")
+        elif list(value) != list(default):
+            names = all(isinstance(item, str) for item in value)
+            found.append(f"{flag}={shlex.quote(','.join(value) if names else str(tuple(value)))}")
+    return found
+
+
+def describe(config: Mapping[str, Any]) -> str:
+    """The setting of a config in one sentence; empty where its fields are unknown.
+
+    Example:
+        >>> describe({"data": {"name": "digits", "num_unlabelled": 500}, "model": {"name": "mlp",
+        ...           "widths": [64, 64]}, "train": {"epochs": 40}})
+        'digits; mlp of widths 2 × 64; specialists trained for 40 epochs; 500 unlabelled images'
+    """
+    data, model, train = (_part(config, name) for name in ("data", "model", "train"))
+    parts = [str(data["name"])] if "name" in data else []
+    if "widths" in model:
+        runs = [(width, len(list(group))) for width, group in itertools.groupby(model["widths"])]
+        widths = ", ".join(f"{count} × {width}" if count > 1 else str(width) for width, count in runs)
+        parts.append(f"{model.get('name', 'network')} of widths {widths}")
+    if "epochs" in train:
+        unit = "epoch" if train["epochs"] == 1 else "epochs"
+        parts.append(f"specialists trained for {train['epochs']} {unit}")
+    if "num_unlabelled" in data:
+        parts.append(f"{data['num_unlabelled']:,} unlabelled images")
+    return "; ".join(parts)
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = config.get(name)
+    return value if isinstance(value, Mapping) else {}

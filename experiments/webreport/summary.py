@@ -1,0 +1,220 @@
+"""What the page says in numbers: the networks of each setting, and their table with mean and spread."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from autofusion_jax.reporting.records import Record, Row, summarise
+from autofusion_jax.reporting.tables import HEADINGS, LABELS
+from webreport.collect import Published, Run
+
+MERGED, HEADS, SPECIALIST = "merge", "several heads", "specialist"
+TEACHER, CONTROL, REFERENCE = "ensemble", "control", "reference"
+PREFIXES = {"model_": SPECIALIST, "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE}
+ENSEMBLES = ("ensemble", "_ensemble")
+PLAIN = "interpolation"
+RANKING = ("joint", "avg", "avg_within")
+"""The metric that networks are compared by: the first that a setting has."""
+
+
+class Cell(NamedTuple):
+    """A cell of a table: what sorting goes by if it is a number, what is shown, and its spread."""
+
+    order: float | None
+    text: str
+    spread: str = ""
+
+
+MISSING = Cell(-1.0, "–")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One method and variant in a setting.
+
+    Attributes:
+        title: what the page calls it.
+        method: registry name of its method, or its row name.
+        kind: what kind of network it is, see `kind_of`.
+        row: our numbers.
+        published: metric -> the published accuracy in percent.
+    """
+
+    title: str
+    method: str
+    kind: str
+    row: Row
+    published: Mapping[str, float]
+
+    def accuracy(self, metric: str) -> Cell:
+        """The mean, with the spread over pairs, or over repeats where there is one pair."""
+        if metric not in self.row.mean:
+            return MISSING
+        several, repeated = self.row.num_pairs > 1, self.row.num_repeats > 1
+        deviation = (self.row.std_pairs if several else self.row.std_repeats)[metric]
+        spread = f"± {deviation:.2f}" if several or repeated else ""
+        return Cell(self.row.mean[metric], f"{self.row.mean[metric]:.2f}", spread)
+
+
+class TableLine(NamedTuple):
+    """A line of a table: its heading, its kind or anchor, whether it stands out, its cells."""
+
+    title: str
+    kind: str
+    best: bool
+    cells: list[Cell]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of the page."""
+
+    caption: str
+    headings: list[str]
+    lines: list[TableLine]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One config of a run, summarised.
+
+    Attributes:
+        name: of the config.
+        anchor: of the section that shows it.
+        lines: its rows in the order of the run.
+        metrics: the columns of its table.
+        metric: what its networks are ranked by; empty if none of `RANKING` was measured.
+    """
+
+    name: str
+    anchor: str
+    lines: list[Line]
+    metrics: list[str]
+    metric: str
+
+    def best(self, lines: Iterable[Line]) -> Line | None:
+        """The line of highest accuracy, or None of none."""
+        return max(
+            (line for line in lines if self.metric in line.row.mean),
+            key=lambda line: line.row.mean[self.metric], default=None,
+        )  # fmt: skip
+
+    def of_kind(self, kind: str) -> Line | None:
+        """The best of a kind."""
+        return self.best(line for line in self.lines if line.kind == kind)
+
+    def of_method(self, method: str) -> Line | None:
+        """The best variant of a method."""
+        return self.best(line for line in self.lines if line.method == method)
+
+
+def title_of(method: str, variant: str | None) -> str:
+    """What the page calls a method; an unknown one by its name in words.
+
+    Example:
+        >>> title_of("autofusion", "soft"), title_of("control_one_more", None)
+        ('AutoFusion, soft', 'Control one more')
+    """
+    words = method.replace("_", " ")
+    name = LABELS.get(method, words[:1].upper() + words[1:])
+    return f"{name}, {variant}" if variant else name
+
+
+def kind_of(method: str) -> str:
+    """Which kind of network a row is.
+
+    Example:
+        >>> kind_of("zipit"), kind_of("z_ensemble"), kind_of("model_a")
+        ('merge', 'ensemble', 'specialist')
+    """
+    known = (kind for prefix, kind in PREFIXES.items() if method.startswith(prefix))
+    return next(known, TEACHER if method.endswith(ENSEMBLES) else MERGED)
+
+
+def settings(run: Run, anchor: str, title: str) -> list[Setting]:
+    """Summarise each config of a run, in order of appearance.
+
+    Args:
+        run: the run.
+        anchor: of the section that shows it.
+        title: what a run of `merge.py` is called.
+    """
+    names = list(dict.fromkeys(record.config for record in run.records))
+    found = []
+    for name in names:
+        records = [record for record in run.records if record.config == name]
+        lines = _lines(run, records, run.lines if len(names) == 1 else ())
+        metrics = _metrics(run, lines)
+        metric = next((metric for metric in RANKING if metric in metrics), "")
+        found.append(Setting(f"table {name}" if run.table else title, anchor, lines, metrics, metric))
+    return found
+
+
+def _lines(run: Run, records: Sequence[Record], stored: Sequence[Published]) -> list[Line]:
+    rows = summarise(records)
+    order = list(run.rows)
+    rows.sort(key=lambda row: order.index(row.method) if row.method in order else len(order))
+    lines = []
+    for number, row in enumerate(rows):
+        line = stored[number] if len(stored) == len(rows) else None
+        entry = run.rows.get(row.method, {})
+        method = entry.get("method") or row.method
+        kind = kind_of(row.method)
+        if "stop_at" in entry.get("options", {}):
+            kind = HEADS
+        elif entry.get("real_labels") is not None:
+            kind = REFERENCE
+        published = {m: value for m, value in line.values.items() if value is not None} if line else {}
+        title = line.title if line else title_of(row.method, row.variant)
+        lines.append(Line(title, method, kind if kind != MERGED else kind_of(method), row, published))
+    return lines
+
+
+def _metrics(run: Run, lines: Sequence[Line]) -> list[str]:
+    """The columns of a table: its own, or all accuracies over all classes, or those within tasks."""
+    measured = list(dict.fromkeys(metric for line in lines for metric in line.row.mean))
+    own = [metric for metric in (run.lines[0].values if run.lines else ()) if metric in measured]
+    return own or overall(measured)
+
+
+def overall(metrics: Sequence[str]) -> list[str]:
+    """Those over all classes; where there are none, those within tasks."""
+    return [metric for metric in metrics if not metric.endswith("_within")] or list(metrics)
+
+
+def results_table(setting: Setting, caption: str) -> Table:
+    """The table of a setting: every row with its accuracies, what it learned and how long it took."""
+    lines, headings = setting.lines, ["Method", "Kind"]
+    published = {metric for line in lines for metric in line.published}
+    for metric in setting.metrics:
+        headings += [heading(metric), *(["published"] if metric in published else [])]
+    both = any(line.row.num_pairs > 1 and line.row.num_repeats > 1 for line in lines)
+    headings += [*(["± repeats"] if both else []), "Learned", "Seconds"]
+    best = setting.of_kind(MERGED)
+    rows = []
+    for line in lines:
+        cells = []
+        for metric in setting.metrics:
+            cells.append(line.accuracy(metric))
+            if metric in published:
+                cells.append(number(line.published.get(metric)))
+        if both:
+            cells.append(
+                number(line.row.std_repeats.get(setting.metric) if line.row.num_repeats > 1 else None)
+            )
+        learned = line.row.num_learned
+        cells.append(Cell(learned, f"{learned:,}") if learned else Cell(0, "–"))
+        cells.append(Cell(line.row.seconds, f"{line.row.seconds:,.1f}"))
+        rows.append(TableLine(line.title, line.kind, line is best, cells))
+    return Table(caption, headings, rows)
+
+
+def number(value: float | None) -> Cell:
+    """A number without spread, or a dash."""
+    return MISSING if value is None else Cell(value, f"{value:.2f}")
+
+
+def heading(metric: str) -> str:
+    """The heading of a metric's column; that of a named task is its name."""
+    words = metric.replace("_", " ")
+    return HEADINGS.get(metric, words[:1].upper() + words[1:])

@@ -1,0 +1,219 @@
+"""The results page: what it says, and that it needs nothing from outside."""
+
+import datetime
+import html.parser
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.experiments.report_runs import ACCURACY, HOSTILE, write_all, write_figure, write_merge
+from webreport import charts, headline, page, summary
+from webreport.collect import collect, read_histories
+from webreport.commands import command, title_of_run
+from webreport.page import write_page
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "report.py"
+OUTSIDE = ("src", "href", "srcset", "poster", "action", "data", "xlink:href")
+
+
+class Elements(html.parser.HTMLParser):
+    """All start tags with their attributes, and the text by the tag that it stands in."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append((self.tags[-1][0], data.strip()))
+
+    def named(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = write_all(tmp_path_factory.mktemp("runs"))
+    out = tmp_path_factory.mktemp("report") / "page"
+    return write_page(*collect(root), out)
+
+
+@pytest.fixture(scope="module")
+def elements(made):
+    return Elements(made.read_text(encoding="utf-8"))
+
+
+def test_it_shows_every_method_with_its_numbers(elements):
+    cells = [text for _, text in elements.texts]
+    for (method, variant), joint in ACCURACY.items():
+        assert summary.title_of(method, variant) in cells
+        assert f"{joint + 0.5:.2f}" in cells  # the mean over both pairs
+    assert cells.count("± 0.71") >= len(ACCURACY)
+    assert "caution" in cells and "Caption." not in cells
+
+
+def test_names_are_escaped(made, elements):
+    text = made.read_text(encoding="utf-8")
+    assert HOSTILE not in text and "<script>alert" not in text
+    assert any(data.startswith("<script>alert(1)</script>") for _, data in elements.texts)
+    assert HOSTILE in elements.named("img")[-1]["alt"]
+
+
+def test_nothing_comes_from_outside(made, elements):
+    for tag, attributes in elements.tags:
+        for name in OUTSIDE:
+            value = attributes.get(name) or ""
+            assert not value.startswith(("http:", "https:", "//", "file:")) or tag == "a"
+    images = elements.named("img")
+    assert images and all((made.parent / image["src"]).is_file() and image["alt"] for image in images)
+    text = made.read_text(encoding="utf-8")
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "@import" not in style and "url(" not in style
+    assert "secret/place" not in text  # where files lay on the machine of the run
+
+
+def test_its_parts_are_marked_up(elements):
+    ids = [attributes["id"] for _, attributes in elements.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    links = [a["href"][1:] for a in elements.named("a") if a["href"].startswith("#")]
+    assert links and set(links) <= set(ids)
+    assert len(elements.named("caption")) == len(elements.named("table")) == 5
+    assert all(head.get("scope") for head in elements.named("th"))
+    assert [len(elements.named(name)) for name in ("h1", "main", "nav")] == [1, 1, 1]
+
+
+def test_the_same_folder_gives_the_same_page(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "machine_facts", lambda: {"Date": datetime.date(2026, 1, 1).isoformat()})
+    root = write_all(tmp_path / "runs")
+    first = write_page(*collect(root), tmp_path / "one").read_bytes()
+    assert write_page(*collect(root), tmp_path / "two").read_bytes() == first
+    assert write_page(*collect(root), tmp_path / "one").read_bytes() == first
+
+
+def test_tables_keep_their_order_and_what_was_published(tmp_path):
+    runs, _ = collect(write_all(tmp_path))
+    (setting,) = summary.settings(next(run for run in runs if run.panel == "mlp"), "anchor", "")
+    assert [(line.title, line.kind) for line in setting.lines] == [
+        ("Model A", summary.SPECIALIST), ("Half way", summary.HEADS), ("The mean", summary.MERGED),
+    ]  # fmt: skip
+    assert setting.lines[2].published == {"joint": 21.5}
+    assert setting.best(setting.lines).title == "Half way"
+    assert setting.of_kind(summary.MERGED).title == "The mean"
+
+
+def test_the_headline_is_the_best_merge(tmp_path):
+    write_merge(tmp_path / "one")
+    runs, _ = collect(tmp_path)
+    bars = headline.headline(summary.settings(runs[0], "anchor", "")[0])
+    assert [bar.line.method for bar in bars if bar.best] == ["autofusion"]
+    assert [bar.line.method for bar in bars][-3:] == [
+        "teacher_confidence", "control_ridge_head", "real_labels_training",
+    ]  # fmt: skip
+    assert headline.verdict(bars, "joint") == [
+        "61.0 points above the plain average", "31.0 points above the paper's settings",
+        "2.0 points below the teacher, which runs both networks", "1.0 points below the best control",
+        "8.0 points below training on all real labels",
+    ]  # fmt: skip
+
+
+def test_commands_repeat_what_was_changed(tmp_path):
+    runs, _ = collect(write_all(tmp_path))
+    by_name = {run.name: run for run in runs}
+    assert command(by_name["digits_mlp"]) == (
+        "python experiments/merge.py --config=digits_mlp --config.pairs=2"
+    )
+    assert command(by_name["1/vgg"]) == "python experiments/reproduce.py --table=1"
+    assert command(by_name[HOSTILE]) is None
+
+
+def test_runs_of_one_config_are_told_apart(tmp_path):
+    for pairs in (1, 2, 3):
+        write_merge(tmp_path / f"run{pairs}", pairs=pairs)
+    runs, _ = collect(tmp_path)
+    titles = [title_of_run(run, runs) for run in runs]
+    assert titles == ["digits_mlp", "digits_mlp (pairs=2)", "digits_mlp (pairs=3)"]
+    assert title_of_run(runs[2], runs[2:]) == "digits_mlp"
+
+
+def test_histories_are_of_the_first_pair(tmp_path):
+    write_merge(tmp_path / "one")
+    histories = read_histories(collect(tmp_path)[0][0])
+    assert list(histories) == ["autofusion_paper", "autofusion"]
+    np.testing.assert_array_equal(histories["autofusion"]["retain"], [[3.0, 2.0, 1.0]])
+
+
+def test_series_of_one_subject_share_a_view():
+    names = ["MLP: soft", "MLP: hard", "VGG: soft"]
+    series = [{"name": name, "metric": "cka", "y": [1.0, 2.0], "error": None} for name in names]
+    curves = {"x_title": "x", "y_title": "y", "x": [1, 2], "series": series}
+    views = charts.figure_chart(curves, "label")["views"]
+    lines = {view["title"]: [(d["name"], d["meta"]) for d in view["figure"]["data"]] for view in views}
+    assert lines == {"MLP": [("soft", 0), ("hard", 1)], "VGG": [("soft", 0)]}
+    curves["series"] = [{**s, "metric": metric} for s in series[:1] for metric in ("joint", "task_a")]
+    titles = [view["title"] for view in charts.figure_chart(curves, "label")["views"]]
+    assert titles == ["MLP: Joint", "MLP: Task A"]
+
+
+def test_matrices_are_drawn_unit_by_unit(made):
+    with Image.open(made.parent / "images" / "digits-mlp" / "matrix0.png") as image:
+        assert image.size == (8, 8)
+        lightness = np.asarray(image.convert("L"))
+    np.testing.assert_array_equal(lightness.argmax(1), np.arange(8)[::-1])
+
+
+def test_what_is_missing_is_left_out(tmp_path):
+    write_merge(tmp_path / "runs" / "one")
+    for name in ("jobs", "checkpoints", "config.json", "table.md"):
+        path = tmp_path / "runs" / "one" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elements = Elements(write_page(*collect(tmp_path / "runs"), tmp_path / "out").read_text(encoding="utf-8"))
+    assert not elements.named("details") and not elements.named("input")[1:] and not elements.named("img")
+    assert len(elements.named("table")) == 1
+    write_figure(tmp_path / "figures" / "one")
+    elements = Elements(write_page(*collect(tmp_path / "figures"), tmp_path / "out").read_text("utf-8"))
+    assert not elements.named("table") and len(elements.named("img")) == 4
+
+
+def report(*args):
+    done = subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_errors_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, printed = report(f"--runs={tmp_path / 'empty'}", f"--out={tmp_path / 'out'}")
+    assert status == 2 and printed.startswith("error: report: --runs must be a folder with results")
+    assert printed.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_broken_results_are_named(tmp_path):
+    write_merge(tmp_path / "one")
+    (tmp_path / "one" / "results.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"one/results\.jsonl must be as merge\.py"):
+        collect(tmp_path)
+    shutil.rmtree(tmp_path / "one")
+    write_figure(tmp_path / "two")
+    figure = json.loads((tmp_path / "two" / "figure.json").read_text())
+    figure["panels"][0]["file"] = "../elsewhere.png"
+    (tmp_path / "two" / "figure.json").write_text(json.dumps(figure))
+    with pytest.raises(ValueError, match="an image beside it"):
+        collect(tmp_path)
+
+
+def test_another_folder_is_not_written_over(tmp_path):
+    write_merge(tmp_path / "runs" / "one")
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    (tmp_path / "out" / "images" / "mine.txt").write_text("x")
+    with pytest.raises(ValueError, match="--out must be new"):
+        write_page(*collect(tmp_path / "runs"), tmp_path / "out")
+    assert (tmp_path / "out" / "images" / "mine.txt").is_file()
