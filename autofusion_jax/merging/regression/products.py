@@ -5,6 +5,7 @@ C numbers read (for a convolution, those of a patch), F made.
 """
 
 import abc
+import itertools
 import math
 from typing import Any
 
@@ -38,6 +39,10 @@ class Product(abc.ABC):
         """What the equation reads of an activation."""
 
     @abc.abstractmethod
+    def made(self, value: Array) -> Float[Array, "S B F"]:
+        """What the equation makes, in the order of what it reads."""
+
+    @abc.abstractmethod
     def constant(self, made: Float[Array, "B F"]) -> Array:
         """What the equation makes if it makes the same of every sample."""
 
@@ -47,6 +52,11 @@ class Product(abc.ABC):
         shape = [self.weight_shape[axis] for axis in self.order]
         first, second = self.splits
         return math.prod(shape[:first]), math.prod(shape[first:second]), math.prod(shape[second:])
+
+    @property
+    @abc.abstractmethod
+    def num_samples(self) -> int:
+        """S, in the program that was traced."""
 
     def matrices(self, weight: Array) -> Float[Array, "B C F"]:
         """The weight as matrices."""
@@ -70,11 +80,27 @@ class DenseProduct(Product):
         self._read = (*batch[live], *contract[live])
         self._samples = _others(len(self.activation_shape), self._read)
 
+    @property
+    def num_samples(self) -> int:
+        """All places of the activation along its free axes."""
+        return math.prod(self.activation_shape[axis] for axis in self._samples)
+
     def read(self, activation: Array) -> Float[Array, "S B C"]:
         """The activation with what is contracted last."""
         shape = [activation.shape[axis] for axis in self._read]
         sizes = math.prod(shape[: self.splits[0]]), math.prod(shape[self.splits[0] :])
         return jnp.transpose(activation, (*self._samples, *self._read)).reshape(-1, *sizes)
+
+    def made(self, value: Array) -> Float[Array, "S B F"]:
+        """The value with the axes of the samples first, then those of B, then those of F."""
+        batch, samples = self.splits[0], len(self._samples)
+        free = value.ndim - batch - samples
+        counts = (batch, samples, free) if self.live == 0 else (batch, free, samples)
+        stops = itertools.accumulate(counts, initial=0)
+        first, *others = (range(*ends) for ends in itertools.pairwise(stops))
+        between, last = others if self.live == 0 else others[::-1]
+        count, _, made = self.sizes
+        return jnp.transpose(value, (*between, *first, *last)).reshape(-1, count, made)
 
     def constant(self, made: Float[Array, "B F"]) -> Array:
         """The axes of B come first, then those of the operands in their order."""
@@ -99,6 +125,12 @@ class Convolution(Product):
         self.order = (*kernel[2:], kernel[1], kernel[0])
         self.splits = (0, len(kernel) - 1)
 
+    @property
+    def num_samples(self) -> int:
+        """All places of all images that are made."""
+        images, _, *places = self._params["dimension_numbers"].out_spec
+        return math.prod(self._shape[axis] for axis in (images, *places))
+
     def read(self, activation: Array) -> Float[Array, "S B C"]:
         """The patches: for every place of the kernel a shifted copy, padded and strided."""
         params, numbers = self._params, self._params["dimension_numbers"]
@@ -119,6 +151,11 @@ class Convolution(Product):
             patches.append(jax.lax.slice(value, (0, *start, 0), limits, (1, *strides, 1)))
         stacked = jnp.stack(patches, axis=-2)  # [images, *places, kernel places, channels]
         return stacked.reshape(-1, 1, stacked.shape[-2] * stacked.shape[-1])
+
+    def made(self, value: Array) -> Float[Array, "S B F"]:
+        """The features of all places."""
+        images, features, *places = self._params["dimension_numbers"].out_spec
+        return jnp.transpose(value, (images, *places, features)).reshape(-1, 1, value.shape[features])
 
     def constant(self, made: Float[Array, "B F"]) -> Array:
         """The same at every place of every image."""
