@@ -35,9 +35,9 @@ class Fit(NamedTuple):
 
 def samples_of(
     read: Float[Array, "S B C"], wanted: Float[Array, "S B F"]
-) -> tuple[Float[Array, "1 S B CF"], int]:
-    """What a layer reads and what it should make, side by side, for `stream_moments`."""
-    return jnp.concatenate([read, wanted], axis=-1)[None], 1
+) -> Float[Array, "1 S B CF"]:
+    """What a layer reads and what it should make, side by side: for `stream_moments`, with one outer axis."""
+    return jnp.concatenate([read, wanted], axis=-1)[None]
 
 
 def ridge_regression(moments: Moments, num_read: int, *, centred: bool, ridge: float) -> Fit:

@@ -140,5 +140,6 @@ class _Samples:
             half = {leaf: (a[leaf] - b[leaf]) / 2}
             (lacking,) = program.evaluate([layer.made], half, given({number: (read_a - read_b) / 2}))
             product = layer.product
-            found[layer.weight] = samples_of(product.read((read_a + read_b) / 2), product.made(lacking))
+            samples = samples_of(product.read((read_a + read_b) / 2), product.made(lacking))
+            found[layer.weight] = samples, 1
         return found

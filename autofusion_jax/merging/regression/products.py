@@ -23,6 +23,7 @@ class Product(abc.ABC):
         live: which operand is the activation.
         activation_shape: its shape.
         weight_shape: the shape of the other.
+        made_shape: the shape of what is made.
         order: the weight's axes: those of B, C and F.
         splits: how many of them are B's, and how many B's and C's.
     """
@@ -33,6 +34,7 @@ class Product(abc.ABC):
     def __init__(self, eqn: Any, live: int) -> None:
         self.live = live
         self.activation_shape, self.weight_shape = (eqn.invars[i].aval.shape for i in (live, 1 - live))
+        self.made_shape = eqn.outvars[0].aval.shape
 
     @abc.abstractmethod
     def read(self, activation: Array) -> Float[Array, "S B C"]:
@@ -120,7 +122,6 @@ class Convolution(Product):
     def __init__(self, eqn: Any, live: int) -> None:
         super().__init__(eqn, live)
         self._params = eqn.params
-        self._shape = eqn.outvars[0].aval.shape
         kernel = eqn.params["dimension_numbers"].rhs_spec  # (out, in, *places)
         self.order = (*kernel[2:], kernel[1], kernel[0])
         self.splits = (0, len(kernel) - 1)
@@ -129,7 +130,7 @@ class Convolution(Product):
     def num_samples(self) -> int:
         """All places of all images that are made."""
         images, _, *places = self._params["dimension_numbers"].out_spec
-        return math.prod(self._shape[axis] for axis in (images, *places))
+        return math.prod(self.made_shape[axis] for axis in (images, *places))
 
     def read(self, activation: Array) -> Float[Array, "S B C"]:
         """The patches: for every place of the kernel a shifted copy, padded and strided."""
@@ -142,7 +143,7 @@ class Convolution(Product):
         value = jax.lax.pad(value, jnp.zeros((), value.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
         sizes = [self.weight_shape[axis] for axis in numbers.rhs_spec[2:]]
         strides, steps = params["window_strides"], params["rhs_dilation"]
-        made = [self._shape[axis] for axis in numbers.out_spec[2:]]
+        made = [self.made_shape[axis] for axis in numbers.out_spec[2:]]
         patches = []
         for offset in np.ndindex(*sizes):
             start = [o * step for o, step in zip(offset, steps)]
@@ -160,9 +161,9 @@ class Convolution(Product):
     def constant(self, made: Float[Array, "B F"]) -> Array:
         """The same at every place of every image."""
         axis = self._params["dimension_numbers"].out_spec[1]
-        shape = [1] * len(self._shape)
+        shape = [1] * len(self.made_shape)
         shape[axis] = made.size
-        return jnp.broadcast_to(made.reshape(shape), self._shape)
+        return jnp.broadcast_to(made.reshape(shape), self.made_shape)
 
 
 def product(eqn: Any, live: int) -> Product | None:
