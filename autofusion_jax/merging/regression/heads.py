@@ -4,33 +4,31 @@ import dataclasses
 
 import jax
 import numpy as np
+import scipy.linalg
 import scipy.optimize
+import scipy.special
 from jax import Array
-from jax.tree_util import Partial
 from jaxtyping import Float
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.autofusion.method import find_targets
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
-from autofusion_jax.merging.regression.least_squares import (
-    as_leaves,
-    in_batches,
-    numbers_per_input,
-    ridge_regression,
-    samples_of,
-)
+from autofusion_jax.merging.regression.least_squares import Fit, as_leaves, ridge_regression, samples_of
 from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.symmetry.flat import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.transport.moments import stream_moments
-from autofusion_jax.trees import flatten_by_path, unflatten_like
+from autofusion_jax.transport.moments import batch_moments
+from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
 from autofusion_jax.validation import unknown_name
 
 PSEUDO_LABELS = ("confidence", "em", "z")
 
 SCALES = (1e-2, 1e3)
-"""Between which a head's scale is sought; the upper end is reached where the labels can be told apart."""
+"""Between which a head's scale is sought."""
+
+SMALLEST_WEIGHT = 1e-6
+"""Of `1 - h_i`, by which the residual of an input is divided."""
 
 
 def check_pseudo_labels(caller: str, pseudo_labels: str | None) -> None:
@@ -45,6 +43,35 @@ def find_labels(caller: str, task: MergeTask, pseudo_labels: str) -> Float[Array
     return jax.nn.one_hot(probs.argmax(-1), probs.shape[-1])
 
 
+def fit_labelled_head(
+    caller: str,
+    task: MergeTask,
+    linear: LinearLayers,
+    params: Params,
+    pseudo_labels: str | None,
+    ridge: float,
+) -> tuple[dict[str, Array], str]:
+    """Fit the head of a merged network to labels, if that is wanted and it has such a head.
+
+    Args:
+        caller: the method that asks, for messages.
+        task: the task; its labels, if there are any, take the place of the teacher's.
+        linear: the linear layers of the network's program.
+        params: parameters of the merged network.
+        pseudo_labels: one of `PSEUDO_LABELS`, or None: no labels.
+        ridge: as for `fit_head`.
+
+    Returns:
+        Path -> leaf of what was fitted; and `"labels"`, the teacher's name, or `"mean"` if the head
+        is left as it is.
+    """
+    if pseudo_labels is None or linear.head is None:
+        return {}, "mean"
+    labels = find_labels(caller, task, pseudo_labels)
+    leaves = fit_head(task.spec, linear, params, task.inputs, labels, ridge)
+    return leaves, pseudo_labels if task.y is None else "labels"
+
+
 def fit_head(
     spec: PermSpec, linear: LinearLayers, params: Params, x: Float[Array, "N ..."],
     labels: Float[Array, "N classes"], ridge: float,
@@ -52,8 +79,10 @@ def fit_head(
     """Fit the head of a network, on what it reads there, to labels.
 
     By ridge regression to `labels - 1 / classes`. Its outputs lie between 0 and 1, which as logits
-    say little; weights and bias are multiplied by the one positive number at which the
-    cross-entropy of the labels is smallest.
+    say little; so weights and bias are multiplied by one positive number, at which the
+    cross-entropy of the labels is smallest if every input is judged by the head that is fitted
+    without it (the leave-one-out residual of ridge regression, `r_i / (1 - h_i)`). On the inputs
+    that it was fitted to, a head with many weights seems surer than it may be.
 
     Args:
         spec: a spec that carries an `apply_fn`.
@@ -65,52 +94,63 @@ def fit_head(
 
     Returns:
         Path -> leaf, for the weight and the bias.
+
+    References:
+        Golub, Heath, Wahba: Generalized cross-validation as a method for choosing a good ridge
+        parameter, Technometrics 21(2), 1979: the leave-one-out residual.
     """
     head = linear.head
     assert head is not None
-    assert spec.apply_fn is not None
-    (numbers,) = numbers_per_input([head], 2)
-    batches = zip(in_batches(x, numbers), in_batches(labels - 1 / labels.shape[-1], numbers))
-    moments = stream_moments(Partial(_Samples(spec, head), params), batches)[head.weight]
     centred = head.bias is not None
-    leaves = as_leaves(
-        linear, head, ridge_regression(moments, head.product.sizes[1], centred=centred, ridge=ridge)
-    )
+    read = predict(_Reader(spec, head), params, x)  # [N, C]
+    wanted = labels - 1 / labels.shape[-1]
+    moments = batch_moments(samples_of(read[:, None], wanted[:, None]), 1)
+    fit = ridge_regression(moments, read.shape[-1], centred=centred, ridge=ridge)
+    outside = _left_out(np.asarray(read, np.float64), np.asarray(wanted, np.float64), fit, centred)
+    scale = best_scale(outside, np.asarray(labels))
     known = flatten_by_path(params)
-    fitted = unflatten_like(params, known | leaves)
-    scale = best_scale(np.asarray(predict(spec.apply_fn, fitted, x)), np.asarray(labels))
+    leaves = as_leaves(linear, head, fit)
     return {path: (scale * leaf).astype(known[path].dtype) for path, leaf in leaves.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Samples:
-    """By weight, what the head reads and what it should make."""
+class _Reader:
+    """What the head reads, as a network that `predict` runs."""
 
     spec: PermSpec
     head: LinearLayer
 
-    def __call__(self, params: Params, batch: tuple[Array, Array]) -> dict[str, tuple[Array, int]]:
-        x, wanted = batch
+    def __call__(self, params: Params, x: Array) -> Float[Array, "N C"]:
         program = flatten_program(self.spec, params, x, caller="fit_head")
         leaves = flatten_by_path(params)
         values = {number: leaves[path] for path, number in program.leaves.items()}
         values |= dict(zip(program.inputs, jax.tree.leaves(x)))
         number = program.equations[self.head.equation].inputs[self.head.product.live]
-        (read,) = program.evaluate([number], values)
-        return {self.head.weight: (samples_of(self.head.product.read(read), wanted[:, None]), 1)}
+        return self.head.product.read(program.evaluate([number], values)[0])[:, 0]
+
+
+def _left_out(read: np.ndarray, wanted: np.ndarray, fit: Fit, centred: bool) -> np.ndarray:
+    """What the head says of every input if it is fitted without it, `[N, classes]`."""
+    shift = read.mean(0) if centred else 0
+    leverage = np.sum(
+        (read - shift) * scipy.linalg.solve(fit.gram[0], (read - shift).T, assume_a="pos").T, -1
+    )
+    leverage = (leverage + centred) / len(read)
+    residual = wanted - read @ fit.kernel[0] - fit.bias[0]
+    return wanted - residual / np.maximum(1 - leverage, SMALLEST_WEIGHT)[:, None]
 
 
 def best_scale(logits: Float[np.ndarray, "N classes"], labels: Float[np.ndarray, "N classes"]) -> float:
     """The `s` in `SCALES` at which the mean cross-entropy of `softmax(s * logits)` is smallest.
 
     Example:
-        >>> best_scale(np.array([[1.0, 0.0]] * 4), np.array([[0.75, 0.25]] * 4)).__round__(3)
+        >>> round(best_scale(np.array([[1.0, 0.0]] * 4), np.array([[0.75, 0.25]] * 4)), 3)
         1.099
     """
-    logits, labels = np.float64(logits), np.float64(labels)
 
     def loss(log_scale: float) -> float:
-        return -float(np.mean(np.sum(labels * scipy.special.log_softmax(np.exp(log_scale) * logits, -1), -1)))
+        log_probs = scipy.special.log_softmax(np.exp(log_scale) * logits, axis=-1)
+        return -float(np.mean(np.sum(labels * log_probs, axis=-1)))
 
-    bounds = tuple(np.log(SCALES))
+    bounds = (float(np.log(SCALES[0])), float(np.log(SCALES[1])))
     return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -23,19 +23,19 @@ class Fit(NamedTuple):
     Attributes:
         kernel: `[B, C, F]`.
         bias: `[B, F]`; 0 for a layer without one.
-        before: `E |y|^2`, the mean over samples of the sum over all that is made.
-        after: `E |W z + b - y|^2`.
+        gram: `E[z z^T] + lambda I`, `[B, C, C]`.
+        before: mean square of `y`, over samples and all that is made.
+        after: mean square of `W z + b - y`.
     """
 
     kernel: Float[np.ndarray, "B C F"]
     bias: Float[np.ndarray, "B F"]
+    gram: Float[np.ndarray, "B C C"]
     before: float
     after: float
 
 
-def samples_of(
-    read: Float[Array, "S B C"], wanted: Float[Array, "S B F"]
-) -> Float[Array, "1 S B CF"]:
+def samples_of(read: Float[Array, "S B C"], wanted: Float[Array, "S B F"]) -> Float[Array, "1 S B CF"]:
     """What a layer reads and what it should make, side by side: for `stream_moments`, with one outer axis."""
     return jnp.concatenate([read, wanted], axis=-1)[None]
 
@@ -57,13 +57,14 @@ def ridge_regression(moments: Moments, num_read: int, *, centred: bool, ridge: f
     gram, cross = second[:, :num_read, :num_read], second[:, :num_read, num_read:]  # z z^T, z y^T
     scale = np.trace(gram, axis1=-2, axis2=-1) / num_read
     damping = ridge * np.where(scale > 0, scale, 1)[:, None, None] * np.eye(num_read)
-    pairs = zip(gram + damping, cross)
+    damped = gram + damping
+    pairs = zip(damped, cross)
     kernel = np.stack([scipy.linalg.solve(left, right, assume_a="pos") for left, right in pairs])
     bias = mean_y - np.einsum("bc,bcf->bf", mean_z, kernel) if centred else np.zeros_like(mean_y)
     before = np.trace(second[:, num_read:, num_read:], axis1=-2, axis2=-1).sum()
-    left = before - 2 * np.sum(kernel * cross) + np.sum(kernel * (gram @ kernel))
-    offset = np.sum(mean_y**2) if centred else 0.0
-    return Fit(kernel, bias, float(before + offset), max(float(left), 0.0))
+    after = before - 2 * np.sum(kernel * cross) + np.sum(kernel * (gram @ kernel))
+    before += np.sum(mean_y**2) if centred else 0.0
+    return Fit(kernel, bias, damped, float(before / mean_y.size), max(float(after / mean_y.size), 0.0))
 
 
 def as_leaves(linear: LinearLayers, layer: LinearLayer, fit: Fit) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.weight_matching import weight_matching
+from autofusion_jax.merging.regression.heads import check_pseudo_labels, fit_labelled_head
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.least_squares import (
     as_leaves,
@@ -31,7 +32,9 @@ from autofusion_jax.validation import require, unknown_name
 MATCHINGS = {"activation_matching": activation_matching, "weight_matching": weight_matching}
 
 
-def pleas(*, matching: str = "weight_matching", ridge: float = 1e-2) -> Method:
+def pleas(
+    *, matching: str = "weight_matching", ridge: float = 1e-2, pseudo_labels: str | None = None
+) -> Method:
     r"""Permute B, then give every linear layer the weights that best make the mean of both outputs.
 
     A layer of A reads `h_A` and makes `W_A h_A + b_A`; B, permuted, likewise. The merged layer is
@@ -46,13 +49,18 @@ def pleas(*, matching: str = "weight_matching", ridge: float = 1e-2) -> Method:
         matching: `"weight_matching"` or `"activation_matching"`, with their defaults.
         ridge: weight of the distance from the average, > 0, in units of the mean square of what
             a layer reads. The authors take a few hundred steps of Adam from the average instead.
+        pseudo_labels: None, as published; or `"em"`, `"z"` or `"confidence"`: the head is then fitted
+            to this teacher's labels, or to real ones if there are any beside the inputs, on what
+            the merged network reads there. See `heads.fit_head`. Needs a linear head that makes
+            the one output `[N, classes]`; for other networks nothing changes.
 
     Returns:
-        The method. `diagnostics` has what the matching says, and the paths of the leaves that
-        were `fitted` and those that were only `averaged`.
+        The method. `diagnostics` has what the matching says, the paths of the leaves that were
+        `fitted` and those that were only `averaged`, and what the `head` was fitted to: `"mean"`,
+        `"labels"` or the teacher.
 
     Raises:
-        ValueError: unknown matching, or ridge out of range.
+        ValueError: unknown matching or pseudo-labels, or ridge out of range.
 
     References:
         Nasery, Hayase, Koh, Oh: PLeaS - Merging models with permutations and least squares,
@@ -61,30 +69,35 @@ def pleas(*, matching: str = "weight_matching", ridge: float = 1e-2) -> Method:
     if matching not in MATCHINGS:
         raise unknown_name("pleas", "matching", matching, MATCHINGS)
     require(ridge > 0, "pleas", "ridge", "> 0", ridge)
+    check_pseudo_labels("pleas", pseudo_labels)
     matcher = MATCHINGS[matching]()
 
     def run(task: MergeTask) -> list[MergeResult]:
-        return [_fitted(task, result, ridge) for result in matcher.run(task)]
+        return [_fitted(task, result, ridge, pseudo_labels) for result in matcher.run(task)]
 
     return Method("pleas", run, uses_key=matcher.uses_key)
 
 
-def _fitted(task: MergeTask, matched: MergeResult, ridge: float) -> MergeResult:
+def _fitted(task: MergeTask, matched: MergeResult, ridge: float, pseudo_labels: str | None) -> MergeResult:
     spec, (params_a, params_b) = task.spec, task.models
     models = (params_a, apply_perm(spec, params_b, matched.perms))
     weights = (0.5, 0.5)
     leaves = flatten_by_path(average(models, weights))
     changed = fit_layers(spec, models, task.inputs, ridge)
     params = unflatten_like(params_a, leaves | changed)
+    linear = LinearLayers(flatten_program(spec, params, task.inputs[:2], caller="pleas"), params)
+    head, taught_by = fit_labelled_head("pleas", task, linear, params, pseudo_labels, ridge)
+    changed |= head
     diagnostics = {
         **matched.diagnostics,
+        "head": taught_by,
         "fitted": list(changed),
         "averaged": [path for path in leaves if path not in changed],
     }
     num_learned = sum(int(np.size(leaf)) for leaf in changed.values())
     return MergeResult(
-        params, task.apply_fn, matched.perms, matched.alignments, weights,
-        diagnostics=diagnostics, num_learned=num_learned,
+        unflatten_like(params_a, leaves | changed), task.apply_fn, matched.perms, matched.alignments,
+        weights, diagnostics=diagnostics, num_learned=num_learned,
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """Keep the units of each network that vary most, side by side; fit every layer by least squares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from autofusion_jax.merging.regression.heads import check_pseudo_labels, find_labels, fit_head
+from autofusion_jax.merging.regression.heads import check_pseudo_labels, fit_labelled_head
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.layerwise import Layerwise
 from autofusion_jax.merging.regression.least_squares import as_leaves, ridge_regression
@@ -20,7 +21,59 @@ from autofusion_jax.types import Params, SoftPerms
 from autofusion_jax.validation import require
 
 
+TOWARDS_ZERO = False
+
+
 def prune_concat(*, pseudo_labels: str | None = "em", ridge: float = 1e-2) -> Method:
+    r"""Keep the units of N networks that vary most, side by side, and fit each layer to them.
+
+    Of every group of `n` units each network keeps the `n / N` that vary most on the inputs (see
+    `selection.select_units`), those of A first. With the selection matrices `M_k` the merged
+    network starts as `sum_k M_k W_k M_k^T`: N narrow networks that do not hear of each other. Then,
+    layer by layer in the order of the program, the weight and the bias are fitted so that every
+    kept unit is what it is in its own network, made from what the merged network, with all layers
+    before already fitted, reads there:
+
+        `argmin_{W, b} E |W z + b - sum_k M_k (W_k h_k + b_k)|^2 + lambda |W - W_start|^2`
+
+    `h_k` is what network k reads. No unit is matched with any other, so N may be any number.
+
+    Left as they are selected: the first layer, which reads the inputs and is exact; norms,
+    embeddings, weights that are used twice or inside of a loop, grouped convolutions and products
+    per unit of a group. Statistics of BatchNorm are those of the kept units; `correction=
+    "reset_norm"` measures them again.
+
+    Units of an outer group (heads, groups of a GroupNorm) are kept whole, with all that is nested
+    in them. Where `N` does not divide `n` the first networks keep one unit more; where `n < N` the
+    last ones keep none, and what they know there is left to the regression.
+
+    A layer that makes no group, as the head, is fitted to the mean of what the networks make. With
+    `pseudo_labels` the head is fitted to labels instead (see `heads.fit_head`), if the network's
+    one output `[N, classes]` is made by a linear layer; else the mean remains its target.
+
+    Args:
+        pseudo_labels: the teacher whose labels the head learns, `"em"`, `"z"` or `"confidence"`; real
+            labels take their place if there are any beside the inputs. None: the head is fitted to
+            the mean of the networks' outputs, and labels are not used.
+        ridge: `lambda`, > 0, in units of the mean square of what a layer reads.
+
+    Returns:
+        The method. `diagnostics` has the number of `units` that each network keeps of every group;
+        for each fitted weight the `residuals`, the mean square of what its units lack before and
+        after the fit, on the inputs; what the `head` was fitted to: `"labels"`, the teacher's name
+        or `"mean"`; and the leaves that were `fitted`, and those that were only `selected`.
+
+    Raises:
+        ValueError: unknown pseudo-labels, or ridge out of range.
+
+    References:
+        The target of the regression, with matched units: Nasery, Hayase, Koh, Oh: PLeaS - Merging
+        models with permutations and least squares, CVPR 2025.
+
+    Example:
+        >>> prune_concat(pseudo_labels="z", ridge=0.1).name
+        'prune_concat'
+    """
     check_pseudo_labels("prune_concat", pseudo_labels)
     require(ridge > 0, "prune_concat", "ridge", "> 0", ridge)
 
@@ -35,42 +88,69 @@ def _merged(task: MergeTask, pseudo_labels: str | None, ridge: float) -> MergeRe
     kept = select_units(spec, models, x)
     merge, unmerge = as_matrices(kept)
     start = zip_models(spec, models, merge, unmerge)
-    program = flatten_program(spec, start, x[:2], caller="prune_concat")
-    linear = LinearLayers(program, start)
+    linear = LinearLayers(flatten_program(spec, start, x[:2], caller="prune_concat"), start)
     parts = produced_parts(spec, models, merge)
-    head = linear.head if pseudo_labels is not None else None
-    layers = [layer for layer in _whole_units(spec, linear, start, merge, len(models)) if layer is not head]
+    layers = [
+        layer
+        for layer in _of_whole_units(spec, linear, start, merge, len(models))
+        if pseudo_labels is None or layer is not linear.head
+    ]
     leaves = flatten_by_path(start)
-    walk = Layerwise(spec, models, parts, x, layers)
-    fitted: dict[str, jax.Array] = {}
-    errors = {}
-    for layer in layers:
-        moments = walk.moments(layer, leaves | fitted)
-        num_read, centred = layer.product.sizes[1], layer.bias is not None
-        fit = ridge_regression(moments, num_read, centred=centred, ridge=ridge)
-        for path, change in as_leaves(linear, layer, fit).items():
-            fitted[path] = (leaves[path] + change).astype(leaves[path].dtype)
-        errors[layer.weight] = (fit.before, fit.after)
+    fitted, residuals = fit_in_order(linear, Layerwise(spec, models, parts, x, layers), leaves, layers, ridge)
     params = unflatten_like(start, leaves | fitted)
-    if head is not None and pseudo_labels is not None:
-        labels = find_labels("prune_concat", task, pseudo_labels)
-        fitted |= fit_head(spec, linear, params, x, labels, ridge)
-        params = unflatten_like(start, leaves | fitted)
+    head, taught_by = fit_labelled_head("prune_concat", task, linear, params, pseudo_labels, ridge)
+    fitted |= head
     diagnostics = {
         "units": numbers_of_units(kept),
-        "errors": errors,
-        "head": "mean" if head is None else "labels" if task.y is not None else pseudo_labels,
+        "residuals": residuals,
+        "head": taught_by,
         "fitted": list(fitted),
         "selected": [path for path in leaves if path not in fitted],
     }
     return MergeResult(
-        params, task.apply_fn, alignments=tuple(split_by_model(len(models), merge, unmerge)[0]),
-        weights=(1.0,) * len(models), diagnostics=diagnostics,
+        unflatten_like(start, leaves | fitted),
+        task.apply_fn,
+        alignments=tuple(split_by_model(len(models), merge, unmerge)[0]),
+        weights=(1.0,) * len(models),
+        diagnostics=diagnostics,
         num_learned=sum(int(np.size(leaf)) for leaf in fitted.values()),
-    )  # fmt: skip
+    )
 
 
-def _whole_units(
+def fit_in_order(
+    linear: LinearLayers,
+    walk: Layerwise,
+    leaves: Mapping[str, Array],
+    layers: Sequence[LinearLayer],
+    ridge: float,
+) -> tuple[dict[str, Array], dict[str, tuple[float, float]]]:
+    """Fit layers one after the other, each on what the merged network reads after those before.
+
+    Args:
+        linear: the linear layers of the program.
+        walk: the networks and the merged one, at the inputs.
+        leaves: path -> leaf of the merged network.
+        layers: which layers, in the order of the program.
+        ridge: as in `prune_concat`.
+
+    Returns:
+        Path -> leaf, for all that were fitted; and for each weight, the mean square of what the
+        layer's units lack before and after.
+    """
+    fitted: dict[str, Array] = {}
+    residuals = {}
+    for layer in layers:
+        moments = walk.moments(layer, {**leaves, **fitted})
+        num_read, centred = layer.product.sizes[1], layer.bias is not None
+        fit = ridge_regression(moments, num_read, centred=centred, ridge=ridge)
+        for path, change in as_leaves(linear, layer, fit).items():
+            base = 0 if TOWARDS_ZERO and path == layer.weight else leaves[path]
+            fitted[path] = (base + change).astype(leaves[path].dtype)
+        residuals[layer.weight] = (fit.before, fit.after)
+    return fitted, residuals
+
+
+def _of_whole_units(
     spec: PermSpec, linear: LinearLayers, params: Params, merge: SoftPerms, count: int
 ) -> Sequence[LinearLayer]:
     """The layers whose products make kept units and fixed places, and do not multiply per unit of a group."""

@@ -13,8 +13,8 @@ from autofusion_jax.merging.zipping.similarities import block_moments, innermost
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
 
-Kept = dict[str, Bool[np.ndarray, "models *outer n units"]]
-"""Group -> whether merged unit `i` is unit `j` of network `k`, at `[k, *outer, i, j]`."""
+Kept = dict[str, Bool[np.ndarray, "..."]]
+"""Group -> whether merged unit `i` is unit `j` of network `k`: `[models, *outer, n, n]`."""
 
 
 def select_units(spec: PermSpec, models: Sequence[Params], x: Shaped[Array, "N ..."]) -> Kept:
@@ -50,8 +50,8 @@ def select_units(spec: PermSpec, models: Sequence[Params], x: Shaped[Array, "N .
 
 def unit_variances(
     spec: PermSpec, models: Sequence[Params], x: Shaped[Array, "N ..."]
-) -> dict[str, Float[np.ndarray, "models *outer n"]]:
-    """The variance of every unit of every innermost group. See `select_units`."""
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """The variance of every unit of every innermost group, `[models, *outer, n]`. See `select_units`."""
     measured = block_moments(spec, models, x, position="read")
     found = {}
     for name in innermost_groups(spec):
