@@ -137,7 +137,7 @@ class LinearLayers:
             return None
         (number,) = self._program.outputs
         by_made = {layer.made: layer for layer in self.layers}
-        added: str | None = None
+        added: list[str | None] = []
         while number not in by_made:
             equation = self._program.maker.get(number)
             operands = self._reader.split(equation) if equation else None
@@ -145,11 +145,9 @@ class LinearLayers:
                 return None
             number = operands[0]
             if equation.name in SUMS:
-                if added is not None or operands[1] is None:
-                    return None
-                added = self._reader.leaf(operands[1])
+                added.append(None if operands[1] is None else self._reader.leaf(operands[1]))
         layer = by_made[number]
-        own = added == (layer.bias.leaf if layer.bias else None)
+        own = added == ([layer.bias.leaf] if layer.bias else [])
         return layer if own and len(layer.product.made_shape) == 2 and layer.product.sizes[0] == 1 else None
 
     def matrices(self, layer: LinearLayer, leaf: Array) -> Float[Array, "B C F"]:

@@ -21,9 +21,6 @@ from autofusion_jax.types import Params, SoftPerms
 from autofusion_jax.validation import require
 
 
-TOWARDS_ZERO = False
-
-
 def prune_concat(*, pseudo_labels: str | None = "em", ridge: float = 1e-2) -> Method:
     r"""Keep the units of N networks that vary most, side by side, and fit each layer to them.
 
@@ -144,8 +141,7 @@ def fit_in_order(
         num_read, centred = layer.product.sizes[1], layer.bias is not None
         fit = ridge_regression(moments, num_read, centred=centred, ridge=ridge)
         for path, change in as_leaves(linear, layer, fit).items():
-            base = 0 if TOWARDS_ZERO and path == layer.weight else leaves[path]
-            fitted[path] = (base + change).astype(leaves[path].dtype)
+            fitted[path] = (leaves[path] + change).astype(leaves[path].dtype)
         residuals[layer.weight] = (fit.before, fit.after)
     return fitted, residuals
 

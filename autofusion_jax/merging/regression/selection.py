@@ -25,9 +25,10 @@ def select_units(spec: PermSpec, models: Sequence[Params], x: Shaped[Array, "N .
     the n-th keep none of a group of `n < N` units. The order is that of the networks, and within
     one that of its own units.
 
-    Units of an outer group (heads, groups of a GroupNorm) are kept whole: their variance is the
-    sum over all units that are nested in them, of which none is left out. A group without any
-    site is judged by the norm of each unit's weights.
+    Units of an outer group (heads, groups of a GroupNorm) are kept whole, with all units that are
+    nested in them: their variance is the sum over those that a weight reads (the values of a
+    head, not its queries and keys). A group that no weight reads is judged where a weight makes
+    it, one without any site by the norm of each unit's weights.
 
     Args:
         spec: a spec from `infer_perm_spec`.
@@ -78,14 +79,14 @@ def _totals(
     if group in variances:
         return variances[group]
     axes = ["models", *spec.groups[group].nested_in, group]
+    inner = [name for name in variances if group in spec.groups[name].nested_in]
+    read = {site.group for site in spec.sites if site.position == "read"}
     total: float | np.ndarray = 0.0
-    for name, values in variances.items():
+    for name in [name for name in inner if name in read] or inner:
         nested_in = spec.groups[name].nested_in
-        if group in nested_in:
-            others = tuple(i + 1 for i, outer in enumerate(nested_in) if outer not in axes)
-            kept = ["models", *(outer for outer in nested_in if outer in axes)]
-            summed = values.sum((*others, -1))
-            total = total + summed.transpose([kept.index(axis) for axis in axes])
+        others = tuple(i + 1 for i, outer in enumerate(nested_in) if outer not in axes)
+        kept = ["models", *(outer for outer in nested_in if outer in axes)]
+        total = total + variances[name].sum((*others, -1)).transpose([kept.index(axis) for axis in axes])
     return np.asarray(total)
 
 
