@@ -11,36 +11,21 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.autofusion.method import find_targets
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.least_squares import Fit, as_leaves, ridge_regression, samples_of
 from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.symmetry.flat import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.transport.moments import batch_moments
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
-from autofusion_jax.validation import unknown_name
-
-PSEUDO_LABELS = ("confidence", "em", "z")
 
 SCALES = (1e-2, 1e3)
 """Between which a head's scale is sought."""
 
 SMALLEST_WEIGHT = 1e-6
 """Of `1 - h_i`, by which the residual of an input is divided."""
-
-
-def check_pseudo_labels(caller: str, pseudo_labels: str | None) -> None:
-    """Raise ValueError for an unknown teacher."""
-    if pseudo_labels is not None and pseudo_labels not in PSEUDO_LABELS:
-        raise unknown_name(caller, "pseudo_labels", pseudo_labels, PSEUDO_LABELS)
-
-
-def find_labels(caller: str, task: MergeTask, pseudo_labels: str) -> Float[Array, "N classes"]:
-    """The real labels if there are any, else the teacher's, as one-hot rows."""
-    probs = find_targets(caller, task, zeta=0.0).probs
-    return jax.nn.one_hot(probs.argmax(-1), probs.shape[-1])
 
 
 def fit_labelled_head(
@@ -58,7 +43,7 @@ def fit_labelled_head(
         task: the task; its labels, if there are any, take the place of the teacher's.
         linear: the linear layers of the network's program.
         params: parameters of the merged network.
-        pseudo_labels: one of `PSEUDO_LABELS`, or None: no labels.
+        pseudo_labels: a key of `teachers.TEACHERS`, or None: no labels.
         ridge: as for `fit_head`.
 
     Returns:
@@ -67,7 +52,8 @@ def fit_labelled_head(
     """
     if pseudo_labels is None or linear.head is None:
         return {}, "mean"
-    labels = find_labels(caller, task, pseudo_labels)
+    probs = find_targets(caller, task, pseudo_labels=pseudo_labels, zeta=0.0).probs
+    labels = jax.nn.one_hot(probs.argmax(-1), probs.shape[-1])
     leaves = fit_head(task.spec, linear, params, task.inputs, labels, ridge)
     return leaves, pseudo_labels if task.y is None else "labels"
 

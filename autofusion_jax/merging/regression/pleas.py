@@ -11,7 +11,7 @@ from jaxtyping import Float
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.weight_matching import weight_matching
-from autofusion_jax.merging.regression.heads import check_pseudo_labels, fit_labelled_head
+from autofusion_jax.merging.regression.heads import fit_labelled_head
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.least_squares import (
     as_leaves,
@@ -21,6 +21,7 @@ from autofusion_jax.merging.regression.least_squares import (
     samples_of,
 )
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.teachers import check_pseudo_labels
 from autofusion_jax.symmetry.flat import flatten_program, given
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm
@@ -69,7 +70,8 @@ def pleas(
     if matching not in MATCHINGS:
         raise unknown_name("pleas", "matching", matching, MATCHINGS)
     require(ridge > 0, "pleas", "ridge", "> 0", ridge)
-    check_pseudo_labels("pleas", pseudo_labels)
+    if pseudo_labels is not None:
+        check_pseudo_labels("pleas", pseudo_labels)
     matcher = MATCHINGS[matching]()
 
     def run(task: MergeTask) -> list[MergeResult]:

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autofusion_jax.merging.regression.heads import check_pseudo_labels, fit_labelled_head
+from autofusion_jax.merging.regression.heads import fit_labelled_head
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.layerwise import Layerwise
 from autofusion_jax.merging.regression.least_squares import as_leaves, ridge_regression
 from autofusion_jax.merging.regression.selection import as_matrices, numbers_of_units, select_units
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.teachers import check_pseudo_labels
 from autofusion_jax.merging.zipping.combine import produced_parts, split_by_model, zip_models
 from autofusion_jax.symmetry.flat import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
@@ -71,7 +72,8 @@ def prune_concat(*, pseudo_labels: str | None = "em", ridge: float = 1e-2) -> Me
         >>> prune_concat(pseudo_labels="z", ridge=0.1).name
         'prune_concat'
     """
-    check_pseudo_labels("prune_concat", pseudo_labels)
+    if pseudo_labels is not None:
+        check_pseudo_labels("prune_concat", pseudo_labels)
     require(ridge > 0, "prune_concat", "ridge", "> 0", ridge)
 
     def run(task: MergeTask) -> list[MergeResult]:
