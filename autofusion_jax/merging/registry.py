@@ -18,6 +18,7 @@ from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.regression.pleas import pleas
+from autofusion_jax.merging.regression.prune_concat import prune_concat
 from autofusion_jax.merging.result import Method
 from autofusion_jax.merging.zipping.mudsc import mudsc
 from autofusion_jax.merging.zipping.zipit import zipit
@@ -34,6 +35,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mudsc": mudsc,
     "ot_fusion": ot_fusion,
     "pleas": pleas,
+    "prune_concat": prune_concat,
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "ste": ste,
     "weight_matching": weight_matching,

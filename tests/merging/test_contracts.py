@@ -21,6 +21,7 @@ METHODS = {
     "mudsc": {},
     "ot_fusion": {},
     "pleas": {},
+    "prune_concat": {},
     "sinkhorn_rebasin": {},
     "ste": SHORT,
     "weight_matching": {},
@@ -30,10 +31,10 @@ METHODS = {
 ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
 
-NOT_ITSELF: dict[str, str] = {}
+NOT_ITSELF = {"prune_concat": "keeps half of the units of each"}
 """Methods under which a network merged with itself is not itself, with the reason."""
 
-NOT_A_COPY = {"interpolation": "knows of no permutations"}
+NOT_A_COPY = {"interpolation": "knows of no permutations", **NOT_ITSELF}
 """Methods that do not see through a permuted copy, with the reason."""
 
 cases = pytest.mark.parametrize("name", METHODS)

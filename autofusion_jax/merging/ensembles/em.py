@@ -196,7 +196,7 @@ def _principal_axes(centred: Float[Array, "batch features"], num_axes: int) -> F
     count = min(num_axes, rows, columns)
     start = jax.random.normal(jax.random.key(0), (columns, min(count + OVERSAMPLING, rows, columns)))
 
-    def iterate(_: int, basis: Array) -> Array:
+    def iterate(_: Array, basis: Array) -> Array:
         return jnp.linalg.qr(centred.T @ (centred @ basis))[0]
 
     basis = jax.lax.fori_loop(0, NUM_ITERATIONS, iterate, jnp.linalg.qr(start)[0])

@@ -1,6 +1,7 @@
 """The linear layers of a traced network: a weight, what it reads, and the bias that is added."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -128,6 +129,26 @@ class LinearLayers:
         wanted = self._moved(layer, made)
         added = self._as_used(layer.bias.leaf, layer.bias.added)(self.shift(layer, made))
         return jnp.allclose(jnp.broadcast_to(added, wanted.shape), wanted, rtol=1e-2)
+
+    @functools.cached_property
+    def head(self) -> LinearLayer | None:
+        """The layer that makes the network's one output `[N, classes]`, nothing but its bias following."""
+        if len(self._program.outputs) != 1:
+            return None
+        (number,) = self._program.outputs
+        by_made = {layer.made: layer for layer in self.layers}
+        added: list[str | None] = []
+        while number not in by_made:
+            equation = self._program.maker.get(number)
+            operands = self._reader.split(equation) if equation else None
+            if equation is None or operands is None or equation.name not in MOVES | SUMS:
+                return None
+            number = operands[0]
+            if equation.name in SUMS:
+                added.append(None if operands[1] is None else self._reader.leaf(operands[1]))
+        layer = by_made[number]
+        own = added == ([layer.bias.leaf] if layer.bias else [])
+        return layer if own and len(layer.product.made_shape) == 2 and layer.product.sizes[0] == 1 else None
 
     def matrices(self, layer: LinearLayer, leaf: Array) -> Float[Array, "B C F"]:
         """A weight leaf as the matrices by which the layer multiplies."""

@@ -5,6 +5,7 @@ C numbers read (for a convolution, those of a patch), F made.
 """
 
 import abc
+import itertools
 import math
 from typing import Any
 
@@ -22,6 +23,7 @@ class Product(abc.ABC):
         live: which operand is the activation.
         activation_shape: its shape.
         weight_shape: the shape of the other.
+        made_shape: the shape of what is made.
         order: the weight's axes: those of B, C and F.
         splits: how many of them are B's, and how many B's and C's.
     """
@@ -32,10 +34,15 @@ class Product(abc.ABC):
     def __init__(self, eqn: Any, live: int) -> None:
         self.live = live
         self.activation_shape, self.weight_shape = (eqn.invars[i].aval.shape for i in (live, 1 - live))
+        self.made_shape = eqn.outvars[0].aval.shape
 
     @abc.abstractmethod
     def read(self, activation: Array) -> Float[Array, "S B C"]:
         """What the equation reads of an activation."""
+
+    @abc.abstractmethod
+    def made(self, value: Array) -> Float[Array, "S B F"]:
+        """What the equation makes, in the order of what it reads."""
 
     @abc.abstractmethod
     def constant(self, made: Float[Array, "B F"]) -> Array:
@@ -47,6 +54,11 @@ class Product(abc.ABC):
         shape = [self.weight_shape[axis] for axis in self.order]
         first, second = self.splits
         return math.prod(shape[:first]), math.prod(shape[first:second]), math.prod(shape[second:])
+
+    @property
+    @abc.abstractmethod
+    def num_samples(self) -> int:
+        """S, in the program that was traced."""
 
     def matrices(self, weight: Array) -> Float[Array, "B C F"]:
         """The weight as matrices."""
@@ -70,11 +82,27 @@ class DenseProduct(Product):
         self._read = (*batch[live], *contract[live])
         self._samples = _others(len(self.activation_shape), self._read)
 
+    @property
+    def num_samples(self) -> int:
+        """All places of the activation along its free axes."""
+        return math.prod(self.activation_shape[axis] for axis in self._samples)
+
     def read(self, activation: Array) -> Float[Array, "S B C"]:
         """The activation with what is contracted last."""
         shape = [activation.shape[axis] for axis in self._read]
         sizes = math.prod(shape[: self.splits[0]]), math.prod(shape[self.splits[0] :])
         return jnp.transpose(activation, (*self._samples, *self._read)).reshape(-1, *sizes)
+
+    def made(self, value: Array) -> Float[Array, "S B F"]:
+        """The value with the axes of the samples first, then those of B, then those of F."""
+        batch, samples = self.splits[0], len(self._samples)
+        free = value.ndim - batch - samples
+        counts = (batch, samples, free) if self.live == 0 else (batch, free, samples)
+        stops = itertools.accumulate(counts, initial=0)
+        first, *others = (range(*ends) for ends in itertools.pairwise(stops))
+        between, last = others if self.live == 0 else others[::-1]
+        count, _, made = self.sizes
+        return jnp.transpose(value, (*between, *first, *last)).reshape(-1, count, made)
 
     def constant(self, made: Float[Array, "B F"]) -> Array:
         """The axes of B come first, then those of the operands in their order."""
@@ -94,10 +122,15 @@ class Convolution(Product):
     def __init__(self, eqn: Any, live: int) -> None:
         super().__init__(eqn, live)
         self._params = eqn.params
-        self._shape = eqn.outvars[0].aval.shape
         kernel = eqn.params["dimension_numbers"].rhs_spec  # (out, in, *places)
         self.order = (*kernel[2:], kernel[1], kernel[0])
         self.splits = (0, len(kernel) - 1)
+
+    @property
+    def num_samples(self) -> int:
+        """All places of all images that are made."""
+        images, _, *places = self._params["dimension_numbers"].out_spec
+        return math.prod(self.made_shape[axis] for axis in (images, *places))
 
     def read(self, activation: Array) -> Float[Array, "S B C"]:
         """The patches: for every place of the kernel a shifted copy, padded and strided."""
@@ -110,7 +143,7 @@ class Convolution(Product):
         value = jax.lax.pad(value, jnp.zeros((), value.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
         sizes = [self.weight_shape[axis] for axis in numbers.rhs_spec[2:]]
         strides, steps = params["window_strides"], params["rhs_dilation"]
-        made = [self._shape[axis] for axis in numbers.out_spec[2:]]
+        made = [self.made_shape[axis] for axis in numbers.out_spec[2:]]
         patches = []
         for offset in np.ndindex(*sizes):
             start = [o * step for o, step in zip(offset, steps)]
@@ -120,12 +153,17 @@ class Convolution(Product):
         stacked = jnp.stack(patches, axis=-2)  # [images, *places, kernel places, channels]
         return stacked.reshape(-1, 1, stacked.shape[-2] * stacked.shape[-1])
 
+    def made(self, value: Array) -> Float[Array, "S B F"]:
+        """The features of all places."""
+        images, features, *places = self._params["dimension_numbers"].out_spec
+        return jnp.transpose(value, (images, *places, features)).reshape(-1, 1, value.shape[features])
+
     def constant(self, made: Float[Array, "B F"]) -> Array:
         """The same at every place of every image."""
         axis = self._params["dimension_numbers"].out_spec[1]
-        shape = [1] * len(self._shape)
+        shape = [1] * len(self.made_shape)
         shape[axis] = made.size
-        return jnp.broadcast_to(made.reshape(shape), self._shape)
+        return jnp.broadcast_to(made.reshape(shape), self.made_shape)
 
 
 def product(eqn: Any, live: int) -> Product | None:

@@ -64,17 +64,46 @@ def _zip_models(
 ) -> Params:
     merges, unmerges = split_by_model(len(models), merge_matrices, unmerge_matrices)
     parts = [apply_merge(spec, *each) for each in zip(models, merges, unmerges)]
-    ones = jax.tree.map(jnp.ones_like, models[0])
-    received = [_produced(spec, ones, merge) for merge in merges]
+    total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    return jax.tree.map(_share, models[0], total, _received(spec, models[0], merges))
 
-    def leaf(first: Array, *rest: Array) -> Array:
-        if not jnp.issubdtype(jnp.result_type(first), jnp.inexact):
-            return first
-        total, weight = sum(rest[: len(models)]), sum(rest[len(models) :])
-        some = weight != 0  # 0 where no network has both units: there is nothing to mix
-        return jnp.where(some, total / jnp.where(some, weight, 1), 0)
 
-    return jax.tree.map(leaf, models[0], *parts, *received)
+@functools.partial(jax.jit, static_argnums=0)
+def produced_parts(
+    spec: PermSpec, models: tuple[Params, ...], merge_matrices: SoftPerms
+) -> tuple[Params, ...]:
+    """What each network makes of merged units: its leaves, not yet mapped where they read units.
+
+    `M_k W_k` instead of `M_k W_k U_k`, with the weights of `zip_models`: a layer of network k with
+    such a weight reads what the network reads, and makes its part of what the merged one makes.
+
+    Args:
+        spec: the permutation spec of the networks.
+        models: parameters of N networks.
+        merge_matrices: as for `zip_models`.
+
+    Returns:
+        Parameters for each network; leaves that are not floats are the first one's.
+    """
+    merges = _by_model(len(models), merge_matrices, -1)
+    received = _received(spec, models[0], merges)
+    return tuple(
+        jax.tree.map(_share, models[0], _produced(spec, params, merge), received)
+        for params, merge in zip(models, merges)
+    )
+
+
+def _received(spec: PermSpec, params: Params, merges: Sequence[SoftPerms]) -> Params:
+    """The weight that every place of the merged leaves has received from all networks together."""
+    ones = jax.tree.map(jnp.ones_like, params)
+    return jax.tree.map(lambda *leaves: sum(leaves), *(_produced(spec, ones, merge) for merge in merges))
+
+
+def _share(first: Array, part: Array, weight: Array) -> Array:
+    if not jnp.issubdtype(jnp.result_type(first), jnp.inexact):
+        return first
+    some = weight != 0  # 0 where no network has both units: there is nothing to mix
+    return jnp.where(some, part / jnp.where(some, weight, 1), 0)
 
 
 def _produced(spec: PermSpec, params: Params, merge: SoftPerms) -> Params:
@@ -99,9 +128,9 @@ def split_by_model(
     Returns:
         For each network: group name -> `M_k`; and group name -> `U_k`.
     """
-    merges = {name: jnp.split(m, num_models, axis=-1) for name, m in merge_matrices.items()}
-    unmerges = {name: jnp.split(m, num_models, axis=-2) for name, m in unmerge_matrices.items()}
-    return (
-        [{name: blocks[k] for name, blocks in merges.items()} for k in range(num_models)],
-        [{name: blocks[k] for name, blocks in unmerges.items()} for k in range(num_models)],
-    )
+    return _by_model(num_models, merge_matrices, -1), _by_model(num_models, unmerge_matrices, -2)
+
+
+def _by_model(num_models: int, matrices: SoftPerms, axis: int) -> list[dict[str, Array]]:
+    blocks = {name: jnp.split(matrix, num_models, axis=axis) for name, matrix in matrices.items()}
+    return [{name: parts[k] for name, parts in blocks.items()} for k in range(num_models)]

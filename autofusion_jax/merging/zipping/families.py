@@ -1,7 +1,7 @@
 """Groups that are nested in one another, and which of their blocks belong together."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +83,7 @@ def _worth(
     axes = [*stacks, *outer, *(f"{o}'" for o in outer)]  # with ': the second network's
     for o in outer:
         if o in perms:
-            index = _spread(spec, o, perms[o], axes)
+            index = along_axes(spec, o, perms[o], axes)
             values = np.take_along_axis(values, index, axes.index(f"{o}'")).squeeze(axes.index(f"{o}'"))
             axes.remove(f"{o}'")
     for o in reversed(outer):
@@ -98,12 +98,12 @@ def _worth(
     return values.transpose([axes.index(axis) for axis in kept])
 
 
-def _spread(spec: PermSpec, group: str, perm: np.ndarray, axes: list[str]) -> np.ndarray:
-    """A permutation `[*outer, n]` with its axes where they are named in `axes`, 1 elsewhere."""
+def along_axes(spec: PermSpec, group: str, values: np.ndarray, axes: Sequence[str]) -> np.ndarray:
+    """Numbers `[*outer, n]` of a group's units, with axes where they are named in `axes`, 1 elsewhere."""
     names = [*spec.groups[group].nested_in, group]
     order = sorted(range(len(names)), key=lambda i: axes.index(names[i]))
-    sizes = dict(zip(names, perm.shape))
-    return perm.transpose(order).reshape([sizes.get(axis, 1) for axis in axes])
+    sizes = dict(zip(names, values.shape))
+    return values.transpose(order).reshape([sizes.get(axis, 1) for axis in axes])
 
 
 def block_index(spec: PermSpec, group: str, perms: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -113,5 +113,5 @@ def block_index(spec: PermSpec, group: str, perms: Mapping[str, np.ndarray]) -> 
     shape = [*(spec.stacks[s] for s in stacks), *sizes]
     index = np.zeros(shape, int)
     for o, size in zip(outer, sizes):
-        index = index * size + _spread(spec, o, perms[o], [*stacks, *outer])
+        index = index * size + along_axes(spec, o, perms[o], [*stacks, *outer])
     return index.reshape(*shape[: len(stacks)], -1)

@@ -1,7 +1,6 @@
 """A network zipped up to a cut: one trunk, and the original networks' own heads behind it."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from jax import Array
 from autofusion_jax.merging.result import MergeResult, MergeTask
 from autofusion_jax.symmetry.capture import fitted_axes
 from autofusion_jax.symmetry.factoring import transform_axes
-from autofusion_jax.symmetry.flat import FlatProgram, Override, Overrides, flatten_program
+from autofusion_jax.symmetry.flat import FlatProgram, Override, Overrides, flatten_program, given
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import mix_factor
@@ -73,19 +72,15 @@ class PartialNetwork:
         numbers = self.numbers(program)
         at_the_cut = program.evaluate(numbers, self.trunk(program, params, x), trunk_rules)
         values = {program.leaves[path]: leaf for path, leaf in params["heads"][head].items()}
-        overrides = {}
-        for site, number, value in zip(self.cut, numbers, at_the_cut):
-            unmerged = _unmerged(self.spec, site, value, params["unmerge"][head])
-            overrides[number] = Override((), functools.partial(_given, unmerged))
-        return values, overrides
+        unmerged = [
+            _unmerged(self.spec, site, value, params["unmerge"][head])
+            for site, value in zip(self.cut, at_the_cut)
+        ]
+        return values, given(dict(zip(numbers, unmerged)))
 
 
 def _none(params: Params, x: Any) -> Any:
     raise ValueError("zipit: perm_spec must carry an apply_fn; got none.")
-
-
-def _given(value: Array) -> Array:
-    return value
 
 
 def _numbers(program: FlatProgram, cut: Sequence[Site]) -> list[int]:

@@ -6,7 +6,7 @@ are those of all `G n` units of each network, `G` blocks in a row.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +73,7 @@ def block_similarities(
     """
     if kind not in KINDS:
         raise unknown_name("block_similarities", "kind", kind, KINDS)
-    found = {name: _best_site(spec, name, position) for name in innermost_groups(spec)}
-    sites = {name: site for name, site in found.items() if site is not None}
-    if spec.sites and not sites:
-        return {}
-    measured = _block_moments(spec, models, x, sites)
+    measured = block_moments(spec, models, x, position=position)
     if kind != "correlation":
         return {name: KINDS[kind](moments) for name, moments in measured.items()}
     return {name: _correlation(moments) for name, moments in measured.items()}
@@ -119,10 +115,27 @@ def _correlation(moments: Moments) -> Array:
     return jnp.where(alike, 1, moments.correlation())
 
 
-def _block_moments(
-    spec: PermSpec, models: Sequence[Params], x: Array, sites: Mapping[str, Site]
+def block_moments(
+    spec: PermSpec, models: Sequence[Params], x: Shaped[Array, "N ..."], *, position: Position
 ) -> dict[str, Moments]:
-    """Moments of all blocks of each group at its site, over batches of inputs."""
+    """Moments of the units of N networks, all blocks of a group in a row, for every innermost group.
+
+    Args:
+        spec: a spec from `infer_perm_spec`.
+        models: parameters of the networks.
+        x: inputs.
+        position: as for `block_similarities`; so is the site at which a group is measured.
+
+    Returns:
+        group name -> moments of `[models, *stacks, G n]`. Groups without any site are left out.
+
+    Raises:
+        ValueError: the spec has no sites or no `apply_fn`.
+    """
+    found = {name: _best_site(spec, name, position) for name in innermost_groups(spec)}
+    sites = {name: site for name, site in found.items() if site is not None}
+    if spec.sites and not sites:
+        return {}
     wanted = tuple(sites.values())
 
     def capture(models: Sequence[Params], batch: Array) -> dict[str, tuple[Array, int]]:

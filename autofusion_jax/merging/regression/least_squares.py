@@ -1,0 +1,92 @@
+"""Ridge regression of what a layer should make on what it reads, from moments of both."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
+from autofusion_jax.merging.similarity import BATCH_SIZE
+from autofusion_jax.transport.moments import Moments
+
+MAX_NUMBERS = 2**25
+"""How many numbers of a batch are held at once: what the layers read and what they should make."""
+
+
+class Fit(NamedTuple):
+    """The solution of one layer.
+
+    Attributes:
+        kernel: `[B, C, F]`.
+        bias: `[B, F]`; 0 for a layer without one.
+        gram: `E[z z^T] + lambda I`, `[B, C, C]`.
+        before: mean square of `y`, over samples and all that is made.
+        after: mean square of `W z + b - y`.
+    """
+
+    kernel: Float[np.ndarray, "B C F"]
+    bias: Float[np.ndarray, "B F"]
+    gram: Float[np.ndarray, "B C C"]
+    before: float
+    after: float
+
+
+def samples_of(read: Float[Array, "S B C"], wanted: Float[Array, "S B F"]) -> Float[Array, "1 S B CF"]:
+    """What a layer reads and what it should make, side by side: for `stream_moments`, with one outer axis."""
+    return jnp.concatenate([read, wanted], axis=-1)[None]
+
+
+def ridge_regression(moments: Moments, num_read: int, *, centred: bool, ridge: float) -> Fit:
+    r"""Solve `argmin_{W, b} E |W z + b - y|^2 + lambda |W|^2` for each of B products.
+
+    `W = (E[z z^T] + lambda I)^-1 E[z y^T]` and `b = E[y] - W E[z]`, moments about the mean where
+    there is a bias; `lambda` is `ridge` times the mean eigenvalue of `E[z z^T]`.
+
+    Args:
+        moments: those of `(z, y)` as from `samples_of`.
+        num_read: C, the size of z.
+        centred: whether there is a bias.
+        ridge: > 0.
+    """
+    second = np.asarray(moments.cov if centred else moments.second_moment(), np.float64)
+    mean_z, mean_y = np.split(np.asarray(moments.mean[0], np.float64), [num_read], axis=-1)
+    gram, cross = second[:, :num_read, :num_read], second[:, :num_read, num_read:]  # z z^T, z y^T
+    scale = np.trace(gram, axis1=-2, axis2=-1) / num_read
+    damping = ridge * np.where(scale > 0, scale, 1)[:, None, None] * np.eye(num_read)
+    damped = gram + damping
+    pairs = zip(damped, cross)
+    kernel = np.stack([scipy.linalg.solve(left, right, assume_a="pos") for left, right in pairs])
+    bias = mean_y - np.einsum("bc,bcf->bf", mean_z, kernel) if centred else np.zeros_like(mean_y)
+    before = np.trace(second[:, num_read:, num_read:], axis1=-2, axis2=-1).sum()
+    after = before - 2 * np.sum(kernel * cross) + np.sum(kernel * (gram @ kernel))
+    before += np.sum(mean_y**2) if centred else 0.0
+    return Fit(kernel, bias, damped, float(before / mean_y.size), max(float(after / mean_y.size), 0.0))
+
+
+def as_leaves(linear: LinearLayers, layer: LinearLayer, fit: Fit) -> dict[str, Array]:
+    """Path -> leaf: the weight, and the bias where there is one, that do what a fit says."""
+    leaves = {layer.weight: linear.weight(layer, jnp.asarray(fit.kernel, jnp.float32))}
+    if layer.bias is not None:
+        leaves[layer.bias.leaf] = linear.shift(layer, jnp.asarray(fit.bias, jnp.float32))
+    return leaves
+
+
+def in_batches(x: Array, numbers_per_input: int) -> list[Array]:
+    """Cut inputs so that no batch needs more than `MAX_NUMBERS`."""
+    size = min(max(MAX_NUMBERS // max(numbers_per_input, 1), 1), BATCH_SIZE)
+    return [x[start : start + size] for start in range(0, len(x), size)]
+
+
+def numbers_per_input(layers: Sequence[LinearLayer], num_inputs: int) -> list[int]:
+    """How many numbers each layer reads and makes for one input.
+
+    Args:
+        layers: layers of a program that was traced with `num_inputs` inputs.
+        num_inputs: its inputs.
+    """
+    return [layer.product.num_samples * (b * (c + f)) // num_inputs
+            for layer in layers for b, c, f in [layer.product.sizes]]  # fmt: skip
