@@ -48,7 +48,8 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
     Args:
         caller: the method, for messages.
         task: the networks, inputs, and perhaps labels.
-        pseudo_labels: a key of `TEACHERS`.
+        pseudo_labels: a key of `TEACHERS`. "em" needs one answer for every input, and sites; where
+            there are none it is "z".
         zeta: predictions whose largest probability is not above this are not trusted, in [0, 1).
 
     Returns:
@@ -57,6 +58,8 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
     if task.y is not None:
         num_classes = jax.eval_shape(task.network, task.models[0], task.inputs[:1]).shape[-1]
         return real_labels(task.y, num_classes)
+    if pseudo_labels == "em" and not can_mix(task):
+        pseudo_labels = "z"
     (teacher, *_) = TEACHERS[pseudo_labels]().run(task)
     assert teacher.apply_fn is not None
     probs = jax.nn.softmax(predict(teacher.apply_fn, teacher.params, task.inputs))
@@ -68,6 +71,12 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
             stacklevel=2,
         )
     return Targets(probs, keep)
+
+
+def can_mix(task: MergeTask) -> bool:
+    """Whether the EM ensemble works for these networks."""
+    outputs = jax.eval_shape(task.network, task.models[0], task.inputs[:1])
+    return outputs.ndim == 2 and bool(task.spec.sites)
 
 
 def real_labels(y: Int[Array, " n"], num_classes: int) -> Targets:

@@ -6,9 +6,13 @@ from typing import Any
 
 import optax
 
+from autofusion_jax.merging.augmentation import check_augment
 from autofusion_jax.merging.autofusion.losses import LAYER_WEIGHTINGS, STRATEGIES
 from autofusion_jax.merging.teachers import check_pseudo_labels
 from autofusion_jax.validation import require, unknown_name
+
+GAMMAS = ("uniform", "learned")
+STARTS = ("activation_matching", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +22,11 @@ class Options:
     tau: float = 1.0
     num_iters: int = 20
     implicit: bool = False
-    zeta: float = 0.9
-    pseudo_labels: str = "confidence"
-    gamma: float | str = 0.5
+    zeta: float = 0.0
+    pseudo_labels: str = "em"
+    gamma: float | str = "learned"
+    start: str = "activation_matching"
+    augment: str = "auto"
     strategy: str = "normalized"
     layer_weighting: str = "linear"
     omega_a: float = 0.5
@@ -31,6 +37,7 @@ class Options:
     learning_rate: float = 1.0
     final_learning_rate: float = 0.01
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
+    mixing_rate: float = 0.02
     init_scale: float = 0.01
 
     def __post_init__(self) -> None:
@@ -43,12 +50,15 @@ class Options:
         check("zeta", 0 <= self.zeta < 1, "in [0, 1)")
         fixed = isinstance(self.gamma, int | float)
         in_range = isinstance(self.gamma, int | float) and 0 <= self.gamma <= 1
-        check("gamma", in_range if fixed else self.gamma == "uniform", 'in [0, 1], or "uniform"')
+        check("gamma", in_range if fixed else self.gamma in GAMMAS, 'in [0, 1], "uniform", or "learned"')
         for name in ("omega_a", "omega_r", "init_scale"):
             check(name, getattr(self, name) >= 0, ">= 0")
-        for name in ("learning_rate", "final_learning_rate"):
+        for name in ("learning_rate", "final_learning_rate", "mixing_rate"):
             check(name, getattr(self, name) > 0, "> 0")
         check_pseudo_labels("autofusion", self.pseudo_labels)
+        check_augment("autofusion", self.augment)
+        if self.start not in STARTS:
+            raise unknown_name("autofusion", "start", self.start, STARTS)
         if self.strategy not in STRATEGIES:
             raise unknown_name("autofusion", "strategy", self.strategy, STRATEGIES)
         if self.layer_weighting not in LAYER_WEIGHTINGS:
@@ -59,11 +69,19 @@ class Options:
         """The weight of A in the merged network: the fixed gamma, or one half."""
         return float(self.gamma) if isinstance(self.gamma, int | float) else 0.5
 
+    @property
+    def learns_mixing(self) -> bool:
+        """Whether every unit gets weights of its own."""
+        return self.gamma == "learned"
+
 
 # The paper does not state tau; 2 is a compromise between the best for an MLP and for a VGG.
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {"gamma": 0.5},
-    "paper": {"gamma": "uniform", "tau": 2.0},
+    "default": {},
+    "paper": {
+        "gamma": "uniform", "tau": 2.0, "zeta": 0.9, "pseudo_labels": "confidence", "start": "random",
+        "augment": "none",
+    },
 }
 
 

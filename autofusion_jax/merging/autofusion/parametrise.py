@@ -1,23 +1,44 @@
 """The learned numbers: one matrix of scores for every group, made soft by Sinkhorn."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Key
 
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.symmetry.transform import element_shape
+from autofusion_jax.symmetry.transform import element_shape, soften
 from autofusion_jax.transport.assignment import solve_assignment
 from autofusion_jax.transport.sinkhorn import log_sinkhorn
+from autofusion_jax.types import Perms
 
 
-def init_log_alpha(spec: PermSpec, key: Key[Array, ""], *, scale: float) -> dict[str, Array]:
-    """Draw initial scores `scale * N(0, 1)`, in the shape of the groups' soft elements."""
+START_ODDS = 9.0
+"""How much more mass a row has at its place in the start than everywhere else together."""
+
+
+def init_log_alpha(
+    spec: PermSpec, key: Key[Array, ""], *, scale: float, start: Perms | None = None, tau: float = 1.0
+) -> dict[str, Array]:
+    """Draw initial scores `scale * N(0, 1)`, in the shape of the groups' soft elements.
+
+    Args:
+        spec: the permutation spec.
+        key: random key.
+        scale: standard deviation.
+        start: permutations that get `tau log(START_ODDS n)` more, so that Sinkhorn starts near them.
+        tau: the temperature of Sinkhorn.
+    """
     keys = jax.random.split(key, max(len(spec.groups), 1))
-    return {
+    scores = {
         name: scale * jax.random.normal(k, element_shape(spec, name, soft=True))
         for k, name in zip(keys, spec.groups)
     }
+    if start is None:
+        return scores
+    extra = {name: tau * math.log(START_ODDS * group.size) for name, group in spec.groups.items()}
+    return {name: scores[name] + extra[name] * p for name, p in soften(spec, start).items()}
 
 
 def log_soft_perms(

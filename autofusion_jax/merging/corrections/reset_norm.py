@@ -153,6 +153,14 @@ def _statistics(
     return mean, squares / count, squares / jnp.maximum(count - 1, 1)
 
 
+def stored_statistics(spec: PermSpec, params: Params, x: Array | None) -> frozenset[str]:
+    """Paths of the leaves that hold measured statistics of norms; none where nothing can be traced."""
+    if spec.apply_fn is None or x is None:
+        return frozenset()
+    norms = stored_norms(flatten_program(spec, params, x, caller="reset_norm"))
+    return frozenset(path for norm in norms for path in (norm.mean, norm.variance))
+
+
 def stored_norms(program: FlatProgram) -> list[StoredNorm]:
     """Find the normalisations by stored statistics, each with leaves of its own."""
     reader = AffineReader(program)

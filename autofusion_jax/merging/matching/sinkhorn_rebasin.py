@@ -63,7 +63,7 @@ def sinkhorn_rebasin(
     options = Options(
         tau=tau, batch_size=batch_size, learning_rate=learning_rate, zeta=zeta,
         pseudo_labels=pseudo_labels,
-        final_learning_rate=learning_rate / 100, **LOSSES[loss],
+        final_learning_rate=learning_rate / 100, start="random", augment="none", **LOSSES[loss],
     )  # fmt: skip
 
     def run(task: MergeTask) -> list[MergeResult]:

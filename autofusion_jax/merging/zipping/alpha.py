@@ -2,26 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_norms
+from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics
 from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.merging.teachers import find_targets
-from autofusion_jax.symmetry.flat import flatten_program
-from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
 
 ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """What `alpha="auto"` tries."""
-
-
-def stored_statistics(spec: PermSpec, params: Params, x: Array | None) -> frozenset[str]:
-    """Paths of the leaves that hold measured statistics of norms; none where nothing can be traced."""
-    if spec.apply_fn is None or x is None:
-        return frozenset()
-    norms = stored_norms(flatten_program(spec, params, x, caller="mudsc"))
-    return frozenset(path for norm in norms for path in (norm.mean, norm.variance))
 
 
 def score(task: MergeTask, params: Params) -> float:

@@ -10,9 +10,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.merging.corrections.reset_norm import stored_statistics
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.zipping.aligned import aligned_correlations
-from autofusion_jax.merging.zipping.alpha import ALPHAS, score, stored_statistics
+from autofusion_jax.merging.zipping.alpha import ALPHAS, score
 from autofusion_jax.merging.zipping.families import Family, find_families
 from autofusion_jax.merging.zipping.matching import Matching, join, match_family
 from autofusion_jax.merging.zipping.similarities import block_similarities
