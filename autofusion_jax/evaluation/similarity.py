@@ -122,7 +122,7 @@ def output_sites(spec: PermSpec) -> dict[str, Site]:
     return {site.group: site for site in spec.sites if site.position == "read"}
 
 
-def l1_complexity(perm: Int[Array, "..."] | Float[Array, "..."]) -> float:
+def l1_complexity(perm: Int[Array | np.ndarray, "..."] | Float[Array | np.ndarray, "..."]) -> float:
     """The L1 distance of a permutation matrix to the identity: `sum_ij |P_ij - I_ij|` (paper, D.2, Fig. 5).
 
     A hard permutation that moves m units has `2 m`; a doubly stochastic matrix `2 (n - trace)`. The
