@@ -43,6 +43,7 @@ def activation_maps(
     classes: Int[Array, " n"],
     *,
     site: Site,
+    relative: bool = False,
 ) -> ActivationMaps:
     """Map what speaks for a class: by Grad-CAM at a site, or by gradient x input where that cannot be.
 
@@ -55,6 +56,7 @@ def activation_maps(
         x: inputs `[N, *places, channels]`, such as images `[N, height, width, channels]`.
         classes: the class of each input whose logit is explained.
         site: where, one of `spec.sites`.
+        relative: explain the logit less the mean of all logits; see `grad_cam`.
 
     Returns:
         The maps `[N, *places]`.
@@ -63,10 +65,12 @@ def activation_maps(
         ValueError: as `grad_cam`.
     """
     if has_places(spec, site, x):
-        return ActivationMaps(grad_cam(spec, params, x, classes, site=site), "grad_cam")
+        return ActivationMaps(grad_cam(spec, params, x, classes, site=site, relative=relative), "grad_cam")
     require(spec.apply_fn is not None, "activation_maps", "spec", "one that carries an apply_fn", "none")
     assert spec.apply_fn is not None
-    return ActivationMaps(gradient_x_input(spec.apply_fn, params, x, classes), "gradient_x_input")
+    return ActivationMaps(
+        gradient_x_input(spec.apply_fn, params, x, classes, relative=relative), "gradient_x_input"
+    )
 
 
 def has_places(spec: PermSpec, site: Site, x: Float[Array, "n ..."]) -> bool:
@@ -83,6 +87,7 @@ def grad_cam(
     classes: Int[Array, " n"],
     *,
     site: Site,
+    relative: bool = False,
 ) -> Float[Array, "n ..."]:
     r"""Grad-CAM: `ReLU(sum_k alpha_k A_k)` with `alpha_k = mean over places of d logit / d A_k`.
 
@@ -97,6 +102,9 @@ def grad_cam(
         x: inputs `[N, *places, channels]`; one may not depend on another.
         classes: the class of each input whose logit is explained.
         site: where: one that `has_places`.
+        relative: explain the logit less the mean of all logits. What is added to all logits alike
+            changes no answer, but it changes the map of a logit: where networks of different tasks
+            are merged, all logits may fall, and nothing would speak for any.
 
     Returns:
         Maps `[N, *places]`, >= 0, in units of the logit over the number of places.
@@ -113,11 +121,16 @@ def grad_cam(
         f"{site.name!r} of shape {site.shape}, x {list(x.shape)}", "Use gradient_x_input.",
     )  # fmt: skip
     _check_logits("grad_cam", spec.apply_fn, params, x, classes)
-    return _grad_cam(spec, site, params, x, classes)
+    return _grad_cam(spec, site, relative, params, x, classes)
 
 
 def gradient_x_input(
-    apply_fn: ApplyFn, params: Params, x: Float[Array, "n ..."], classes: Int[Array, " n"]
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Float[Array, "n ..."],
+    classes: Int[Array, " n"],
+    *,
+    relative: bool = False,
 ) -> Float[Array, "n ..."]:
     """The part of each place in a class's logit to first order: `ReLU(sum_c x_c d logit / d x_c)`.
 
@@ -126,6 +139,7 @@ def gradient_x_input(
         params: its parameters.
         x: inputs `[N, *places, channels]`; one may not depend on another.
         classes: the class of each input whose logit is explained.
+        relative: explain the logit less the mean of all logits.
 
     Returns:
         Maps `[N, *places]`, >= 0.
@@ -140,7 +154,7 @@ def gradient_x_input(
         [[1. 0.]]
     """
     _check_logits("gradient_x_input", apply_fn, params, x, classes)
-    return _gradient_x_input(apply_fn, params, x, classes)
+    return _gradient_x_input(apply_fn, relative, params, x, classes)
 
 
 def activation_after(program: FlatProgram, number: int) -> int:
@@ -167,8 +181,8 @@ def activation_after(program: FlatProgram, number: int) -> int:
     return exits.pop() if len(exits) == 1 else number
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _grad_cam(spec: PermSpec, site: Site, params: Params, x: Array, classes: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _grad_cam(spec: PermSpec, site: Site, relative: bool, params: Params, x: Array, classes: Array) -> Array:
     program = flatten_program(spec, params, x, caller="grad_cam")
     made = program.at(site)
     require(made is not None, "grad_cam", "site", "outside of loops (scans)", repr(site.name))
@@ -181,7 +195,7 @@ def _grad_cam(spec: PermSpec, site: Site, params: Params, x: Array, classes: Arr
 
     def score(value: Array) -> Array:
         (logits,) = program.evaluate(program.outputs[:1], values, {number: Override((), lambda: value)})
-        return _chosen(logits, classes)
+        return _chosen(logits, classes, relative)
 
     features, gradients = (_view(spec, site, v) for v in (value, jax.grad(score)(value)))
     inner = 1 + len(spec.groups[site.group].nested_in)
@@ -191,13 +205,14 @@ def _grad_cam(spec: PermSpec, site: Site, params: Params, x: Array, classes: Arr
     return jax.image.resize(maps, x.shape[:-1], "linear")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _gradient_x_input(apply_fn: ApplyFn, params: Params, x: Array, classes: Array) -> Array:
-    gradient = jax.grad(lambda x: _chosen(apply_fn(params, x), classes))(x)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradient_x_input(apply_fn: ApplyFn, relative: bool, params: Params, x: Array, classes: Array) -> Array:
+    gradient = jax.grad(lambda x: _chosen(apply_fn(params, x), classes, relative))(x)
     return jnp.maximum((gradient * x).sum(-1), 0)
 
 
-def _chosen(logits: Array, classes: Array) -> Array:
+def _chosen(logits: Array, classes: Array, relative: bool) -> Array:
+    logits = logits - logits.mean(-1, keepdims=True) if relative else logits
     return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
 
 

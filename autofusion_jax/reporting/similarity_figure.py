@@ -9,8 +9,8 @@ from autofusion_jax.reporting.figures import DASHES, PALETTE
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "d")
 
-Line = tuple[np.ndarray, np.ndarray]
-"""Mean and standard deviation, each `[layers]`."""
+Line = tuple[np.ndarray, np.ndarray | None]
+"""Mean, and standard deviation if there is one, each `[layers]`."""
 
 
 def layers_figure(
@@ -28,18 +28,20 @@ def layers_figure(
     figure = Figure(figsize=(5.5 * len(panels) + 0.5, 5.4), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     places, shown = np.arange(len(layers)), {}
+    lines_of_all = [line for lines in panels.values() for line in lines.values()]
+    lowest = min(float(np.nanmin(mean if spread is None else mean - spread)) for mean, spread in lines_of_all)
     for panel, (heading, lines) in zip(axes, panels.items()):
         for label, (mean, spread) in lines.items():
             i = labels.index(label)
-            shift = 0.06 * (i - (len(labels) - 1) / 2) / max(len(labels) - 1, 1)
+            shift = 0 if spread is None else 0.2 * ((i + 0.5) / len(labels) - 0.5)
             shown[label] = panel.errorbar(
-                places + 4 * shift, mean, yerr=spread if np.any(spread > 0) else None, capsize=2,
+                places + shift, mean, yerr=spread, capsize=2,
                 color=PALETTE[i % len(PALETTE)], linestyle=DASHES[i % len(DASHES)],
                 marker=MARKERS[i % len(MARKERS)], markersize=5, linewidth=1.6,
             )  # fmt: skip
-        panel.set(title=heading, xlabel="layer", xticks=places, xticklabels=layers, ylim=(-0.1, 1.05))
+        panel.set(title=heading, xlabel="layer", xticks=places, xticklabels=layers)
+        panel.set_ylim(np.floor(10 * lowest - 0.5) / 10, 1.05)
         panel.grid(alpha=0.25)
-        panel.axhline(0, color="0.5", linewidth=0.8)
     axes[0].set_ylabel(ylabel)
     figure.suptitle(title)
     handles = [shown[label] for label in labels]

@@ -36,7 +36,7 @@ def draw(work: Work) -> Drawn:
     table: Table = {}
     for name in measured[0]:
         values = np.stack([one[name] for one in measured])  # [pairs, layers]
-        spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(layers))
+        spread = values.std(0, ddof=1) if len(values) > 1 else None
         heading, label = name.split("|")
         table.setdefault(heading, {})[label] = (values.mean(0), spread)
     images = min(work.sizes.activation_images, len(cases[0].setting.dataset.test_labels))
@@ -79,7 +79,9 @@ def _measure(work: Work, case: Case) -> dict[str, np.ndarray]:
         for variant, params in aligned.items():
             if entry.method != "interpolation":
                 label, key = titled(entry, variant), f"{merged.key} {variant}"
-                found |= _compare(work, case, case.params_a, params, label, key, (CKA_AB, UNITS_AB))
+                lines = _compare(work, case, case.params_a, params, label, key, (CKA_AB, UNITS_AB))
+                kept = lines if variant == "soft" else {f"{UNITS_AB}|{label}": lines[f"{UNITS_AB}|{label}"]}
+                found |= kept  # hard permutations do not change CKA
         for variant, params in merged.variants.items():
             label, key = titled(entry, variant), f"{merged.key} merged {variant}"
             found |= _compare(work, case, params, case.params_a, label, f"{key} a", (CKA_A, UNITS_A))
@@ -127,11 +129,11 @@ def _caption(cases: list[Case], images: int) -> str:
     return (
         f"Similarity of the activations that the next layer reads, on {images:,} test images of both "
         f"tasks; in feature maps every place is a sample; {spread}. Linear CKA (Kornblith et al., 2019) "
-        "compares the spaces that the units span: hard permutations do not change it, so all hard "
-        "alignments of B lie on the line before alignment; soft matrices mix units and do change it. What "
-        "an alignment changes is which units stand opposite each other: the mean correlation of unit i of "
-        "one network with unit i of the other. Merged networks are compared with A and with the permuted "
-        "B."
+        "compares the spaces that the units span: hard permutations do not change it, so there is one "
+        "line for all of them; soft matrices mix units and do change it. What an alignment changes is "
+        "which units stand opposite each other: the mean correlation of unit i of one network with unit i "
+        "of the other, over the units that vary in both. Merged networks are compared with A and with the "
+        "permuted B."
     )
 
 

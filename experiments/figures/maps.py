@@ -42,13 +42,13 @@ def draw(work: Work, per_task: int) -> Drawn:
                 panel = Panel(file_name(layer, name), _alt(rows, kind, layer, name), layer, name)
                 panels.append(work.save(activation_figure(rows, NETWORKS, title=title), panel))
     caption = (
-        f"What speaks for the true class of each input: {kind} of its logit at a layer (after the ReLU, "
-        "before pooling), brought to the size of the input; the white line is the outline of the input. "
-        "Every map is relative to its own largest value, so brightness does not compare between networks, "
-        "and a black map has nothing that speaks for the class. Below each map what the network answers, "
-        f"and its probability. One random test image of each class (seed {case.pair.seed}), those of task "
-        "A first; A never saw those of task B, and the other way round. The paper does not say how its "
-        "maps were made."
+        f"What speaks for the true class of each input: {kind} of its logit, less the mean of all logits, "
+        "at a layer (after the ReLU, before pooling), brought to the size of the input; the white line is "
+        "the outline of the input. Every map is relative to its own largest value, so brightness does not "
+        "compare between networks, and a black map has nothing that speaks for the class. Below each map "
+        "what the network answers, and its probability. One random test image of each class (seed "
+        f"{case.pair.seed}), those of task A first; A never saw those of task B, and the other way round. "
+        "The paper does not say how its maps were made."
     )
     return Drawn(caption, panels)
 
@@ -65,7 +65,10 @@ def _seen(
 ) -> tuple[np.ndarray, dict[str, ActivationMaps]]:
     """A network's probabilities, and its maps by layer."""
     probs = np.asarray(jax.nn.softmax(case.setting.model.apply(params, x)))
-    maps = {layer: activation_maps(case.spec, params, x, classes, site=site) for layer, site in sites.items()}
+    maps = {
+        layer: activation_maps(case.spec, params, x, classes, site=site, relative=True)
+        for layer, site in sites.items()
+    }
     return probs, maps
 
 

@@ -31,12 +31,13 @@ def draw_methods(work: Work) -> Drawn:
     complexity = {name: {g: l1_complexity(m) for g, m in by_group.items()} for name, by_group in rows.items()}
     shown = {name: dict(list(by_group.items())[:FIRST_LAYERS]) for name, by_group in rows.items()}
     title = f"{case.setting.config.name}, seed {case.pair.seed}: permutations of B's units"
-    panels = [_save(work, "all.png", shown, title)]
+    by_layer = {group: {name: shown[name][group] for name in shown} for group in next(iter(shown.values()))}
+    panels = [_save(work, "all.png", by_layer, title)]
     for name, by_group in shown.items():
         for group, matrix in by_group.items():
             file = file_name(name, group)
             panels.append(
-                _save(work, file, {name: {group: matrix}}, group, layer=group, method=name)
+                _save(work, file, {name: {group: matrix}}, title, layer=group, method=name)
             )  # fmt: skip
     caption = (
         f"Permutation matrices of the first two layers, rows units of A, columns units of B. {L1} The paper "
