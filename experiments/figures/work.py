@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,5 +192,4 @@ def titled(entry: Entry, variant: str) -> str:
 
 def file_name(*parts: str) -> str:
     """A name for a picture, of letters, digits and underscores."""
-    words = "_".join(parts).lower()
-    return "".join(c if c.isalnum() else "_" for c in words).strip("_").replace("__", "_") + ".png"
+    return "_".join(re.findall(r"[a-z0-9]+", "_".join(parts).lower())) + ".png"
