@@ -35,7 +35,7 @@ class Similarity(NamedTuple):
     unit_correlation: float
 
 
-def linear_cka(moments: Moments) -> float:
+def linear_cka(moments: Moments, first: int = 0, second: int = 1) -> float:
     r"""Linear CKA of two networks' units, from their covariances: the feature-space form.
 
     `||C_ab||_F^2 / (||C_aa||_F ||C_bb||_F)` with the covariance blocks of the two networks, which is
@@ -43,14 +43,15 @@ def linear_cka(moments: Moments) -> float:
     groups the mean over the outer indices (heads).
 
     Args:
-        moments: of two networks over the same samples. In feature maps and sequences every place is
-            a sample; the units alone are features.
+        moments: of two or more networks over the same samples. In feature maps and sequences every
+            place is a sample; the units alone are features.
+        first, second: which two networks to compare.
 
     Returns:
         A number in [0, 1]; NaN where a network's units never vary.
 
     Raises:
-        ValueError: the moments are not those of two networks.
+        ValueError: there is no such network.
 
     References:
         Kornblith, Norouzi, Lee, Hinton: Similarity of neural network representations revisited,
@@ -62,20 +63,22 @@ def linear_cka(moments: Moments) -> float:
         >>> round(linear_cka(batch_moments(jnp.stack([units, units[:, ::-1]]), 0)), 5)
         1.0
     """
-    _check_two(moments, "linear_cka")
-    ab, aa, bb = (_frobenius(moments.cross(i, j)) for i, j in ((0, 1), (0, 0), (1, 1)))
+    _check_models("linear_cka", moments, first, second)
+    blocks = ((first, second), (first, first), (second, second))
+    ab, aa, bb = (_frobenius(moments.cross(i, j)) for i, j in blocks)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.mean(ab**2 / (aa * bb)))
 
 
-def unit_correlation(moments: Moments) -> float:
+def unit_correlation(moments: Moments, first: int = 0, second: int = 1) -> float:
     """Mean correlation of unit i of one network with unit i of the other; see `Similarity`.
 
     Args:
-        moments: of two networks over the same samples.
+        moments: of two or more networks over the same samples.
+        first, second: which two networks to compare.
 
     Raises:
-        ValueError: the moments are not those of two networks.
+        ValueError: there is no such network.
 
     Example:
         >>> from autofusion_jax.transport.moments import batch_moments
@@ -83,38 +86,42 @@ def unit_correlation(moments: Moments) -> float:
         >>> round(unit_correlation(batch_moments(jnp.stack([units, -units]), 0)), 5)
         -1.0
     """
-    _check_two(moments, "unit_correlation")
-    n = moments.mean.shape[-1]
-    opposite = np.asarray(jnp.diagonal(moments.correlation()[..., :n, n:], axis1=-2, axis2=-1))
-    alive = np.all(np.asarray(moments.std()) > 0, axis=0)
+    _check_models("unit_correlation", moments, first, second)
+    together = np.asarray(jnp.diagonal(moments.cross(first, second), axis1=-2, axis2=-1), np.float64)
+    stds = np.asarray(moments.std(), np.float64)[[first, second]]
+    alive = np.all(stds > 0, axis=0)
+    opposite = together / np.where(alive, stds.prod(0), 1)
     return float(opposite[alive].mean()) if alive.any() else float("nan")
 
 
 def network_similarity(
     spec: PermSpec,
-    params_a: Params,
-    params_b: Params,
+    models: Sequence[Params],
     batches: Iterable[Any],
     *,
+    pairs: Sequence[tuple[int, int]] = ((0, 1),),
     sites: Sequence[Site] | None = None,
-) -> dict[str, Similarity]:
-    """Compare two networks' activations at every site, streamed over batches.
+) -> dict[str, tuple[Similarity, ...]]:
+    """Compare networks' activations at every site, streamed over batches.
 
     Args:
         spec: a spec from `infer_perm_spec`.
-        params_a: parameters of one network.
-        params_b: parameters of the other; for a comparison after an alignment `apply_perm(...)` of it.
+        models: the networks' parameters; for a comparison after an alignment `apply_perm(...)` of one.
         batches: batches of inputs, each `[N, ...]`.
+        pairs: which of `models` to compare with which.
         sites: which of the spec's sites; all of them if left out.
 
     Returns:
-        Site name -> how alike they are.
+        Site name -> how alike the networks of each pair are.
 
     Raises:
-        ValueError: as `autofusion_jax.moments`.
+        ValueError: there is no such network, or as `autofusion_jax.moments`.
     """
-    measured = moments(spec, [params_a, params_b], batches, sites=sites)
-    return {name: Similarity(linear_cka(m), unit_correlation(m)) for name, m in measured.items()}
+    measured = moments(spec, models, batches, sites=sites)
+    return {
+        name: tuple(Similarity(linear_cka(m, *pair), unit_correlation(m, *pair)) for pair in pairs)
+        for name, m in measured.items()
+    }
 
 
 def output_sites(spec: PermSpec) -> dict[str, Site]:
@@ -150,8 +157,9 @@ def l1_complexity(perm: Int[Array | np.ndarray, "..."] | Float[Array | np.ndarra
     return float(np.abs(matrix - identity).sum())
 
 
-def _check_two(moments: Moments, caller: str) -> None:
-    require(len(moments.mean) == 2, caller, "moments", "those of two networks", f"of {len(moments.mean)}")
+def _check_models(caller: str, moments: Moments, *wanted: int) -> None:
+    num = len(moments.mean)
+    require(all(0 <= i < num for i in wanted), caller, "first and second", f"in [0, {num})", wanted)
 
 
 def _frobenius(matrix: Array) -> np.ndarray:

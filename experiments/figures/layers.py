@@ -1,7 +1,5 @@
 """How alike the networks are, layer by layer, before and after alignment and merging (for reviewers)."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 import autofusion_jax as af
@@ -69,45 +67,50 @@ PICTURES = {
 
 def _measure(work: Work, case: Case) -> dict[str, np.ndarray]:
     """`HEADING|label` -> `[layers]` of one pair."""
-    found = _compare(work, case, case.params_a, case.params_b, BEFORE, "ab", (CKA_AB, UNITS_AB))
-    for entry in work.figure.entries:
-        merged = merge_case(case, entry, work.console)
-        hard = af.apply_perm(case.spec, case.params_b, merged.perms)
-        aligned = {"hard" if merged.soft_perms else "": hard}
+    networks = [case.params_a, case.params_b]
+    compared = {f"{heading}|{BEFORE}": (0, 1) for heading in (CKA_AB, UNITS_AB)}
+
+    def add(params: Params) -> int:
+        networks.append(params)
+        return len(networks) - 1
+
+    merges = [(entry, merge_case(case, entry, work.console)) for entry in work.figure.entries]
+    for entry, merged in merges:
+        hard = add(af.apply_perm(case.spec, case.params_b, merged.perms))
+        if entry.method != "interpolation":  # CKA is as it was before
+            compared[f"{UNITS_AB}|{titled(entry, 'hard' if merged.soft_perms else '')}"] = 0, hard
         if merged.soft_perms:
-            aligned = {"soft": permute(case.spec, case.params_b, merged.soft_perms), **aligned}
-        for variant, params in aligned.items():
-            if entry.method != "interpolation":
-                label, key = titled(entry, variant), f"{merged.key} {variant}"
-                lines = _compare(work, case, case.params_a, params, label, key, (CKA_AB, UNITS_AB))
-                kept = lines if variant == "soft" else {f"{UNITS_AB}|{label}": lines[f"{UNITS_AB}|{label}"]}
-                found |= kept  # hard permutations do not change CKA
+            soft = add(permute(case.spec, case.params_b, merged.soft_perms))
+            compared |= {f"{heading}|{titled(entry, 'soft')}": (0, soft) for heading in (CKA_AB, UNITS_AB)}
         for variant, params in merged.variants.items():
-            label, key = titled(entry, variant), f"{merged.key} merged {variant}"
-            found |= _compare(work, case, params, case.params_a, label, f"{key} a", (CKA_A, UNITS_A))
-            found |= _compare(work, case, params, hard, label, f"{key} b", (CKA_B, UNITS_B))
-    return found
+            number = add(params)
+            against = {CKA_A: 0, CKA_B: 1, UNITS_A: 0, UNITS_B: hard}
+            compared |= {f"{h}|{titled(entry, variant)}": (number, other) for h, other in against.items()}
+    return _compare(work, case, networks, compared, [merged.key for _, merged in merges])
 
 
 def _compare(
-    work: Work, case: Case, first: Params, second: Params, label: str, key: str, headings: tuple[str, str]
+    work: Work, case: Case, networks: list[Params], compared: dict[str, tuple[int, int]], keys: list[str]
 ) -> dict[str, np.ndarray]:
-    """CKA and unit correlation of two networks in every layer, under the two headings."""
-    sites = output_sites(case.spec)
-    dataset = case.setting.dataset
-    chosen = evenly(len(dataset.test_labels), work.sizes.activation_images)
+    """What each heading asks for of two networks, `[layers]`, by the names of `compared`."""
+    sites, labels = output_sites(case.spec), case.setting.dataset.test_labels
+    chosen = evenly(len(labels), work.sizes.activation_images)
 
-    def make() -> Mapping[str, np.ndarray]:
+    def make() -> dict[str, np.ndarray]:
         x = case.setting.test_x[chosen]
         batches = (x[start : start + BATCH] for start in range(0, len(x), BATCH))
-        found = network_similarity(case.spec, first, second, batches, sites=tuple(sites.values()))
-        lines = np.array([found[site.name] for site in sites.values()])
-        return {"cka": lines[:, 0], "units": lines[:, 1]}
+        pairs = list(compared.values())
+        found = network_similarity(case.spec, networks, batches, pairs=pairs, sites=tuple(sites.values()))
+        by_layer = [found[site.name] for site in sites.values()]
+        return {
+            name: np.array(
+                [getattr(similarities[k], METRIC[name.split("|")[0]]) for similarities in by_layer]
+            )
+            for k, name in enumerate(compared)
+        }
 
-    root = case.setting.checkpoint_root.name
-    settings = {"root": root, "seed": case.pair.seed, "compared": key, "images": len(chosen)}
-    _, lines = remember(case.kept, "similarity", settings, make)
-    return {f"{heading}|{label}": lines[kind] for heading, kind in zip(headings, ("cka", "units"))}
+    settings = {"merges": keys, "compared": list(compared), "images": len(chosen)}
+    return remember(case.kept, "similarity", settings, make)[1]
 
 
 def _save(

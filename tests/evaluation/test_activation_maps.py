@@ -144,6 +144,21 @@ def test_dense_layers_fall_back_to_gradient_x_input():
         np.testing.assert_allclose(maps[n], expected, atol=1e-5)
 
 
+def test_relative_maps_do_not_change_when_all_logits_fall():
+    """Both kinds of map, against a network whose head was moved by hand."""
+    params, x = bare_params(), jax.random.normal(jax.random.key(0), (4, 6, 6, 2))
+    spec = af.infer_perm_spec(bare, params, x[:2])
+    site = site_of(spec, "conv.pre")
+    moved = {**params, "head": params["head"] - 3.0}
+    centred = {**params, "head": params["head"] - params["head"].mean(1, keepdims=True)}
+    found, after = (grad_cam(spec, p, x, CLASSES, site=site, relative=True) for p in (params, moved))
+    np.testing.assert_allclose(found, after, atol=1e-4)
+    np.testing.assert_allclose(found, grad_cam(spec, centred, x, CLASSES, site=site), atol=1e-4)
+    plain, lower = (gradient_x_input(bare, p, x, CLASSES, relative=True) for p in (params, moved))
+    np.testing.assert_allclose(plain, lower, atol=1e-3)
+    assert not np.allclose(gradient_x_input(bare, moved, x, CLASSES), lower, atol=1e-1)
+
+
 @pytest.mark.parametrize(
     ("function", "follows"),
     [

@@ -57,10 +57,11 @@ def test_nested_groups_are_means_over_their_outer_indices():
 def test_networks_streamed_against_all_at_once(model):
     """Every place of a feature map is a sample; batches of unequal size."""
     a, b, spec, x = params_for(model, 0), params_for(model, 1), model.perm_spec, inputs_for(model, 30)
-    found = network_similarity(spec, a, b, [x[:20], x[20:]])
+    found = network_similarity(spec, [b, b, a], [x[:20], x[20:]], pairs=[(2, 1), (0, 1)])
     assert sorted(found) == sorted(site.name for site in spec.sites)
     captured = [af.capture_sites(spec, params, x) for params in (a, b)]
-    for name, similarity in found.items():
+    for name, (similarity, same) in found.items():
+        assert same.cka == pytest.approx(1, abs=1e-4) == same.unit_correlation
         left, right = (rows(values[name]) for values in captured)
         assert similarity.cka == pytest.approx(gram_cka(left, right), rel=1e-3)
         alive = (left.std(0) > 0) & (right.std(0) > 0)
@@ -74,11 +75,11 @@ def test_an_alignment_changes_the_units_and_not_cka(model):
     moved = af.apply_perm(spec, a, perms)
     back = af.apply_perm(spec, moved, af.invert(spec, perms))
     sites = tuple(output_sites(spec).values())
-    before, after = (network_similarity(spec, a, other, [x], sites=sites) for other in (moved, back))
+    found = network_similarity(spec, [a, moved, back], [x], pairs=[(0, 1), (0, 2)], sites=sites)
     assert list(output_sites(spec)) == list(spec.groups)
-    for name in before:
-        assert before[name].cka == pytest.approx(1, abs=1e-4) == after[name].cka
-        assert before[name].unit_correlation < 0.9 < 0.999 < after[name].unit_correlation
+    for before, after in found.values():
+        assert before.cka == pytest.approx(1, abs=1e-4) == after.cka
+        assert before.unit_correlation < 0.9 < 0.999 < after.unit_correlation
 
 
 def test_l1_complexity_counts_what_moves():
@@ -94,11 +95,8 @@ def test_l1_complexity_counts_what_moves():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: linear_cka(batch_moments(jnp.ones((3, 4, 2)), 0)),
-            "linear_cka: moments must be those of two",
-        ),
-        (lambda: unit_correlation(batch_moments(jnp.ones((1, 4, 2)), 0)), "those of two networks; got of 1"),
+        (lambda: linear_cka(batch_moments(jnp.ones((1, 4, 2)), 0)), r"second must be in \[0, 1\); got"),
+        (lambda: unit_correlation(batch_moments(jnp.ones((2, 4, 2)), 0), 0, 2), r"in \[0, 2\); got \(0, 2\)"),
         (lambda: l1_complexity(jnp.ones((2, 3))), r"perm must be integers .* got float32\[2, 3\]"),
     ],
 )

@@ -144,16 +144,27 @@ def test_nothing_is_made_twice(runs, monkeypatch):
 
 @pytest.mark.slow
 def test_other_settings_make_the_figure_anew(runs, tmp_path, monkeypatch):
-    make("5", runs, out_dir=str(tmp_path))
-    (tmp_path / "all.png").write_bytes(b"")
-    make("5", runs, out_dir=str(tmp_path))
-    assert (tmp_path / "all.png").stat().st_size == 0
-    monkeypatch.setattr(figures, "FAST", dataclasses.replace(TINY, gammas=4))
-    make("5", runs, out_dir=str(tmp_path))
+    make("4", runs, out_dir=str(tmp_path))
+    (tmp_path / "soft.png").write_bytes(b"")
+    make("4", runs, out_dir=str(tmp_path))
+    assert (tmp_path / "soft.png").stat().st_size == 0
+    monkeypatch.setattr(figures, "FAST", dataclasses.replace(TINY, activation_images=50))
+    make("4", runs, out_dir=str(tmp_path))
     stored = json.loads((tmp_path / FIGURE_FILE).read_text())
-    assert stored["settings"]["sizes"]["gammas"] == 4 and (tmp_path / "all.png").stat().st_size > 0
-    rebasin = stored["numbers"]["l1_complexity"]["Git Re-Basin"]
-    assert set(rebasin) == {"conv_0", "conv_1"} and rebasin["conv_0"] in (0, 4, 6, 8)
+    assert stored["settings"]["sizes"]["activation_images"] == 50
+    assert (tmp_path / "soft.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_l1_complexity_is_that_of_the_kept_permutations(runs):
+    work, case = case_of("5", runs)
+    stored = json.loads((make("5", runs) / FIGURE_FILE).read_text())["numbers"]
+    assert stored["l1_largest"] == {"conv_0": 8, "conv_1": 12}
+    perms = merge_case(case, work.figure.entries[0], work.console).perms
+    moved = {
+        group: 2 * int((np.asarray(perm) != np.arange(len(perm))).sum()) for group, perm in perms.items()
+    }
+    assert stored["l1_complexity"]["Git Re-Basin"] == moved
 
 
 @pytest.mark.slow
