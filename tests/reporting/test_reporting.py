@@ -108,7 +108,7 @@ def test_two_panels_with_a_network_off_the_curves(tmp_path):
         gammas,
         title="t",
         metrics=metrics,
-        points={"star": (0.5, {"task_a": 9, "task_b": 8})},
+        points={"star": (0.5, {"task_a": 9.0, "task_b": 8.0})},
     )
     assert [panel.get_title() for panel in figure.axes] == ["A", "B"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["line", "star"]
