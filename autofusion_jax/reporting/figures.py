@@ -7,18 +7,24 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from PIL import Image
 
-# Okabe and Ito's colour-blind-safe palette; lines differ in dash and marker as well.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-")
+# Okabe and Ito's colour-blind-safe palette, grey for its yellow; lines differ in dash as well.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#808080")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-", (0, (6, 2)))
+MARKERS = ("*", "D", "s", "^")
 LEVEL_DASHES = ((0, (8, 2)), (0, (3, 3)), (0, (1, 2)), (0, (8, 2, 1, 2)))
+COLORS = 256
 METRIC_TITLES = {"joint": "Both tasks (joint)", "task_a": "Task A", "task_b": "Task B"}
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG of 256 colours, a third of the size of one of all, whole or not at all."""
     part = path.with_name(f".{path.stem}.part.png")
-    FigureCanvasAgg(figure).print_png(str(part))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    picture.quantize(COLORS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(part, optimize=True)
     part.replace(path)
 
 
@@ -29,8 +35,9 @@ def interpolation_figure(
     title: str,
     levels: Mapping[str, float] | None = None,
     metrics: Mapping[str, str] = METRIC_TITLES,
+    points: Mapping[str, tuple[float, Mapping[str, float]]] | None = None,
 ) -> Figure:
-    """Draw accuracy against gamma, one panel for each of three metrics.
+    """Draw accuracy against gamma, one panel for each metric.
 
     Args:
         curves: label -> metric -> `[points]` in percent.
@@ -38,13 +45,24 @@ def interpolation_figure(
         title: what was evaluated, and on what.
         levels: label -> joint accuracy of up to four networks without a curve, as thin grey lines.
         metrics: metric -> heading of its panel; by default joint, task A and task B.
+        points: label -> (gamma, metrics) of up to four networks that lie on none of the curves.
     """
-    figure = Figure(figsize=(13, 5.2), dpi=130, layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
+    figure = Figure(figsize=(13 if len(metrics) > 2 else 10, 5.2), dpi=130, layout="constrained")
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for panel, (metric, heading) in zip(axes, metrics.items()):
         for i, (name, curve) in enumerate(curves.items()):
             color, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
             panel.plot(gammas, curve[metric], color=color, linestyle=dash, linewidth=2, label=name)
+        for marker, (name, (gamma, values)) in zip(MARKERS, (points or {}).items()):
+            panel.plot(
+                gamma,
+                values[metric],
+                marker,
+                color="black",
+                markersize=13,
+                markeredgecolor="white",
+                label=name,
+            )
         panel.set(title=heading, xlabel="gamma (weight of model A)", xlim=(0, 1), ylim=(0, 100))
         panel.grid(alpha=0.25)
     for dash, (name, level) in zip(LEVEL_DASHES, (levels or {}).items()):
@@ -56,16 +74,23 @@ def interpolation_figure(
     return figure
 
 
-def permutation_figure(matrices: Mapping[str, Mapping[str, np.ndarray]], *, title: str) -> Figure:
+def permutation_figure(
+    matrices: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    title: str,
+    notes: Mapping[str, Mapping[str, str]] | None = None,
+) -> Figure:
     """Draw permutation matrices, one row per method, one column per group.
 
     Args:
         matrices: label of the method -> group -> `[n, n]`, rows model A's units.
         title: what they belong to.
+        notes: label of the method -> group -> what to write above its matrix.
     """
     groups = list(next(iter(matrices.values())))
     rows, columns = len(matrices), len(groups)
-    figure = Figure(figsize=(2.5 * columns + 1, 2.6 * rows + 1.6), dpi=110, layout="constrained")
+    size = (max(2.5 * columns + 1, 4.5), (2.85 if notes else 2.6) * rows + 1.6)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     image = None
     for row, (name, by_group) in enumerate(matrices.items()):
@@ -77,8 +102,9 @@ def permutation_figure(matrices: Mapping[str, Mapping[str, np.ndarray]], *, titl
             panel.set(xticks=[0, n], yticks=[0, n])
             if column == 0:
                 panel.set_ylabel(f"{name}\nunit of A", fontsize=9)
-            if row == 0:
-                panel.set_title(group, fontsize=10)
+            note = notes[name][group] if notes else ""
+            heading = group if row == 0 else ""
+            panel.set_title(f"{heading}\n{note}".strip(), fontsize=10)
             if row == rows - 1:
                 panel.set_xlabel("unit of B", fontsize=9)
     if image is not None:

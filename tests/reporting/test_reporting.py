@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from autofusion_jax.evaluation.landscape import Landscape
+from autofusion_jax.reporting.activation_figure import MapRow, activation_figure
 from autofusion_jax.reporting.comparison import (
     Line,
     comparison_cells,
@@ -24,6 +25,7 @@ from autofusion_jax.reporting.figures import (
 )
 from autofusion_jax.reporting.landscape_figure import Marked, landscape_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records
+from autofusion_jax.reporting.similarity_figure import layers_figure
 from autofusion_jax.reporting.tables import markdown_table, rich_table, table_cells
 
 
@@ -96,6 +98,52 @@ def test_figures_are_pictures(tmp_path):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 200 and len(set(image.convert("L").resize((64, 64)).tobytes())) > 5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "p.png"]
+
+
+def test_two_panels_with_a_network_off_the_curves(tmp_path):
+    gammas, metrics = np.linspace(0, 1, 5), {"task_a": "A", "task_b": "B"}
+    curve = dict.fromkeys(metrics, 100 * gammas)
+    figure = interpolation_figure(
+        {"line": curve},
+        gammas,
+        title="t",
+        metrics=metrics,
+        points={"star": (0.5, {"task_a": 9.0, "task_b": 8.0})},
+    )
+    assert [panel.get_title() for panel in figure.axes] == ["A", "B"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["line", "star"]
+    assert [float(panel.lines[-1].get_ydata()[0]) for panel in figure.axes] == [9, 8]
+
+
+def test_notes_above_matrices():
+    figure = permutation_figure({"m": {"g": np.eye(3)}}, title="t", notes={"m": {"g": "L1 0 of 6"}})
+    assert figure.axes[0].get_title() == "g\nL1 0 of 6"
+
+
+def test_activation_maps_are_relative_to_their_own_largest_value(tmp_path):
+    image = np.zeros((6, 6, 1), np.float32)
+    image[2:4, 2:4] = 1
+    hot = np.zeros((6, 6), np.float32)
+    hot[0, 0] = 50
+    row = MapRow("three", image, (hot, np.zeros_like(hot)), ("says 3", "says 5"))
+    figure = activation_figure([row, row], ["A", "B"], title="t")
+    assert [panel.get_title() for panel in figure.axes[:3]] == ["input", "A", "B"]
+    shown = [np.asarray(panel.images[0].get_array()) for panel in figure.axes[:3]]
+    assert shown[0].shape == (6, 6) and shown[1].max() == 1 and shown[2].max() == 0
+    assert figure.axes[1].get_xlabel() == "says 3" and figure.axes[3].get_ylabel() == "three"
+    save_figure(figure, tmp_path / "m.png")
+    with Image.open(tmp_path / "m.png") as picture:
+        assert picture.mode == "P" and min(picture.size) > 200
+
+
+def test_lines_over_layers():
+    mean, spread = np.array([0.9, 0.4]), np.array([0.1, 0.2])
+    panels = {"left": {"one": (mean, spread)}, "right": {"two": (mean, None), "one": (mean, spread)}}
+    figure = layers_figure(panels, ["conv_0", "conv_1"], title="t", ylabel="CKA")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
+    colors = [panel.containers[-1].lines[0].get_color() for panel in figure.axes]
+    assert colors[0] == colors[1] and figure.axes[0].get_ylim()[0] == pytest.approx(0.1)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["conv_0", "conv_1"]
 
 
 LINES = [

@@ -1,0 +1,114 @@
+"""The one table of reproduced figures, and how one is made."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from autofusion_jax.reporting.records import write_text
+from autofusion_jax.validation import unknown_name
+from figures import interpolation, layers, maps, permutations
+from figures.schema import FAST, FULL, Drawn, Figure
+from figures.work import Work
+
+FIGURES: dict[str, Figure] = {
+    figure.name: figure
+    for figure in (
+        interpolation.FIGURE_3,
+        interpolation.FIGURE_4,
+        permutations.FIGURE_5,
+        maps.FIGURE_6,
+        permutations.FIGURE_7,
+        maps.FIGURE_8,
+        maps.FIGURE_9,
+        layers.FIGURE,
+    )
+}
+FIGURE_FILE = "figure.json"
+
+
+def run_figure(
+    name: str,
+    *,
+    out_dir: str,
+    runs_dir: str,
+    data_dir: str,
+    seed: int | None,
+    fast: bool,
+    console: Console,
+) -> Path:
+    """Make a figure: endpoints, merges, numbers, pictures; what exists under the same settings is kept.
+
+    Args:
+        name: a key of `FIGURES`.
+        out_dir: its folder; empty for `RUNS_DIR/figure_NAME`.
+        runs_dir: where endpoints and merges are kept and found again.
+        data_dir: folder with the original files of the data set, or empty.
+        seed: seed of the (first) endpoint pair; None for the config's.
+        fast: fewer points, images and epochs, for a first look.
+        console: where progress is printed.
+
+    Returns:
+        The folder, with `figure.json` and the pictures it names.
+
+    Raises:
+        ValueError: unknown name.
+        OSError: the folder cannot be written.
+    """
+    if name not in FIGURES:
+        raise unknown_name("--figure", "figure", name, FIGURES)
+    figure, configs = FIGURES[name], []
+    for build in figure.configs:
+        config = build()
+        config.runs_dir, config.data.dir = runs_dir, data_dir
+        config.seed = config.seed if seed is None else seed
+        configs.append(config)
+    folder = Path(out_dir or Path(runs_dir) / f"figure_{name}")
+    work = Work(figure, folder, runs_dir, FAST if fast else FULL, tuple(configs), console)
+    if _is_made(folder, work.settings):
+        console.print(f"figure {name} is in {folder} already")
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
+    drawn = figure.draw(work)
+    command = f"python experiments/reproduce.py --figure={name}{' --fast' if fast else ''}"
+    command += "" if seed is None else f" --seed={seed}"
+    write_text(
+        folder / FIGURE_FILE, json.dumps(_to_json(figure, drawn, command, work.settings), indent=2) + "\n"
+    )
+    console.print(f"figure {name} in {folder}: {len(drawn.panels)} picture(s), {FIGURE_FILE}")
+    return folder
+
+
+def _to_json(figure: Figure, drawn: Drawn, command: str, settings: dict[str, Any]) -> dict[str, Any]:
+    panels = [
+        {"file": p.file, "alt": p.alt, "layer": p.layer, "method": p.method, "sample": p.sample}
+        for p in drawn.panels
+    ]
+    return {
+        "figure": figure.name, "title": figure.title, "caption": drawn.caption, "command": command,
+        "panels": panels, "curves": drawn.curves.to_json() if drawn.curves else None,
+        "numbers": dict(drawn.numbers), "settings": settings,
+    }  # fmt: skip
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / FIGURE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_made(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds this figure, whole, under these settings."""
+    stored = _stored(folder)
+    files = [panel["file"] for panel in stored.get("panels", [])]
+    return stored.get("settings") == settings and all((folder / file).is_file() for file in files)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the pictures of a figure made under other settings."""
+    for panel in _stored(folder).get("panels", []):
+        (folder / panel["file"]).unlink(missing_ok=True)
+    (folder / FIGURE_FILE).unlink(missing_ok=True)
