@@ -1,6 +1,7 @@
 """Several networks and the one made of them, carried together from layer to layer."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -18,6 +19,9 @@ from autofusion_jax.types import Params
 
 MAX_KEPT = 2**28
 """How many numbers are held between layers; where there are more, every layer starts from the inputs."""
+
+MAX_SAMPLES = 2**17
+"""How many samples of a layer are used; of more (places of feature maps), every third, fifth, ... is."""
 
 Values = dict[int, Array]
 """Values of a program by their numbers."""
@@ -44,9 +48,10 @@ class Layerwise:
             x: inputs `[N, ...]`.
             layers: the layers, in the order of the program.
         """
+        self._num_traced = len(x[:2])
         self._models = [flatten_by_path(params) for params in models]
         self._parts = [flatten_by_path(params) for params in parts]
-        self._batches = in_batches(x, max(numbers_per_input(layers, len(x[:2])), default=1))
+        self._batches = in_batches(x, max(numbers_per_input(layers, self._num_traced), default=1))
         sizes = {len(batch): batch for batch in (self._batches[0], self._batches[-1])}
         self._programs = {
             size: flatten_program(spec, models[0], batch, caller="prune_concat")
@@ -72,8 +77,10 @@ class Layerwise:
             merged: path -> leaf of the merged network. What stood before an earlier layer that
                 was asked for must not have changed since.
         """
+        per_input = layer.product.num_samples / self._num_traced
+        every = math.ceil(per_input * sum(map(len, self._batches)) / MAX_SAMPLES) | 1  # odd: all columns
         steps = {
-            size: jax.jit(functools.partial(_step, program, layer))
+            size: jax.jit(functools.partial(_step, program, layer, every))
             for size, program in self._programs.items()
         }
         parts = [part[layer.weight] for part in self._parts]
@@ -94,7 +101,7 @@ def _as_captured(samples: Array) -> dict[str, tuple[Array, int]]:
 
 
 def _step(
-    program: FlatProgram, layer: LinearLayer, networks: Sequence[Mapping[str, Array]],
+    program: FlatProgram, layer: LinearLayer, every: int, networks: Sequence[Mapping[str, Array]],
     parts: Sequence[Array], values: Sequence[Values],
 ) -> tuple[list[Values], Array]:  # fmt: skip
     """Go on to a layer, all networks; the merged one is the last.
@@ -114,7 +121,7 @@ def _step(
     own = made(reached[-1], networks[-1][layer.weight])
     lacking = sum((made(*pair) for pair in zip(reached, parts)), -own)
     read = reached[-1][program.equations[layer.equation].inputs[layer.product.live]]
-    return reached, samples_of(layer.product.read(read), layer.product.made(lacking))
+    return reached, samples_of(layer.product.read(read)[::every], layer.product.made(lacking)[::every])
 
 
 def live_values(program: FlatProgram, path: Path) -> tuple[int, ...]:
