@@ -32,6 +32,7 @@ HEADINGS = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
     "kmnist": "KMNIST",
+    "cifar10": "CIFAR-10",
 }
 
 
