@@ -5,7 +5,7 @@ Command: `python experiments/reproduce.py --table=5`
 
 import functools
 
-from tables.autofusion import PAPER, PROTOCOLS, VGG_ENDPOINTS, panel, paper_row, settings
+from tables.autofusion import PAPER, PROTOCOLS, VGG_ENDPOINTS, panel, paper_row, protocol_sweep, settings
 from tables.schema import Table
 
 PUBLISHED = {
@@ -41,7 +41,10 @@ TABLE = Table(
     title="AutoFusion, Table 5: weights under weighted optimisation (VGG, MNIST)",
     panels=tuple(map(_panel, PROTOCOLS)),
     sweeps=(
-        protocol_sweep("weights", "Weights of the losses, weighted strategy", "omega_a = 1 - omega_r", {w: f"omega_a_{w}" for w in PUBLISHED}),
+        protocol_sweep(
+            "weights", "Weights of the losses, weighted strategy", "omega_a = 1 - omega_r",
+            {w: f"omega_a_{w}" for w in PUBLISHED},
+        ),
     ),
     fast=("disjoint",),
 )  # fmt: skip

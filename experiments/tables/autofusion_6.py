@@ -5,7 +5,7 @@ Command: `python experiments/reproduce.py --table=6`
 
 import functools
 
-from tables.autofusion import PAPER, PROTOCOLS, VGG_ENDPOINTS, panel, paper_row, settings
+from tables.autofusion import PAPER, PROTOCOLS, VGG_ENDPOINTS, panel, paper_row, protocol_sweep, settings
 from tables.schema import Table
 
 PUBLISHED = {
@@ -44,7 +44,10 @@ TABLE = Table(
     title="AutoFusion, Table 6: epochs between switches under rounded optimisation (VGG, MNIST)",
     panels=tuple(map(_panel, PROTOCOLS)),
     sweeps=(
-        protocol_sweep("switching", "Switching between the losses, rounded strategy", "epochs between switches", {n: f"switch_every_{n}" for n in PUBLISHED}),
+        protocol_sweep(
+            "switching", "Switching between the losses, rounded strategy", "epochs between switches",
+            {n: f"switch_every_{n}" for n in PUBLISHED},
+        ),
     ),
     fast=("disjoint",),
 )  # fmt: skip

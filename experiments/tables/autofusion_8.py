@@ -6,7 +6,7 @@ Command: `python experiments/reproduce.py --table=8`
 import dataclasses
 import functools
 
-from tables.autofusion import PAPER, PROTOCOLS, VGG_ENDPOINTS, panel, paper_row, settings
+from tables.autofusion import PAPER, PROTOCOLS, VGG_ENDPOINTS, panel, paper_row, protocol_sweep, settings
 from tables.schema import Table
 
 PUBLISHED = {
@@ -48,7 +48,10 @@ TABLE = Table(
     title="AutoFusion, Table 8: real labels (VGG, MNIST)",
     panels=tuple(map(_panel, PROTOCOLS)),
     sweeps=(
-        protocol_sweep("labels", "Share of 9,000 images with real labels", "share (%)", {p: f"labels_{p}" for p in PUBLISHED}),
+        protocol_sweep(
+            "labels", "Share of 9,000 images with real labels", "share (%)",
+            {p: f"labels_{p}" for p in PUBLISHED},
+        ),
     ),
     fast=("disjoint",),
 )  # fmt: skip
