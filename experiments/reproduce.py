@@ -127,10 +127,9 @@ def _run_figures(names: list[str], console: Console) -> list[str]:
     lines = []
     for name in names:
         start = time.perf_counter()
-        out_dir = OUT_DIR.value or f"{RUNS_DIR.value}/figure_{name}{'_fast' if FAST.value else ''}"
         folder = figures.run_figure(
-            name, out_dir=out_dir, runs_dir=RUNS_DIR.value, data_dir=DATA_DIR.value,
-            seed=SEED.value or 0, fast=FAST.value, console=console,
+            name, out_dir=OUT_DIR.value, runs_dir=RUNS_DIR.value, data_dir=DATA_DIR.value,
+            seed=SEED.value, fast=FAST.value, console=console,
         )  # fmt: skip
         lines.append(f"figure {name}: in {folder} ({time.perf_counter() - start:.0f} s)")
     return lines
