@@ -5,6 +5,8 @@ python experiments/reproduce.py --table=5
 
 import importlib.util
 import time
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from rich.console import Console
@@ -44,10 +46,22 @@ def main(console: Console) -> None:
     alone = len(tables) + len(figures) == 1
     require(alone or not OUT_DIR.value, "reproduce", "--out_dir", "left out with several", OUT_DIR.value)
     prepared = [(TABLES[name], _panels(TABLES[name])) for name in tables]  # refuse all that is wrong at once
-    done = [_run_table(table, panels, console) for table, panels in prepared]
-    done += _run_figures(figures, console)
-    for line in done:
+    failed = []
+    lines = [_guarded(failed, _run_table, table, panels, console) for table, panels in prepared]
+    lines += _run_figures(figures, console)
+    for line in lines:
         console.print(line)
+    if failed:
+        raise failed[0]
+
+
+def _guarded(failed: list[Exception], run_one: Callable[..., str], table: Table, *rest: Any) -> str:
+    """Run a table; where several are run, what stops one does not stop the others."""
+    try:
+        return run_one(table, *rest)
+    except (ValueError, OSError) as error:
+        failed.append(error)
+        return f"[red]table {table.name}: stopped:[/] {error}"
 
 
 def _panels(table: Table) -> list[tuple[Panel, TableConfig, list[str]]]:
@@ -98,9 +112,6 @@ def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]],
     """Run and report the panels of a table; returns what it wrote where, in one line."""
     start, finished = time.perf_counter(), []
     for place, (panel, config, names) in enumerate(panels, 1):
-        config.out_dir = (
-            config.out_dir or f"{config.runs_dir}/table_{table.name}{'_fast' if FAST.value else ''}"
-        )
         console.rule(f"table {table.name}, panel {place} of {len(panels)} {panel.name}")
         source = panel.open_source(config, console)
         records = run_rows(table, panel, config, source, console, names)

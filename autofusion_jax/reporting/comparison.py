@@ -79,7 +79,10 @@ def comparison_table(
     table = Table(title=title, box=HEAVY_HEAD)
     for i, name in enumerate(headings):
         style = "dim" if name == PUBLISHED else None
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i > 0, style=style)
+        table.add_column(
+            name, justify="left" if i == 0 else "right", no_wrap=i > 0, style=style,
+            min_width=None if i else 20,
+        )  # fmt: skip
     for cell in cells:
         table.add_row(*cell)
     return table

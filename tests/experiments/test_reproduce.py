@@ -273,7 +273,7 @@ def rows_to_run():
     for table in reversed(TABLES.values()):
         panel, entries = table.panels[0], []
         for entry in panel.entries:
-            kind = (entry.method, entry.options.get("preset"), entry.members, entry.real_labels is None)
+            kind = (entry.method, bool(entry.members), entry.real_labels is None)
             slow = table.name == "cifar5_resnet20" and entry.name in SLOW_ROWS
             if entry.method in (None, "interpolation") or (kind not in covered and not slow):
                 first = {option: values[:1] for option, values in entry.search.items()}
@@ -303,8 +303,11 @@ def test_every_table_at_a_tiny_size(table, panel, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "--table"),
-        (["--table=mudsc"], "--table"),
+        ([], "--table, --figure or --all must be given"),
+        (["--table=mudsc"], "unknown table 'mudsc'. Did you mean 'mudsc_s1'"),
+        (["--table=5,7", "--out_dir=out"], "--out_dir must be left out with several; got out"),
+        (["--table=5", "--panels=disjont"], "unknown panel 'disjont'. Did you mean 'disjoint'"),
+        (["--table=5", "--set=task.ratio=0"], "ratio must be > 0; got 0.0"),
         (["--table=mudsc_s1", "--pairs=0"], "--pairs must be >= 1; got 0"),
         (["--table=mudsc_s1", "--rows=zipt"], "unknown row 'zipt'. Did you mean 'zipit'"),
         (["--table=mudsc_s1", "--set=sede=1"], "unknown field 'sede'. Did you mean 'seed'"),

@@ -98,6 +98,17 @@ def test_figures_are_pictures(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "p.png"]
 
 
+def test_three_tasks_in_tables_and_files(tmp_path):
+    metrics = {"joint": 60.0, "tasks": {"mnist": 70.0, "kmnist": 50.0, "task_c": 60.0}, "avg": 60.0}
+    records = [dataclasses.replace(record(0, 0, 80.0), metrics=metrics)]
+    write_records(tmp_path / "r.jsonl", records)
+    assert json.loads((tmp_path / "r.jsonl").read_text())["metrics"] == metrics
+    assert read_records(tmp_path / "r.jsonl") == records
+    headings, (cells,) = table_cells(summarise(records))
+    assert headings[1:6] == ["Joint", "MNIST", "KMNIST", "Task C", "Avg"]
+    assert cells[1:6] == ["60.00", "70.00", "50.00", "60.00", "60.00"]
+
+
 LINES = [
     Line("Ours", summarise(RECORDS)[0], {"joint": 61.0}),
     Line("Not run", None, {"joint": 50.5}),
