@@ -181,6 +181,7 @@ TABLE = Table(
             caption=caption,
             curves=("average", "rebasin", "activation_align", "zipit", "weight_zip", "mudsc_zip"),
             landscape=("mudsc_zip", "zipit", "weight_zip"),
+            fast=("model_a", "model_b", "ensemble", "average", "rebasin", "zipit", "weight_zip"),
         ),
     ),
 )
