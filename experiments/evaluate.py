@@ -3,6 +3,7 @@
 python experiments/evaluate.py --checkpoint=runs/NAME/checkpoints/pair0/autofusion_soft_repeat0
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from rich.table import Table
 from app import run
 from autofusion_jax.checkpoints.orbax_io import load
 from autofusion_jax.data.registry import DATASETS, load_dataset
-from autofusion_jax.evaluation.accuracy import ALL_METRICS, evaluate
+from autofusion_jax.data.splits import PROTOCOLS, head_classes, task_labels
+from autofusion_jax.evaluation.accuracy import evaluate
 from autofusion_jax.models.registry import build_model
-from autofusion_jax.reporting.records import write_text
-from autofusion_jax.reporting.tables import HEADINGS
+from autofusion_jax.reporting.records import flat_metrics, write_text
+from autofusion_jax.reporting.tables import heading
 from autofusion_jax.symmetry.transform import check_params
-from pipeline.endpoints import to_inputs
+from pipeline.endpoints import names_of_tasks, to_inputs
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the checkpoint.", required=True)
 DATA = flags.DEFINE_enum("data", None, sorted(DATASETS), "Data set; by default the checkpoint's own.")
@@ -33,26 +35,31 @@ def main(console: Console) -> None:
     meta = stored.meta
     if "model" not in meta:
         raise ValueError(f"evaluate: {CHECKPOINT.value} must be a checkpoint of train.py or merge.py.")
+    protocol = meta.get("labels", PROTOCOLS[0])
     data = load_dataset(DATA.value or meta["data"], folder=DATA_DIR.value, report=console.print)
     options = dict(meta["model"])
     model = build_model(
-        options.pop("name"), data.test_images.shape[1:], num_classes=data.num_classes,
+        options.pop("name"), data.test_images.shape[1:],
+        num_classes=data.num_classes if protocol == "disjoint" else max(map(len, meta["tasks"])),
         **{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()},
     )  # fmt: skip
     check_params(model.perm_spec, stored.params, caller="evaluate", name="checkpoint")
-    tasks = [
-        meta["tasks"][i] if flag.value is None else [int(c) for c in flag.value]
-        for i, flag in enumerate((TASK_A, TASK_B))
-    ]
-    metrics = evaluate(model.apply, stored.params, to_inputs(data.test_images), data.test_labels, tasks)
-    console.print(f"{meta['method']}, seed {meta['seed']}, on {data.name}; tasks {tasks}; accuracy (%)")
+    given = [None if flag.value is None else [int(c) for c in flag.value] for flag in (TASK_A, TASK_B)]
+    classes = tuple(tuple(new or old) for new, old in itertools.zip_longest(given, meta["tasks"]))
+    labels, tasks = task_labels(data.test_labels, classes, protocol), head_classes(classes, protocol)
+    names = names_of_tasks(data, len(classes))
+    metrics = evaluate(model.apply, stored.params, to_inputs(data.test_images), labels, tasks, names=names)
+    shown = [list(task) for task in classes]
+    where = f"{data.name}; tasks {shown}, {protocol} labels"
+    console.print(f"{meta['method']}, seed {meta['seed']}, on {where}; accuracy (%)")
     table = Table()
-    for name in ALL_METRICS:
-        table.add_column(HEADINGS[name], justify="right")
-    table.add_row(*(f"{metrics[name]:.2f}" for name in ALL_METRICS))
+    flat = flat_metrics(metrics)
+    for name in flat:
+        table.add_column(heading(name), justify="right")
+    table.add_row(*(f"{value:.2f}" for value in flat.values()))
     console.print(table)
     if OUT.value:
-        result = {"checkpoint": CHECKPOINT.value, "data": data.name, "tasks": tasks, "metrics": metrics}
+        result = {"checkpoint": CHECKPOINT.value, "data": data.name, "tasks": shown, "metrics": metrics}
         write_text(Path(OUT.value), json.dumps(result, indent=2))
         console.print(f"wrote {OUT.value}")
 

@@ -25,9 +25,9 @@ def main(console: Console) -> None:
     folder = open_run(setting)
     for number in range(config.pairs):
         context = open_pair(setting, draw_pair(setting, number))
-        for name in row_names(config):
+        for name in row_names(setting):
             run_job(folder, context, name)
-    finish_run(folder, config, setting.dataset.notes, console)
+    finish_run(folder, setting)
 
 
 def check(config: Config) -> None:
@@ -44,6 +44,7 @@ def check(config: Config) -> None:
         require(getattr(merging, field) >= 1, "--config.merge", field, ">= 1", getattr(merging, field))
     require(config.pairs >= 1, "--config", "pairs", ">= 1", config.pairs)
     config.train.check()
+    config.task.check()
     for field in dataclasses.fields(config.evaluate):
         value = getattr(config.evaluate, field.name)
         require(value >= 2, "--config.evaluate", field.name, ">= 2", value)

@@ -1,45 +1,149 @@
-"""Reproduce a table of a paper: train or find its endpoints, run its rows, print ours beside theirs.
+"""Reproduce tables of papers: train or find their endpoints, run their rows, print ours beside theirs.
 
-python experiments/reproduce.py --table=mudsc_s1
+python experiments/reproduce.py --table=5
 """
+
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from rich.console import Console
 
 from app import run
 from autofusion_jax.validation import require, unknown_name
+from configs.schema import split_commas
 from tables import TABLES
-from tables.report import write_report
+from tables.report import Finished, total_seconds, write_panel, write_table
 from tables.runner import run_rows
-from tables.schema import override
+from tables.schema import Panel, Table, TableConfig
+from tables.settings import make_fast, override
 
-TABLE = flags.DEFINE_enum("table", None, sorted(TABLES), "Which table.", required=True)
+TABLE = flags.DEFINE_multi_string("table", [], f"Which table: {', '.join(TABLES)}; may be repeated.")
+FIGURE = flags.DEFINE_multi_string("figure", [], "Which figure of the paper; may be repeated.")
+ALL = flags.DEFINE_bool("all", False, "Every table and every figure.")
+FAST = flags.DEFINE_bool("fast", False, "A first look: one pair, one key, few images, epochs and rows.")
+PANELS = flags.DEFINE_list(
+    "panels", None, "Run only these panels of the table, by the names of their folders."
+)
+ROWS = flags.DEFINE_list("rows", None, "Run only these rows, by their names in results.jsonl.")
 OUT_DIR = flags.DEFINE_string("out_dir", "", "Folder of the results; by default RUNS_DIR/table_TABLE.")
 RUNS_DIR = flags.DEFINE_string("runs_dir", "runs", "Where trained endpoints are kept and found again.")
-DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the original files of the data set.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the original files of the data sets.")
 PAIRS = flags.DEFINE_integer("pairs", None, "Endpoint pairs, of seeds SEED to SEED + PAIRS - 1.")
 SEED = flags.DEFINE_integer("seed", None, "Seed of the first pair.")
-ROWS = flags.DEFINE_list("rows", None, "Run only these rows, by their names in results.jsonl.")
-SET = flags.DEFINE_multi_string("set", [], "Another setting, may be repeated: --set=train.epochs=1.")
+SET = flags.DEFINE_multi_string("set", [], "Another setting, may be repeated: --set=merge.epochs=64.")
 
 
 def main(console: Console) -> None:
-    table = TABLES[TABLE.value]
-    config = table.get_config()
+    tables = list(TABLES) if ALL.value else list(split_commas(tuple(TABLE.value)))
+    figures = list(split_commas(tuple(FIGURE.value)))
+    for name in tables:
+        if name not in TABLES:
+            raise unknown_name("--table", "table", name, TABLES)
+    require(bool(tables or figures), "reproduce", "--table, --figure or --all", "given", "none of them")
+    alone = len(tables) + len(figures) == 1
+    require(alone or not OUT_DIR.value, "reproduce", "--out_dir", "left out with several", OUT_DIR.value)
+    prepared = [(TABLES[name], _panels(TABLES[name])) for name in tables]  # refuse all that is wrong at once
+    failed = []
+    lines = [_guarded(failed, _run_table, table, panels, console) for table, panels in prepared]
+    lines += _run_figures(figures, console)
+    for line in lines:
+        console.print(line)
+    if failed:
+        raise failed[0]
+
+
+def _guarded(failed: list[Exception], run_one: Callable[..., str], table: Table, *rest: Any) -> str:
+    """Run a table; where several are run, what stops one does not stop the others."""
+    try:
+        return run_one(table, *rest)
+    except (ValueError, OSError) as error:
+        failed.append(error)
+        return f"[red]table {table.name}: stopped:[/] {error}"
+
+
+def _panels(table: Table) -> list[tuple[Panel, TableConfig, list[str]]]:
+    """The panels to run, with their settings and the names of their rows."""
+    known = [panel.name for panel in table.panels]
+    for name in PANELS.value or []:
+        if name not in known:
+            raise unknown_name("--panels", "panel", name, known)
+    wanted = PANELS.value or (table.fast if FAST.value and table.fast else known)
+    panels = [panel for panel in table.panels if panel.name in wanted]
+    rows = {entry.name for panel in panels for entry in panel.entries}
+    for name in ROWS.value or []:
+        if name not in rows:
+            raise unknown_name("--rows", "row", name, rows)
+    return [(panel, _config(table, panel), _rows(panel)) for panel in panels]
+
+
+def _rows(panel: Panel) -> list[str]:
+    default = panel.fast if FAST.value and panel.fast else [entry.name for entry in panel.entries]
+    return ROWS.value or list(default)
+
+
+def _config(table: Table, panel: Panel) -> TableConfig:
+    config = panel.get_config()
+    if FAST.value:
+        make_fast(config)
     for assignment in SET.value:
         override(config, assignment)
     config.out_dir, config.runs_dir, config.data.dir = OUT_DIR.value, RUNS_DIR.value, DATA_DIR.value
+    config.out_dir = config.out_dir or f"{config.runs_dir}/table_{table.name}{'_fast' if FAST.value else ''}"
     config.pairs = config.pairs if PAIRS.value is None else PAIRS.value
     config.seed = config.seed if SEED.value is None else SEED.value
-    names = [entry.name for entry in table.entries]
-    for name in ROWS.value or []:
-        if name not in names:
-            raise unknown_name("--rows", "row", name, names)
     require(config.pairs >= 1, "reproduce", "--pairs", ">= 1", config.pairs)
+    for field in ("repeats", "epochs"):
+        require(
+            getattr(config.merge, field) >= 1,
+            "reproduce",
+            f"merge.{field}",
+            ">= 1",
+            getattr(config.merge, field),
+        )
     config.train.check()
-    source = table.open_source(config, console)
-    folder, records = run_rows(table, config, source, console, ROWS.value or names)
-    write_report(folder, table, config, source, records, console)
+    config.task.check()
+    return config
+
+
+def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]], console: Console) -> str:
+    """Run and report the panels of a table; returns what it wrote where, in one line."""
+    start, finished = time.perf_counter(), []
+    for place, (panel, config, names) in enumerate(panels, 1):
+        console.rule(f"table {table.name}, panel {place} of {len(panels)} {panel.name}")
+        source = panel.open_source(config, console)
+        records = run_rows(table, panel, config, source, console, names)
+        finished.append(Finished(panel, config, source, records))
+        write_panel(table, finished[-1], console)
+    folder, files = write_table(table, finished)
+    made = total_seconds([record for one in finished for record in one.records])
+    seconds = time.perf_counter() - start
+    took = f"{seconds:.0f} s now, {made:.0f} s of training and merging in all"
+    return f"table {table.name}: results in {folder}: {', '.join(files)} ({took})"
+
+
+def _run_figures(names: list[str], console: Console) -> list[str]:
+    """Draw figures of the paper; returns one line for each."""
+    if not (names or ALL.value):
+        return []
+    if importlib.util.find_spec("figures") is None:
+        raise ValueError("reproduce: --figure needs experiments/figures, which this copy lacks.")
+    figures = importlib.import_module("figures")
+    names = list(figures.FIGURES) if ALL.value else names
+    for name in names:
+        if name not in figures.FIGURES:
+            raise unknown_name("--figure", "figure", name, figures.FIGURES)
+    lines = []
+    for name in names:
+        start = time.perf_counter()
+        folder = figures.run_figure(
+            name, out_dir=OUT_DIR.value, runs_dir=RUNS_DIR.value, data_dir=DATA_DIR.value,
+            seed=SEED.value, fast=FAST.value, console=console,
+        )  # fmt: skip
+        lines.append(f"figure {name}: in {folder} ({time.perf_counter() - start:.0f} s)")
+    return lines
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from app import define_config, run
 from autofusion_jax.evaluation.accuracy import evaluate
+from autofusion_jax.reporting.records import flat_metrics
 from pipeline.endpoints import draw_pair, get_network, network_path, open_setting, to_inputs
 
 CONFIG = define_config()
@@ -16,23 +17,22 @@ CONFIG = define_config()
 def main(console: Console) -> None:
     config = CONFIG.value
     config.train.check()
+    config.task.check()
     setting = open_setting(config, console)
     table = Table("network", "classes", "own task, validation", "own task, test", "seconds", "checkpoint")
-    data = setting.dataset
     for number in range(config.pairs):
         pair = draw_pair(setting, number)
-        held_out = to_inputs(data.train_images[pair.validation])
-        for role, metric, task in (("model_a", "task_a", 0), ("model_b", "task_b", 1)):
+        held_out = to_inputs(setting.dataset.train_images[pair.validation])
+        held_out_labels = pair.train_labels[..., pair.validation]
+        for role, name, classes in zip(pair.roles, pair.names, pair.classes):
             params, seconds = get_network(setting, pair, role)
             scores = [
-                evaluate(setting.model.apply, params, x, labels, pair.tasks)[metric]
-                for x, labels in (
-                    (held_out, data.train_labels[pair.validation]),
-                    (setting.test_x, data.test_labels),
-                )
+                flat_metrics(evaluate(setting.model.apply, params, x, labels, pair.tasks, names=pair.names))
+                for x, labels in ((held_out, held_out_labels), (setting.test_x, pair.test_labels))
             ]
+            shown = [f"{score[name]:.2f} %" for score in scores]
             table.add_row(
-                f"{role}, seed {pair.seed}", str(list(pair.tasks[task])), *(f"{s:.2f} %" for s in scores),
+                f"{role}, seed {pair.seed}", str(list(classes)), *shown,
                 f"{seconds:.1f}", str(network_path(setting, pair, role)),
             )  # fmt: skip
     console.print(table)

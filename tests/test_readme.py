@@ -7,12 +7,11 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.models.registry import MODELS
-from autofusion_jax.reporting.comparison import comparison_markdown
 from autofusion_jax.reporting.records import read_records, summarise
 from autofusion_jax.reporting.tables import markdown_table
 from configs import CONFIGS
-from tables import TABLES
-from tables.report import table_lines
+from tables import find_panel
+from tables.report import panel_markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,8 +29,8 @@ def test_tables_come_from_records(path):
 
 @pytest.mark.parametrize("path", REPRODUCED, ids=lambda p: p.parent.name)
 def test_reproduced_tables_are_those_of_their_records(path):
-    table, records = TABLES[path.parent.name], read_records(path.with_name("results.jsonl"))
-    assert comparison_markdown(table_lines(table, records), table.metrics) in README
+    _, panel = find_panel(path.parent.name)
+    assert panel_markdown(panel, read_records(path.with_name("results.jsonl"))) in README
 
 
 def test_there_are_results():

@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from autofusion_jax.validation import require
 
 Arrays = dict[str, np.ndarray]
 """`train_images`, `train_labels`, `test_images`, `test_labels`; the train pair may lack."""
@@ -83,6 +85,7 @@ class Dataset:
         test_labels: int32 `[M]`.
         source: where it came from, as one phrase.
         notes: what every report made from it must say.
+        groups: of joined data sets, the classes that each brings; else empty.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Dataset:
     test_labels: np.ndarray
     source: str
     notes: tuple[str, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -100,6 +104,37 @@ class Dataset:
         train = rows_sha256(self.train_images, self.train_labels)
         test = rows_sha256(self.test_images, self.test_labels)
         return hashlib.sha256((train + test).encode()).hexdigest()
+
+
+def join(datasets: Sequence[Dataset]) -> Dataset:
+    """Put data sets of one image shape behind each other, each with classes of its own.
+
+    Args:
+        datasets: two or more. The classes of the second follow those of the first, and so on.
+
+    Returns:
+        A data set named `first+second`, whose `groups` are the classes of each.
+
+    Raises:
+        ValueError: fewer than two, one twice, or images of different shapes.
+    """
+    names = [dataset.name for dataset in datasets]
+    good = len(names) >= 2 and len(set(names)) == len(names)
+    require(good, "join", "datasets", "two or more, each once", names)
+    shapes = {dataset.name: dataset.train_images.shape[1:] for dataset in datasets}
+    require(len(set(shapes.values())) == 1, "join", "datasets", "of one image shape", shapes)
+    ends = np.cumsum([dataset.num_classes for dataset in datasets])
+    starts = [0, *map(int, ends[:-1])]
+    return Dataset(
+        "+".join(names), int(ends[-1]),
+        np.concatenate([dataset.train_images for dataset in datasets]),
+        np.concatenate([dataset.train_labels + start for dataset, start in zip(datasets, starts)]),
+        np.concatenate([dataset.test_images for dataset in datasets]),
+        np.concatenate([dataset.test_labels + start for dataset, start in zip(datasets, starts)]),
+        "; ".join(dataset.source for dataset in datasets),
+        tuple(note for dataset in datasets for note in dataset.notes),
+        tuple(tuple(range(start, int(end))) for start, end in zip(starts, ends)),
+    )  # fmt: skip
 
 
 def canonical_order(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

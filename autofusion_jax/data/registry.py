@@ -8,7 +8,7 @@ import numpy as np
 
 from autofusion_jax.data import sources
 from autofusion_jax.data.cifar10 import CIFAR10
-from autofusion_jax.data.dataset import Arrays, Dataset, DatasetInfo, SourceUnavailable, verify
+from autofusion_jax.data.dataset import Arrays, Dataset, DatasetInfo, SourceUnavailable, join, verify
 from autofusion_jax.data.digits import DIGITS
 from autofusion_jax.data.fashion_mnist import FASHION_MNIST
 from autofusion_jax.data.kmnist import KMNIST
@@ -40,7 +40,7 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
     registry package that carries the original files.
 
     Args:
-        name: a key of `DATASETS`.
+        name: a key of `DATASETS`, or several joined by `+`: see `join`.
         folder: a folder with the files, or with a folder of the data set's name that has
             them; empty for the environment variable `AUTOFUSION_DATA_DIR`.
         report: takes one line for each source that fails, and one for the one used.
@@ -52,6 +52,9 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
         ValueError: unknown name, or a checksum is wrong (`ChecksumError`).
         FileNotFoundError: no source has it; lists each and why, and what to put where.
     """
+    if "+" in name:
+        parts = [dataset_info(part).name for part in name.split("+")]
+        return join([load_dataset(part, folder=folder, report=report) for part in parts])
     info = dataset_info(name)
     if not info.files:
         return _finish(info, verify(info, info.read_folder(Path()), "scikit-learn"), "scikit-learn")
@@ -81,7 +84,10 @@ def _finish(info: DatasetInfo, arrays: Arrays, origin: str) -> Dataset:
     notes: tuple[str, ...] = ()
     if "train_images" not in arrays:
         arrays, notes = _split_test(info, arrays)
-    return Dataset(info.name, info.num_classes, **arrays, source=origin, notes=notes)
+    return Dataset(
+        info.name, info.num_classes, arrays["train_images"], arrays["train_labels"], arrays["test_images"],
+        arrays["test_labels"], source=origin, notes=notes,
+    )  # fmt: skip
 
 
 def _split_test(info: DatasetInfo, arrays: Arrays) -> tuple[Arrays, tuple[str, ...]]:

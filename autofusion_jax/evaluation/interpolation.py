@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from autofusion_jax.batching import predict
-from autofusion_jax.evaluation.accuracy import Predictions, Tasks, classify, task_metrics, within_metrics
+from autofusion_jax.evaluation.accuracy import Predictions, Tasks, classify, measure
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
@@ -28,7 +29,7 @@ def interpolation_curve(
     tasks: Tasks,
     *,
     prepare: Callable[[Params], Params] | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Evaluate `gamma A + (1 - gamma) pi(B)` for every gamma, in one program.
 
     Args:
@@ -39,8 +40,8 @@ def interpolation_curve(
         perms: B's permutations, hard or soft; applied once.
         gammas: weights of A.
         x: inputs.
-        labels: true classes; one row for each task where every input has a label in each.
-        tasks: the classes of both tasks.
+        labels: true classes, or one row for each task, see `evaluate`.
+        tasks: the classes of each task, A first.
         prepare: applied to every interpolated network before it runs, for example to measure
             BatchNorm statistics anew; traceable.
 
@@ -49,8 +50,8 @@ def interpolation_curve(
     """
     classes = tuple(tuple(task) for task in tasks)
     predicted = _predictions(apply_fn, params_a, permute(spec, params_b, perms), gammas, x, classes, prepare)
-    metrics = task_metrics(np.asarray(predicted.overall), labels, tasks) if labels.ndim == 1 else {}
-    return metrics | within_metrics(np.asarray(predicted.within).swapaxes(0, 1), labels, tasks)
+    within = predicted.within.swapaxes(0, 1)  # [tasks, points, n]
+    return measure(Predictions(predicted.overall, within), labels, tasks)
 
 
 @functools.partial(jax.jit, static_argnames=("apply_fn", "tasks", "prepare"))

@@ -142,7 +142,7 @@ def loss_landscape(
         apply_fn: the networks' function, returns logits `[n, classes]`.
         networks: three or more networks; `pca_plane` is fitted to them.
         x: inputs.
-        labels: true classes; one row for each task where every input has a label in each.
+        labels: true classes, or one row for each task, see `evaluate`.
         tasks: the classes of task A and of task B.
         points: points of the grid along each axis, >= 2.
         margin: how far the grid goes beyond the networks, relative to their spread, >= 0.
@@ -161,6 +161,7 @@ def loss_landscape(
     """
     require(points >= 2, "loss_landscape", "points", ">= 2", points)
     require(margin >= 0, "loss_landscape", "margin", ">= 0", margin)
+    require(len(tasks) == 2, "loss_landscape", "tasks", "two lists of classes", len(tasks))
     plane = pca_plane(networks)
     low, high = np.asarray(plane.coords.min(0)), np.asarray(plane.coords.max(0))
     reach = margin * (high - low)

@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-from autofusion_jax.evaluation.accuracy import ALL_METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Record:
         pair: number of the endpoint pair, from 0.
         repeat: number of the repeat, from 0.
         seed: seed of the pair.
-        metrics: those of `ALL_METRICS` that were measured, in percent.
+        metrics: those of `evaluate` that are defined, in percent.
         num_learned: numbers fitted to data.
         seconds: wall time it took to make, shared evenly by repeats that ran as one program.
         path: its checkpoint, relative to the folder of the results; None if not kept.
@@ -36,7 +35,7 @@ class Record:
     pair: int
     repeat: int
     seed: int
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     num_learned: int
     seconds: float
     path: str | None = None
@@ -48,7 +47,8 @@ class Row:
     """One row of a table: a method and variant over all pairs and repeats.
 
     Attributes:
-        mean: metric -> mean over pairs of the mean over repeats; metrics that all its records have.
+        mean: metric, as `flat_metrics` names it -> mean over pairs of the mean over repeats;
+            metrics that all its records have.
         std_repeats: metric -> standard deviation over repeats, mean over pairs.
         std_pairs: metric -> standard deviation over pairs of the mean over repeats.
         num_pairs, num_repeats: how many of each.
@@ -83,6 +83,23 @@ def read_records(path: Path) -> list[Record]:
     return [Record(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """All metrics of a record on one level; those of three tasks or more by the tasks' names.
+
+    Example:
+        >>> flat_metrics({"joint": 60.0, "tasks": {"mnist": 70.0}, "tasks_within": {"mnist": 80.0}})
+        {'joint': 60.0, 'mnist': 70.0, 'mnist_within': 80.0}
+    """
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            suffix = name.removeprefix("tasks")
+            flat |= {f"{task}{suffix}": accuracy for task, accuracy in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 def summarise(records: Sequence[Record]) -> list[Row]:
     """Summarise records by method and variant, in order of appearance."""
     keys = dict.fromkeys((r.method, r.variant) for r in records)
@@ -92,8 +109,9 @@ def summarise(records: Sequence[Record]) -> list[Row]:
 def _row(records: Sequence[Record]) -> Row:
     pairs = dict.fromkeys(r.pair for r in records)
     mean, std_repeats, std_pairs = {}, {}, {}
-    for name in (m for m in ALL_METRICS if all(m in r.metrics for r in records)):
-        by_pair = [np.array([r.metrics[name] for r in records if r.pair == pair]) for pair in pairs]
+    flat = [(r.pair, flat_metrics(r.metrics)) for r in records]
+    for name in (m for m in flat[0][1] if all(m in metrics for _, metrics in flat)):
+        by_pair = [np.array([metrics[name] for p, metrics in flat if p == pair]) for pair in pairs]
         means = np.array([values.mean() for values in by_pair])
         mean[name] = float(means.mean())
         spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in by_pair]

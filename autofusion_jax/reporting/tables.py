@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table
 
-from autofusion_jax.evaluation.accuracy import METRICS
 from autofusion_jax.reporting.records import Row
 
 LABELS = {
-    "model_a": "Model A",
-    "model_b": "Model B",
     "interpolation": "Weight interpolation",
     "weight_matching": "Git Re-Basin",
     "activation_matching": "Activation matching",
@@ -32,12 +29,37 @@ HEADINGS = {
     "task_a_within": "A within",
     "task_b_within": "B within",
     "avg_within": "Avg within",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "kmnist": "KMNIST",
+    "cifar10": "CIFAR-10",
 }
+
+
+def heading(metric: str) -> str:
+    """What a table calls a metric.
+
+    Example:
+        >>> heading("task_a"), heading("kmnist"), heading("task_c"), heading("kmnist_within")
+        ('Task A', 'KMNIST', 'Task C', 'KMNIST within')
+    """
+    if metric in HEADINGS:
+        return HEADINGS[metric]
+    name = metric.removesuffix("_within")
+    named = HEADINGS.get(name, name.replace("_", " ").title() if name.startswith("task_") else name)
+    return f"{named} within" if metric != name else named
+
+
+def main_metrics(rows: Sequence[Row]) -> list[str]:
+    """The metrics that any row has, but those within the tasks."""
+    found = dict.fromkeys(metric for row in rows for metric in row.mean)
+    return [metric for metric in found if not metric.endswith("_within")]
 
 
 def label(method: str, variant: str | None) -> str:
     """What a table or figure calls a method."""
-    name = LABELS.get(method, method)
+    endpoint = method.removeprefix("model_")
+    name = LABELS.get(method, method if endpoint == method else f"Model {endpoint.upper()}")
     return f"{name}, {variant}" if variant else name
 
 
@@ -48,10 +70,11 @@ def table_cells(rows: Sequence[Row], *, compact: bool = False) -> tuple[list[str
     accuracy over pairs. A compact table gives deviations of the joint accuracy alone.
     """
     several = any(row.num_pairs > 1 for row in rows)
-    headings = ["Method", *(HEADINGS[m] for m in METRICS), *(["± pairs"] if several else [])]
+    metrics = main_metrics(rows)
+    headings = ["Method", *map(heading, metrics), *(["± pairs"] if several else [])]
     cells = []
     for row in rows:
-        values = [_cell(row, metric, spread=not compact or metric == "joint") for metric in METRICS]
+        values = [_cell(row, metric, spread=not compact or metric == "joint") for metric in metrics]
         between = [f"{row.std_pairs.get('joint', 0.0):.2f}"] if several else []
         learned = f"{row.num_learned:,}" if row.num_learned else "-"
         cells.append([label(row.method, row.variant), *values, *between, learned, f"{row.seconds:.1f}"])

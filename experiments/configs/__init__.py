@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from autofusion_jax.validation import unknown_name
 from configs import (
+    cifar10_mlp,
     cifar10_resnet20,
     cifar10_vgg,
     cifar10_vgg_paper,
@@ -26,6 +27,7 @@ from configs import (
 from configs.schema import Config
 
 CONFIGS = {
+    "cifar10_mlp": cifar10_mlp.get_config,
     "cifar10_resnet20": cifar10_resnet20.get_config,
     "cifar10_vgg": cifar10_vgg.get_config,
     "cifar10_vgg_paper": cifar10_vgg_paper.get_config,

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
+from autofusion_jax.data.splits import PROTOCOLS
 from autofusion_jax.training.loop import TrainOptions
+from autofusion_jax.validation import require, unknown_name
 
 REFERENCES = ("model_a", "model_b", "teacher_confidence", "control_ridge_head", "real_labels_training")
 METHODS = ("interpolation", "weight_matching", "autofusion_paper", "autofusion")
@@ -13,16 +15,41 @@ METHODS = ("interpolation", "weight_matching", "autofusion_paper", "autofusion")
 class DataConfig:
     """Attributes: which data set, a folder that has it, and how much is put aside.
 
-    name: a key of `autofusion_jax.data.registry.DATASETS`.
+    name: a key of `autofusion_jax.data.registry.DATASETS`, or several joined by `+`.
     dir: folder with the original files; empty for AUTOFUSION_DATA_DIR.
+    num_train: training images that are used at all, drawn at random after the validation images; 0 for all.
     num_validation: training images put aside.
     num_unlabelled: training images of all classes that the merge sees, without labels.
     """
 
     name: str
     dir: str = ""
+    num_train: int = 0
     num_validation: int = 1000
     num_unlabelled: int = 2000
+
+
+@dataclasses.dataclass
+class TaskConfig:
+    """How the classes become tasks.
+
+    labels: `"disjoint"`: the head has a logit for every class; `"shared"`: the k classes of each task
+        are called 0 to k - 1, and all networks have one k-way head.
+    sizes: how many classes each task has, such as (2, 8) or (3, 3, 4); empty for two halves. Of
+        joined data sets each is a task.
+    ratio: the unlabelled images that the merge sees are this many times as often of task A as the
+        training images are: 5 makes two halves 5 : 1.
+    """
+
+    labels: str = "disjoint"
+    sizes: tuple[int, ...] = ()
+    ratio: float = 1.0
+
+    def check(self) -> None:
+        """Raise ValueError for a value out of its range."""
+        if self.labels not in PROTOCOLS:
+            raise unknown_name("task", "labels", self.labels, PROTOCOLS)
+        require(self.ratio > 0, "task", "ratio", "> 0", self.ratio)
 
 
 @dataclasses.dataclass
@@ -81,7 +108,7 @@ class EvaluateConfig:
 
 @dataclasses.dataclass
 class Config:
-    """One experiment: endpoints trained on two halves of the classes, and their merges.
+    """One experiment: endpoints trained on disjoint classes, and their merges.
 
     name: the name it is asked for by.
     seed: seed of the first pair: class split, initialisations, unlabelled sample, merges.
@@ -93,6 +120,7 @@ class Config:
     name: str
     data: DataConfig
     model: MLPConfig | VGGConfig | ResNetConfig
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     merge: MergeConfig = dataclasses.field(default_factory=MergeConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)

@@ -19,13 +19,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from autofusion_jax.checkpoints.orbax_io import load, save
 from autofusion_jax.data.dataset import Dataset
 from autofusion_jax.data.registry import load_dataset
-from autofusion_jax.data.splits import hold_out, of_classes, sample, split_classes
+from autofusion_jax.data.splits import (
+    head_classes,
+    head_labels,
+    hold_out,
+    keep,
+    of_classes,
+    sample,
+    sample_unevenly,
+    split_classes,
+    task_labels,
+    task_sizes,
+)
+from autofusion_jax.evaluation.accuracy import task_names
 from autofusion_jax.models.registry import Model, build_model
 from autofusion_jax.training.loop import TrainState, init_state, num_steps, train
 from autofusion_jax.types import Params
+from autofusion_jax.validation import require
 from configs.schema import Config, identity
 
-ROLES = ("model_a", "model_b", "real_labels")
+MODEL_ROLES = tuple(f"model_{letter}" for letter in "abcdefghij")
+ROLES = (*MODEL_ROLES[:2], "real_labels", *MODEL_ROLES[2:])
+"""What networks are trained for: each of up to ten tasks, or all of them. Their places are seeds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +59,17 @@ class Setting:
         return {**identity(self.config), "data_sha256": self.dataset.sha256}
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many classes each task has."""
+        return sizes_of_tasks(self.config, self.dataset.num_classes, self.dataset.groups)
+
+    @property
     def checkpoint_root(self) -> Path:
         """The folder of all networks trained under the same data, model and training settings."""
         fields = self.identity
         kept = {name: fields[name] for name in ("data", "model", "train", "data_sha256")}
+        del kept["data"]["num_unlabelled"]
+        kept["task"] = {"labels": self.config.task.labels, "sizes": self.sizes}
         text = json.dumps(kept, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         name = f"{self.config.data.name}_{self.config.model.name}_{digest}"
@@ -61,18 +83,31 @@ class Pair:
     Attributes:
         number: from 0.
         seed: seed of the split, the initialisations, the unlabelled sample and the merges.
-        tasks: classes of task A and of task B.
+        classes: classes of each task, A first.
+        tasks: the logits that stand for them; the classes themselves under disjoint labels.
+        names: what the tasks are called.
         train: role -> indices of its training images.
         validation: indices of the images put aside.
         unlabelled: indices of the images that the merge sees.
+        train_labels: the right logit of each training image `[n]`, or `[tasks, n]`: see `evaluate`.
+        test_labels: likewise of each test image.
     """
 
     number: int
     seed: int
-    tasks: tuple[tuple[int, ...], tuple[int, ...]]
+    classes: tuple[tuple[int, ...], ...]
+    tasks: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...]
     train: dict[str, np.ndarray]
     validation: np.ndarray
     unlabelled: np.ndarray
+    train_labels: np.ndarray
+    test_labels: np.ndarray
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the networks to merge, one for each task."""
+        return tuple(role for role in self.train if role != "real_labels")
 
 
 def to_inputs(images: np.ndarray) -> Array:
@@ -81,29 +116,74 @@ def to_inputs(images: np.ndarray) -> Array:
 
 
 def open_setting(config: Config, console: Console) -> Setting:
-    """Load the data and build the model of a config."""
+    """Load the data and build the model of a config.
+
+    Raises:
+        ValueError: its tasks do not fit the data.
+    """
+    config.task.check()
     dataset = load_dataset(config.data.name, folder=config.data.dir, report=lambda line: console.print(line))
     for note in dataset.notes:
         console.print(f"[yellow]note:[/] {note}")
     options = dataclasses.asdict(config.model)
+    sizes = sizes_of_tasks(config, dataset.num_classes, dataset.groups)
     model = build_model(
-        options.pop("name"), dataset.train_images.shape[1:], num_classes=dataset.num_classes, **options
+        options.pop("name"), dataset.train_images.shape[1:], num_classes=head_size(config, sizes), **options
     )
     return Setting(config, dataset, model, to_inputs(dataset.test_images), console)
 
 
+def sizes_of_tasks(
+    config: Config, num_classes: int, groups: tuple[tuple[int, ...], ...] = ()
+) -> tuple[int, ...]:
+    """How many classes each task has: those of each joined data set, or as the config says.
+
+    Raises:
+        ValueError: the config's sizes do not fit, or there are more tasks than roles.
+    """
+    if groups:
+        wanted, got = "empty: each joined data set is a task", config.task.sizes
+        require(not config.task.sizes, "task", "sizes", wanted, got)
+        sizes = tuple(len(group) for group in groups)
+    else:
+        sizes = task_sizes(num_classes, config.task.sizes)
+    most = len(MODEL_ROLES)
+    require(len(sizes) <= most, "task", "sizes", f"of at most {most} tasks", sizes)
+    return sizes
+
+
+def names_of_tasks(dataset: Dataset, num_tasks: int) -> tuple[str, ...]:
+    """What tasks are called: of three joined data sets or more their names, else `task_a` and so on."""
+    joined = num_tasks > 2 and len(dataset.groups) == num_tasks
+    return tuple(dataset.name.split("+")) if joined else task_names(num_tasks)
+
+
+def head_size(config: Config, sizes: tuple[int, ...]) -> int:
+    """How many logits the networks have."""
+    return sum(sizes) if config.task.labels == "disjoint" else max(sizes)
+
+
 def draw_pair(setting: Setting, number: int) -> Pair:
-    """Draw the endpoint pair `number` of a config."""
-    seed, data = setting.config.seed + number, setting.config.data
-    labels = setting.dataset.train_labels
-    pool, validation = hold_out(len(labels), data.num_validation, seed)
-    tasks = split_classes(setting.dataset.num_classes, seed)
-    train = {
-        "model_a": of_classes(labels, tasks[0], pool),
-        "model_b": of_classes(labels, tasks[1], pool),
-        "real_labels": pool,
-    }
-    return Pair(number, seed, tasks, train, validation, sample(pool, data.num_unlabelled, seed))
+    """Draw the endpoint pair `number` of a config: a network for each task."""
+    seed, dataset, config = setting.config.seed + number, setting.dataset, setting.config
+    labels, protocol = dataset.train_labels, config.task.labels
+    pool, validation = hold_out(len(labels), config.data.num_validation, seed)
+    pool = keep(pool, config.data.num_train, seed) if config.data.num_train else pool
+    classes = dataset.groups or split_classes(dataset.num_classes, seed, setting.sizes)
+    train = {role: of_classes(labels, task, pool) for role, task in zip(MODEL_ROLES, classes)}
+    return Pair(
+        number, seed, classes, head_classes(classes, protocol), names_of_tasks(dataset, len(classes)),
+        {**train, "real_labels": pool}, validation, _draw_unlabelled(config, train, pool, seed),
+        task_labels(labels, classes, protocol), task_labels(dataset.test_labels, classes, protocol),
+    )  # fmt: skip
+
+
+def _draw_unlabelled(config: Config, train: dict[str, np.ndarray], pool: np.ndarray, seed: int) -> np.ndarray:
+    num, ratio = config.data.num_unlabelled, config.task.ratio
+    if ratio == 1:
+        return sample(pool, num, seed)
+    first, *others = train.values()
+    return sample_unevenly(first, np.sort(np.concatenate(others)), num, seed, ratio=ratio)
 
 
 def network_path(setting: Setting, pair: Pair, role: str) -> Path:
@@ -148,14 +228,16 @@ def network_meta(setting: Setting, pair: Pair, method: str, **more: Any) -> dict
         "model": dataclasses.asdict(setting.config.model),
         "method": method,
         "seed": pair.seed,
-        "tasks": [list(task) for task in pair.tasks],
+        "tasks": [list(task) for task in pair.classes],
+        "labels": setting.config.task.labels,
         **more,
     }
 
 
 def _train(setting: Setting, pair: Pair, role: str, folder: Path) -> tuple[TrainState, float]:
     options, indices = setting.config.train, pair.train[role]
-    key = jax.random.fold_in(jax.random.key(pair.seed), ROLES.index(role))
+    place = ROLES.index(role)
+    key = jax.random.fold_in(jax.random.key(pair.seed), place)
     state = init_state(setting.model.init(key), options)
     seconds = 0.0
     steps = _saved_steps(folder)
@@ -179,8 +261,8 @@ def _train(setting: Setting, pair: Pair, role: str, folder: Path) -> tuple[Train
                 for _, old in _saved_steps(folder)[:-2]:
                     shutil.rmtree(old)
 
-        images, labels = setting.dataset.train_images[indices], setting.dataset.train_labels[indices]
-        seed = len(ROLES) * pair.seed + ROLES.index(role)
+        images, labels = setting.dataset.train_images[indices], head_labels(pair.train_labels)[indices]
+        seed = 3 * pair.seed + place % 3 + 1_000_000 * (place // 3)
         state = train(
             setting.model.apply, state, images, labels, options=options, seed=seed,
             train_fn=setting.model.train_apply, on_segment=on_segment,

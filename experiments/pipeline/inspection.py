@@ -16,6 +16,7 @@ from autofusion_jax.reporting.symmetry_figure import draw_perm_spec
 from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
 from configs.schema import Config
+from pipeline.endpoints import head_size, sizes_of_tasks
 from pipeline.outputs import CONFIG_FILE
 
 TABLE_FILE, SPEC_FILE, DRAWINGS = "perm_spec.md", "perm_spec.json", ("perm_spec.svg", "perm_spec.png")
@@ -26,7 +27,8 @@ NUM_INPUTS = 2
 def inspect_config(config: Config, console: Console) -> None:
     """Derive the spec of a config's model, show it, and write it into the config's folder."""
     info, options = dataset_info(config.data.name), dataclasses.asdict(config.model)
-    model = build_model(options.pop("name"), info.input_shape, num_classes=info.num_classes, **options)
+    num_classes = head_size(config, sizes_of_tasks(config, info.num_classes))
+    model = build_model(options.pop("name"), info.input_shape, num_classes=num_classes, **options)
     init_key, input_key = jax.random.split(jax.random.key(config.seed))
     x = jax.random.normal(input_key, (NUM_INPUTS, *model.input_shape))
     spec = infer_perm_spec(model.apply, model.init(init_key), x)

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from autofusion_jax.checkpoints.orbax_io import save
-from autofusion_jax.evaluation.accuracy import evaluate
 from autofusion_jax.evaluation.interpolation import interpolation_curve
 from autofusion_jax.reporting.figures import interpolation_figure, permutation_figure, save_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records, write_text
 from autofusion_jax.reporting.tables import label, markdown_table, rich_table
 from autofusion_jax.types import Perms, SoftPerms
 from configs.schema import Config
-from pipeline.endpoints import Setting, network_meta
+from pipeline.endpoints import MODEL_ROLES, Setting, network_meta
 from pipeline.rows import REFERENCE_ROWS, Outcome, PairContext, merge_row, soft_matrices
 
 CONFIG_FILE, RESULTS_FILE, TABLE_FILE = "config.json", "results.jsonl", "table.md"
@@ -65,11 +63,16 @@ def _stored_config(folder: Path) -> dict | None:
     return stored
 
 
-def row_names(config: Config) -> list[str]:
-    """The rows of the table, in its order: the endpoints, the methods, the other references."""
-    references = list(config.merge.references)
-    endpoints = [name for name in references if name.startswith("model_")]
-    return [*endpoints, *config.merge.methods, *(name for name in references if name not in endpoints)]
+def row_names(setting: Setting) -> list[str]:
+    """The rows of the table, in its order: the endpoints, the methods, the other references.
+
+    Of three tasks or more the other endpoints follow Model B.
+    """
+    merging = setting.config.merge
+    endpoints = [name for name in merging.references if name.startswith("model_")]
+    more = MODEL_ROLES[2 : len(setting.sizes)] if "model_b" in endpoints else ()
+    others = [name for name in merging.references if name not in endpoints]
+    return [*dict.fromkeys((*endpoints, *more)), *merging.methods, *others]
 
 
 def run_job(folder: Path, context: PairContext, name: str) -> None:
@@ -80,7 +83,7 @@ def run_job(folder: Path, context: PairContext, name: str) -> None:
     make = REFERENCE_ROWS.get(name)
     outcomes = make(context) if make else merge_row(context, name)
     records = [_store(folder, context, name, outcome) for outcome in outcomes]
-    if context.pair.number == 0:
+    if context.pair.number == 0 and len(context.models) == 2:
         _store_drawings(path.with_suffix(".npz"), context, [o for o in outcomes if o.repeat == 0])
     write_records(path, records)
     joint = np.mean([record.metrics["joint"] for record in records])
@@ -93,10 +96,7 @@ def _job_path(folder: Path, pair: int, name: str) -> Path:
 
 def _store(folder: Path, context: PairContext, name: str, outcome: Outcome) -> Record:
     setting, pair = context.setting, context.pair
-    metrics = evaluate(
-        outcome.apply_fn, outcome.params, setting.test_x, setting.dataset.test_labels, pair.tasks,
-        num_heads=outcome.result.num_heads if outcome.result else 1,
-    )  # fmt: skip
+    metrics = context.evaluate(outcome)
     kept = None if outcome.kept_at is None else os.path.relpath(outcome.kept_at, folder)
     if kept is None and outcome.storable:
         variant = f"_{outcome.variant}" if outcome.variant else ""
@@ -134,11 +134,12 @@ def _store_drawings(path: Path, context: PairContext, outcomes: list[Outcome]) -
 
 def _curve(context: PairContext, perms: Perms | SoftPerms) -> dict[str, np.ndarray]:
     setting, options = context.setting, context.setting.config.evaluate
-    chosen = evenly(len(setting.dataset.test_labels), options.curve_images)
+    labels = context.pair.test_labels
+    chosen = evenly(labels.shape[-1], options.curve_images)
     return interpolation_curve(
         setting.model.apply, context.spec, context.params_a, context.params_b, perms,
         jnp.linspace(0, 1, options.curve_points), setting.test_x[chosen],
-        setting.dataset.test_labels[chosen], context.pair.tasks,
+        labels[..., chosen], context.pair.tasks,
     )  # fmt: skip
 
 
@@ -147,9 +148,10 @@ def evenly(num_images: int, wanted: int) -> np.ndarray:
     return np.linspace(0, num_images - 1, min(wanted, num_images)).round().astype(int)
 
 
-def finish_run(folder: Path, config: Config, notes: tuple[str, ...], console: Console) -> None:
+def finish_run(folder: Path, setting: Setting) -> None:
     """Make results, table and figures from the jobs of a run, and say what was written where."""
-    names = row_names(config)
+    config, console, notes = setting.config, setting.console, setting.dataset.notes
+    names = row_names(setting)
     records = [
         record
         for name in names

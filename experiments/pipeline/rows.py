@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,18 @@ from jax import Array
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autofusion_jax.batching import predict
+from autofusion_jax.data.splits import head_labels
+from autofusion_jax.evaluation.accuracy import evaluate
 from autofusion_jax.evaluation.controls import ridge_head
-from autofusion_jax.merging.api import merge, merge_repeats
+from autofusion_jax.merging.api import merge_many, merge_repeats
 from autofusion_jax.merging.registry import get_method
-from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.result import MergeResult, Method
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
-from pipeline.endpoints import Pair, Setting, get_network, network_path, to_inputs
+from autofusion_jax.validation import require
+from configs.schema import Config
+from pipeline.endpoints import MODEL_ROLES, Pair, Setting, get_network, network_path, to_inputs
 
 
 class Outcome(NamedTuple):
@@ -37,6 +42,7 @@ class Outcome(NamedTuple):
         result: the merge it comes from, or None.
         kept_at: where its checkpoint already is, or None.
         storable: False if its parameters are not those of one network of the architecture.
+        found: settings that were searched for on training data, by name.
     """
 
     params: Params
@@ -48,33 +54,64 @@ class Outcome(NamedTuple):
     result: MergeResult | None = None
     kept_at: str | None = None
     storable: bool = True
+    found: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
 class PairContext:
-    """An endpoint pair with its networks trained and its unlabelled inputs in memory."""
+    """An endpoint pair with its networks trained and its unlabelled inputs in memory.
+
+    Attributes:
+        setting: its config, data and model.
+        pair: what its seed draws.
+        models: parameters of the networks, one for each task, A first.
+        seconds: what their training took.
+        spec: their permutation spec.
+        x: the images that merges see.
+    """
 
     setting: Setting
     pair: Pair
-    params_a: Params
-    params_b: Params
-    seconds: tuple[float, float]
+    models: tuple[Params, ...]
+    seconds: tuple[float, ...]
     spec: PermSpec
     x: Array
 
+    @property
+    def params_a(self) -> Params:
+        """The network of task A."""
+        return self.models[0]
+
+    @property
+    def params_b(self) -> Params:
+        """The network of task B."""
+        return self.models[1]
+
+    @functools.cached_property
+    def y(self) -> np.ndarray:
+        """The right logits of `x`, `[n]`: for rows with real labels, and for nothing else."""
+        return head_labels(self.pair.train_labels)[self.pair.unlabelled]
+
     @functools.cached_property
     def teacher(self) -> MergeResult:
-        """The confidence ensemble of both endpoints."""
-        return merge(self.params_a, self.params_b, self.spec, self.x, method="confidence_ensemble")
+        """The confidence ensemble of all endpoints."""
+        return merge_many(self.models, self.spec, self.x, method="confidence_ensemble")
+
+    def evaluate(self, outcome: Outcome) -> dict[str, Any]:
+        """The accuracy of a network on the test images."""
+        pair = self.pair
+        return evaluate(
+            outcome.apply_fn, outcome.params, self.setting.test_x, pair.test_labels, pair.tasks,
+            num_heads=outcome.result.num_heads if outcome.result else 1, names=pair.names,
+        )  # fmt: skip
 
 
 def open_pair(setting: Setting, pair: Pair) -> PairContext:
-    """Train or find both endpoints of a pair."""
-    (params_a, seconds_a), (params_b, seconds_b) = (
-        get_network(setting, pair, role) for role in ("model_a", "model_b")
-    )
+    """Train or find the endpoints of a pair."""
+    networks = [get_network(setting, pair, role) for role in pair.roles]
+    models, seconds = zip(*networks)
     x = to_inputs(setting.dataset.train_images[pair.unlabelled])
-    return PairContext(setting, pair, params_a, params_b, (seconds_a, seconds_b), setting.model.perm_spec, x)
+    return PairContext(setting, pair, models, seconds, setting.model.perm_spec, x)
 
 
 def _trained(context: PairContext, role: str, params: Params, seconds: float) -> list[Outcome]:
@@ -83,12 +120,10 @@ def _trained(context: PairContext, role: str, params: Params, seconds: float) ->
     return [Outcome(params, apply_fn, num_learned=num_params(params), seconds=seconds, kept_at=path)]
 
 
-def _model_a(context: PairContext) -> list[Outcome]:
-    return _trained(context, "model_a", context.params_a, context.seconds[0])
-
-
-def _model_b(context: PairContext) -> list[Outcome]:
-    return _trained(context, "model_b", context.params_b, context.seconds[1])
+def _endpoint(context: PairContext, *, place: int) -> list[Outcome]:
+    count = len(context.models)
+    require(place < count, "merge", "references", f"one of {count} endpoints", MODEL_ROLES[place])
+    return _trained(context, context.pair.roles[place], context.models[place], context.seconds[place])
 
 
 def _real_labels(context: PairContext) -> list[Outcome]:
@@ -117,32 +152,57 @@ def _ridge(context: PairContext) -> list[Outcome]:
 
 
 REFERENCE_ROWS: dict[str, Callable[[PairContext], list[Outcome]]] = {
-    "model_a": _model_a,
-    "model_b": _model_b,
+    **{role: functools.partial(_endpoint, place=place) for place, role in enumerate(MODEL_ROLES)},
     "teacher_confidence": _confidence,
     "control_ridge_head": _ridge,
     "real_labels_training": _real_labels,
 }
 
 
+def build_method(name: str, config: Config, options: Mapping[str, Any] = MappingProxyType({})) -> Method:
+    """A registered method; AutoFusion's epochs are the config's unless `options` says otherwise."""
+    epochs = {"epochs": config.merge.epochs} if name.startswith("autofusion") else {}
+    return get_method(name, **{**epochs, **options})
+
+
 def merge_row(context: PairContext, name: str) -> list[Outcome]:
-    """Run a merging method on a pair, all repeats in one program where it can."""
-    merging = context.setting.config.merge
-    options = {"epochs": merging.epochs} if name.startswith("autofusion") else {}
-    method = get_method(name, **options)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(context.pair.seed), 100), merging.repeats)
-    keys = keys if method.uses_key else keys[:1]
+    """Run a merging method on the networks of a pair."""
+    return merge_outcomes(context, build_method(name, context.setting.config), context.models, context.x)
+
+
+def merge_outcomes(
+    context: PairContext,
+    method: Method,
+    models: Sequence[Params],
+    batch: Any,
+    *,
+    correction: str | None = None,
+) -> list[Outcome]:
+    """Merge networks with the keys of a pair, all repeats in one program where the method can.
+
+    Args:
+        context: the pair; gives spec, keys and console.
+        method: how.
+        models: which networks.
+        batch: as in `autofusion_jax.merge`.
+        correction: likewise.
+
+    Returns:
+        For each repeat one network, or one for each variant.
+    """
+    repeats = context.setting.config.merge.repeats if method.uses_key else 1
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(context.pair.seed), 100), repeats)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     start = time.perf_counter()
-    console = context.setting.console
+    console, seed = context.setting.console, context.pair.seed
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"{name}, seed {context.pair.seed}, {len(keys)} repeat(s)", total=None)
+        bar = progress.add_task(f"{method.name}, seed {seed}, {repeats} repeat(s)", total=None)
         results = merge_repeats(
-            [context.params_a, context.params_b], context.spec, context.x, method=method, keys=keys,
+            models, context.spec, batch, method=method, keys=keys, correction=correction,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )  # fmt: skip
         jax.block_until_ready([result.params for result in results])
-    seconds = (time.perf_counter() - start) / len(keys)
+    seconds = (time.perf_counter() - start) / repeats
     return [
         Outcome(params, result.apply_fn or context.setting.model.apply, variant, repeat,
                 result.num_learned, seconds, result, storable=result.apply_fn == context.spec.apply_fn)

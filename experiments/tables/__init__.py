@@ -1,6 +1,33 @@
 """The one registry of reproduced tables. A new table is one file and one line here."""
 
-from tables import cifar5_resnet20, mudsc_s1
-from tables.schema import Table
+from tables import (
+    autofusion_1,
+    autofusion_2,
+    autofusion_3,
+    autofusion_4,
+    autofusion_5,
+    autofusion_6,
+    autofusion_7,
+    autofusion_8,
+    autofusion_9,
+    best,
+    cifar5_resnet20,
+    mudsc_s1,
+    reviewers,
+)
+from tables.schema import Panel, Table
 
-TABLES: dict[str, Table] = {table.name: table for table in (cifar5_resnet20.TABLE, mudsc_s1.TABLE)}
+MODULES = (
+    autofusion_1, autofusion_2, autofusion_3, autofusion_4, autofusion_5, autofusion_6, autofusion_7,
+    autofusion_8, autofusion_9, reviewers, best, cifar5_resnet20, mudsc_s1,
+)  # fmt: skip
+TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in MODULES}
+
+
+def find_panel(table: str, panel: str = "") -> tuple[Table, Panel]:
+    """A table and its panel, by the names that stored results carry.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return TABLES[table], {one.name: one for one in TABLES[table].panels}[panel]

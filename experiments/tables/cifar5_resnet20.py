@@ -9,11 +9,10 @@ from typing import Any
 
 from autofusion_jax.reporting.records import Row
 from configs import get_config as get_named_config
-from configs.schema import EvaluateConfig
+from configs.schema import EvaluateConfig, MergeConfig
 from tables.captions import endpoints, protocol, training
-from tables.cases import open_class_halves
 from tables.mudsc import ALPHAS, PAPER, ZIP
-from tables.schema import Entry, Table, TableConfig
+from tables.schema import Entry, Panel, Table, TableConfig, open_config
 
 COLUMNS = ("joint", "avg_within", "task_a_within", "task_b_within")
 
@@ -24,7 +23,8 @@ CUT = "stage2_block0/conv_0/kernel.read"
 def get_config() -> TableConfig:
     base = get_named_config("cifar10_resnet20")
     fields: dict[str, Any] = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-    fields |= {"name": "cifar5_resnet20", "evaluate": EvaluateConfig(curve_points=11, curve_images=500)}
+    evaluate, merge = EvaluateConfig(curve_points=11, curve_images=500), MergeConfig(repeats=1, epochs=8)
+    fields |= {"name": "cifar5_resnet20", "evaluate": evaluate, "merge": merge}
     return TableConfig(**fields)
 
 
@@ -67,11 +67,18 @@ def caption(config: TableConfig, rows: Mapping[str, Row]) -> list[str]:
 TABLE = Table(
     name="cifar5_resnet20",
     title="CIFAR-10 (5+5), ResNet20: MuDSC, Table 1",
-    metrics=(*COLUMNS, "avg"),
-    entries=ENTRIES,
-    get_config=get_config,
-    open_source=open_class_halves,
-    caption=caption,
-    correction="reset_norm",
-    curves=("average", "rebasin", "activation_align", "mudsc_align", "zipit", "mudsc_zip"),
+    panels=(
+        Panel(
+            name="",
+            title="",
+            metrics=(*COLUMNS, "avg"),
+            entries=ENTRIES,
+            get_config=get_config,
+            open_source=open_config,
+            caption=caption,
+            correction="reset_norm",
+            curves=("average", "rebasin", "activation_align", "mudsc_align", "zipit", "mudsc_zip"),
+            fast=("model_a", "model_b", "ensemble", "average", "zipit"),
+        ),
+    ),
 )

@@ -13,15 +13,17 @@ from rich.console import Console
 
 from autofusion_jax.data.registry import load_dataset
 from autofusion_jax.data.splits import hold_out, sample
+from autofusion_jax.evaluation.accuracy import task_names
 from autofusion_jax.models.registry import Model, build_model
 from autofusion_jax.reporting.records import Row
 from autofusion_jax.training.loop import TrainOptions
 from autofusion_jax.types import Params
-from configs.schema import DataConfig, EvaluateConfig, MLPConfig
+from configs.schema import DataConfig, EvaluateConfig, MergeConfig, MLPConfig
 from pipeline.endpoints import Pair, Setting, get_network, to_inputs
+from pipeline.rows import PairContext
 from tables.captions import endpoints, protocol, training
 from tables.mudsc import ALPHAS, PAPER, ZIP
-from tables.schema import Case, Entry, Source, Table, TableConfig
+from tables.schema import Entry, Panel, Source, Table, TableConfig
 
 PRIMES = (2, 3, 5, 7)
 TASKS = ((0, 1), (2, 3))
@@ -55,6 +57,7 @@ def get_config() -> TableConfig:
         data=DataConfig("mnist", num_unlabelled=5000),
         model=CosineMLPConfig(widths=(1024,) * 3),
         train=TrainOptions(epochs=3),
+        merge=MergeConfig(repeats=1),
         evaluate=EvaluateConfig(curve_points=21, curve_images=2000),
         pairs=3,
         landscape_points=41,
@@ -101,18 +104,30 @@ def open_source(config: TableConfig, console: Console) -> Source:
         task_model = dataclasses.replace(model, classes=classes)
         settings.append(Setting(config, labelled, task_model, test_x, console))
 
-    def open_pair(number: int) -> Case:
+    def open_pair(number: int) -> PairContext:
         seed = config.seed + number
         pool, validation = hold_out(len(data.train_labels), config.data.num_validation, seed)
         seen = sample(pool, config.data.num_unlabelled, seed)
-        pair = Pair(number, seed, TASKS, {"model_a": pool, "model_b": pool}, validation, seen)
-        (params_a, seconds_a), (params_b, seconds_b) = (
-            get_network(setting, pair, role) for setting, role in zip(settings, ("model_a", "model_b"))
+        roles = ("model_a", "model_b")
+        pair = Pair(
+            number,
+            seed,
+            TASKS,
+            TASKS,
+            task_names(2),
+            dict.fromkeys(roles, pool),
+            validation,
+            seen,
+            train,
+            test,
         )
-        return Case(
-            number, seed, model, (params_a, params_b), (seconds_a, seconds_b), TASKS,
-            to_inputs(data.train_images[seen]), train[:, seen], test_x, test,
-        )  # fmt: skip
+        networks = [
+            get_network(task, dataclasses.replace(pair, train_labels=task.dataset.train_labels), role)
+            for task, role in zip(settings, roles)
+        ]
+        models, seconds = zip(*networks)
+        setting, x = Setting(config, data, model, test_x, console), to_inputs(data.train_images[seen])
+        return PairContext(setting, pair, models, seconds, model.perm_spec, x)
 
     return Source(data.sha256, data.notes, open_pair)
 
@@ -155,11 +170,18 @@ ENTRIES = (
 TABLE = Table(
     name="mudsc_s1",
     title="Prime or not, odd or even (MNIST, MLP): MuDSC, Table S1 and Fig. 3",
-    metrics=COLUMNS,
-    entries=ENTRIES,
-    get_config=get_config,
-    open_source=open_source,
-    caption=caption,
-    curves=("average", "rebasin", "activation_align", "zipit", "weight_zip", "mudsc_zip"),
-    landscape=("mudsc_zip", "zipit", "weight_zip"),
+    panels=(
+        Panel(
+            name="",
+            title="",
+            metrics=COLUMNS,
+            entries=ENTRIES,
+            get_config=get_config,
+            open_source=open_source,
+            caption=caption,
+            curves=("average", "rebasin", "activation_align", "zipit", "weight_zip", "mudsc_zip"),
+            landscape=("mudsc_zip", "zipit", "weight_zip"),
+            fast=("model_a", "model_b", "ensemble", "average", "rebasin", "zipit", "weight_zip"),
+        ),
+    ),
 )

@@ -3,80 +3,78 @@
 import dataclasses
 import itertools
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from rich.console import Console
 
-import autofusion_jax as af
-from autofusion_jax.evaluation.accuracy import evaluate
-from autofusion_jax.reporting.records import Record, read_records, write_records, write_text
-from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.trees import num_params
+from autofusion_jax.evaluation.accuracy import evaluate, task_masks
+from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.reporting.records import Record, read_records, summarise, write_records, write_text
 from autofusion_jax.types import ApplyFn, Params
 from configs.schema import identity
-from tables.schema import Case, Entry, Source, Table, TableConfig
+from pipeline.rows import REFERENCE_ROWS, Outcome, PairContext, build_method, merge_outcomes
+from tables.schema import ENSEMBLE, Entry, Panel, Source, Table, TableConfig
 
 CONFIG_FILE, RESULTS_FILE = "config.json", "results.jsonl"
 
 
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A network that a row made, and what is known of it."""
-
-    params: Params
-    apply_fn: ApplyFn
-    variant: str | None = None
-    num_heads: int = 1
-    num_learned: int = 0
-    seconds: float = 0.0
-    found: dict[str, float] = dataclasses.field(default_factory=dict)
+def panel_folder(panel: Panel, config: TableConfig) -> Path:
+    """Where the results of a panel lie."""
+    return Path(config.out_dir) / panel.name
 
 
 def run_rows(
-    table: Table, config: TableConfig, source: Source, console: Console, names: Sequence[str]
-) -> tuple[Path, list[Record]]:
+    table: Table, panel: Panel, config: TableConfig, source: Source, console: Console, names: Sequence[str]
+) -> list[Record]:
     """Run those rows of `names` that `results.jsonl` lacks; it is written again after every row.
 
     Returns:
-        The folder of the results, and the records in the order of the table, pair by pair.
+        The records in the order of the panel, pair by pair.
 
     Raises:
         ValueError: the folder holds results of other settings.
     """
-    folder = Path(config.out_dir or Path(config.runs_dir) / f"table_{table.name}")
-    _claim(folder, table, config, source)
+    folder = panel_folder(panel, config)
+    _claim(folder, table, panel, config, source)
     path = folder / RESULTS_FILE
     records = read_records(path) if path.is_file() else []
     done = {(record.method, record.pair) for record in records}
     for number in range(config.pairs):
         missing = [
-            entry for entry in table.entries if entry.name in names and (entry.name, number) not in done
+            entry for entry in panel.entries if entry.name in names and (entry.name, number) not in done
         ]
         if not missing:
             continue
-        case = source.open_pair(number)
-        spec = case.model.perm_spec
-        for entry in missing:
-            for made in run_entry(table, entry, case, spec):
-                records.append(_measure(table, entry, case, made))
-                console.print(_line(case, entry, records[-1]))
+        context = source.open_pair(number)
+        for place, entry in enumerate(missing):
+            made = run_entry(entry, context, panel.correction)
+            new = [_measure(table.label(panel), entry, context, outcome) for outcome in made]
+            records += new
             write_records(path, records)
-    order = [entry.name for entry in table.entries]
+            left = sum(entry.name in names for entry in panel.entries) * (config.pairs - number - 1)
+            _report(console, entry, context, new, left=left + len(missing) - place - 1)
+    order = [entry.name for entry in panel.entries]
     wanted = [record for record in records if record.method in order and record.pair < config.pairs]
-    return folder, sorted(wanted, key=lambda record: (order.index(record.method), record.pair))
+    return sorted(wanted, key=lambda record: (order.index(record.method), record.pair))
 
 
-def _claim(folder: Path, table: Table, config: TableConfig, source: Source) -> None:
+def panel_identity(config: TableConfig) -> dict[str, Any]:
+    """What makes two runs of a panel the same: its settings but those that its rows stand for."""
+    fields = identity(config)
+    for name in ("methods", "references"):
+        fields["merge"].pop(name)
+    return fields
+
+
+def _claim(folder: Path, table: Table, panel: Panel, config: TableConfig, source: Source) -> None:
     """Write the resolved settings into a new folder, or check that those of an old one agree."""
-    settings = {**identity(config), "data_sha256": source.sha256}
+    settings = {**panel_identity(config), "data_sha256": source.sha256}
     free = ("pairs", "landscape_points", "landscape_images", "evaluate")  # still the same table
-    rows = {entry.name: _resolved(table, entry) for entry in table.entries}
+    rows = {entry.name: _resolved(panel, entry) for entry in panel.entries}
     path = folder / CONFIG_FILE
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -89,58 +87,53 @@ def _claim(folder: Path, table: Table, config: TableConfig, source: Source) -> N
                 "Name another folder by --out_dir."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"table": table.name, "config": settings, "rows": rows}, indent=2)
+    named = {"table": table.name, **({"panel": panel.name} if panel.name else {})}
+    text = json.dumps({**named, "config": settings, "rows": rows}, indent=2)
     write_text(path, text + "\n")
 
 
-def _resolved(table: Table, entry: Entry) -> dict[str, Any]:
-    correction = table.correction if entry.method else None
+def _resolved(panel: Panel, entry: Entry) -> dict[str, Any]:
+    correction = panel.correction if entry.method else None
+    more = {} if entry.real_labels is None else {"real_labels": entry.real_labels}
+    more |= {"members": list(entry.members)} if entry.members else {}
     return {
         "method": entry.method, "options": dict(entry.options), "correction": correction,
-        "search": {name: list(values) for name, values in entry.search.items()},
+        "search": {name: list(values) for name, values in entry.search.items()}, **more,
     }  # fmt: skip
 
 
-def _line(case: Case, entry: Entry, record: Record) -> str:
-    found = "".join(f", {name} {value:g}" for name, value in record.found.items())
-    name = f"{entry.title}, {record.variant}" if record.variant else entry.title
-    return (
-        f"seed {case.seed}: {name}: {record.metrics['avg_within']:.2f} % within tasks "
-        f"({record.seconds:.1f} s{found})"
-    )
+def _report(
+    console: Console, entry: Entry, context: PairContext, records: Sequence[Record], *, left: int
+) -> None:
+    """One line for every network, the mean over its repeats."""
+    for row in summarise(records):
+        found = "".join(f", {name} {value:g}" for name, value in records[0].found.items())
+        name = f"{entry.title}, {row.variant}" if row.variant else entry.title
+        joint = f"{row.mean['joint']:.2f} % joint, " if "joint" in row.mean else ""
+        console.print(
+            f"seed {context.pair.seed}: {name}: {joint}{row.mean['avg_within']:.2f} % within tasks "
+            f"({row.seconds:.1f} s{found}); {left} row(s) to go"
+        )
 
 
-def _measure(table: Table, entry: Entry, case: Case, made: Made) -> Record:
-    metrics = evaluate(
-        made.apply_fn, made.params, case.test_x, case.test_labels, case.tasks, num_heads=made.num_heads
-    )
+def _measure(label: str, entry: Entry, context: PairContext, outcome: Outcome) -> Record:
     return Record(
-        table.name, entry.name, made.variant, case.number, 0, case.seed, metrics, made.num_learned,
-        round(made.seconds, 3), None, made.found,
+        label, entry.name, outcome.variant, context.pair.number, outcome.repeat, context.pair.seed,
+        context.evaluate(outcome), outcome.num_learned, round(outcome.seconds, 3), None, dict(outcome.found),
     )  # fmt: skip
 
 
-def run_entry(table: Table, entry: Entry, case: Case, spec: PermSpec) -> list[Made]:
-    """Make the networks of one row: one, or one for each variant of a merge."""
-    if entry.method is None:
-        return [_reference(entry.name, case)]
-    start = time.perf_counter()
-    result, found = merge_entry(table, entry, case, spec)
-    jax.block_until_ready(result.params)
-    seconds = time.perf_counter() - start
-    apply_fn = result.apply_fn or case.model.apply
-    return [
-        Made(params, apply_fn, variant, result.num_heads, result.num_learned, seconds, found)
-        for variant, params in (result.variants or {None: result.params}).items()
-    ]
+def run_entry(entry: Entry, context: PairContext, correction: str | None) -> list[Outcome]:
+    """Make the networks of one row: one for each repeat and variant."""
+    if entry.method is not None:
+        return _searched(entry, context, correction)
+    return [_ensemble(context)] if entry.name == ENSEMBLE else REFERENCE_ROWS[entry.name](context)
 
 
-def _reference(name: str, case: Case) -> Made:
-    if name == "ensemble":
-        return Made(case.models, _Members(case.model.apply), num_heads=len(case.models))
-    which = ("model_a", "model_b").index(name)
-    params = case.models[which]
-    return Made(params, case.model.apply, num_learned=num_params(params), seconds=case.seconds[which])
+def _ensemble(context: PairContext) -> Outcome:
+    members = _Members(context.setting.model.apply)
+    result = MergeResult(context.models, members, num_heads=len(context.models))
+    return Outcome(context.models, members, result=result, storable=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,34 +146,44 @@ class _Members:
         return jnp.stack([self.apply_fn(params, x) for params in models])
 
 
-def merge_entry(
-    table: Table, entry: Entry, case: Case, spec: PermSpec
-) -> tuple[af.MergeResult, dict[str, float]]:
-    """Merge a pair as a row says; of several settings the best on the calibration images.
-
-    Returns:
-        The merge, and the settings that were found.
-    """
-    best: tuple[float, af.MergeResult, dict[str, float]] | None = None
+def _searched(entry: Entry, context: PairContext, correction: str | None) -> list[Outcome]:
+    """Merge as a row says; of several settings the best on the calibration images."""
+    best, outcomes, seconds = -1.0, [], 0.0
     for values in itertools.product(*entry.search.values()):
         chosen = dict(zip(entry.search, values))
-        result = merge_once(entry, case, spec, chosen, correction=table.correction)
+        made = merge_once(entry, context, chosen, correction=correction)
         if not entry.search:
-            return result, {}
-        apply_fn = result.apply_fn or case.model.apply
-        metrics = evaluate(apply_fn, result.params, case.x, case.y, case.tasks, num_heads=result.num_heads)
-        if best is None or metrics["avg_within"] > best[0]:
-            best = metrics["avg_within"], result, chosen
-    assert best is not None, entry.name
-    return best[1], best[2]
+            return made
+        seconds += made[0].seconds
+        score = _calibration_score(context, made[0])
+        if score > best:
+            best, outcomes = score, [outcome._replace(found=chosen) for outcome in made]
+    return [outcome._replace(seconds=seconds) for outcome in outcomes]
+
+
+def _calibration_score(context: PairContext, outcome: Outcome) -> float:
+    """The mean accuracy within the tasks on the images that merges see."""
+    pair = context.pair
+    num_heads = outcome.result.num_heads if outcome.result else 1
+    labels = pair.train_labels[..., pair.unlabelled]
+    return evaluate(outcome.apply_fn, outcome.params, context.x, labels, pair.tasks, num_heads=num_heads)[
+        "avg_within"
+    ]
 
 
 def merge_once(
-    entry: Entry, case: Case, spec: PermSpec, found: Mapping[str, Any], *, correction: str | None
-) -> af.MergeResult:
-    """Merge a pair as a row says, with the settings that its search found."""
-    key = jax.random.fold_in(jax.random.key(case.seed), 100)
-    return af.merge(
-        *case.models, spec, case.x, method=entry.method or "", key=key, correction=correction,
-        **entry.options, **found,
-    )  # fmt: skip
+    entry: Entry, context: PairContext, found: Mapping[str, Any], *, correction: str | None
+) -> list[Outcome]:
+    """Merge the networks of a pair as a row says, with the settings that its search found."""
+    options = {**entry.options, **found}
+    method = build_method(entry.method or "", context.setting.config, options)
+    members = entry.members or range(len(context.models))
+    models = [context.models[place] for place in members]
+    x, pair = context.x, context.pair
+    if entry.members:
+        labels = pair.train_labels[..., pair.unlabelled]
+        x = x[task_masks(labels, pair.tasks)[list(members)].any(0)]
+    if entry.real_labels is None:
+        return merge_outcomes(context, method, models, x, correction=correction)
+    count = round(entry.real_labels * len(x))
+    return merge_outcomes(context, method, models, (x[:count], context.y[:count]), correction=correction)

@@ -1,21 +1,18 @@
-"""What a reproduced table is: its settings, its rows, and where its networks come from."""
+"""What a reproduced table is: its panels, their settings and rows, and where the networks come from."""
 
-import ast
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from jax import Array
 from rich.console import Console
 
-from autofusion_jax.models.registry import Model
 from autofusion_jax.reporting.records import Row
-from autofusion_jax.types import Params
-from autofusion_jax.validation import unknown_name
 from configs.schema import Config
+from pipeline.endpoints import draw_pair, open_setting
+from pipeline.rows import PairContext, open_pair
 
-REFERENCES = ("model_a", "model_b", "ensemble")
+ENSEMBLE = "ensemble"
+"""The reference row of all networks side by side: one head for each task."""
 
 
 @dataclasses.dataclass
@@ -37,11 +34,14 @@ class Entry:
     Attributes:
         name: its name in `results.jsonl`.
         title: what the table calls it.
-        method: registry name of the method; None for one of `REFERENCES`, named so.
+        method: registry name of the method; None for one of `REFERENCE_ROWS`, or `ENSEMBLE`, named so.
         options: options of the method.
         search: option -> values to choose from: the best average accuracy within the tasks on
             the calibration images, whose labels nothing else sees.
         published: metric -> the published accuracy in percent.
+        members: places of the networks that it merges, on the images of their tasks; all if empty.
+        real_labels: share of the images that the method sees, all with their real labels, in (0, 1];
+            None for all images without labels.
     """
 
     name: str
@@ -50,40 +50,13 @@ class Entry:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     search: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One endpoint pair in memory, with all that the rows of a table need.
-
-    Attributes:
-        number: of the pair, from 0.
-        seed: its seed.
-        model: the networks' function and spec.
-        models: their parameters, A first.
-        seconds: what their training took.
-        tasks: classes of task A and of task B.
-        x: the images that merges see.
-        y: their labels, for searches alone; `[n]`, or `[2, n]`: one for each task.
-        test_x: the test images.
-        test_labels: their labels, likewise.
-    """
-
-    number: int
-    seed: int
-    model: Model
-    models: tuple[Params, Params]
-    seconds: tuple[float, float]
-    tasks: tuple[tuple[int, ...], tuple[int, ...]]
-    x: Array
-    y: np.ndarray
-    test_x: Array
-    test_labels: np.ndarray
+    members: tuple[int, ...] = ()
+    real_labels: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The data of a table, loaded, and its endpoint pairs.
+    """The data of a panel, loaded, and its endpoint pairs.
 
     Attributes:
         sha256: checksum of the data.
@@ -93,7 +66,70 @@ class Source:
 
     sha256: str
     notes: tuple[str, ...]
-    open_pair: Callable[[int], Case]
+    open_pair: Callable[[int], PairContext]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A part of a table: the rows that were run on the same endpoints.
+
+    Attributes:
+        name: its name, also of its folder inside the table's; empty in a table of one panel.
+        title: its heading.
+        metrics: its columns.
+        entries: its rows.
+        get_config: builds its default settings.
+        caption: says what was run and how it differs from what was published, in paragraphs, from
+            the settings and the summary of each row by name.
+        open_source: loads its data.
+        correction: what follows every merge, see `autofusion_jax.merge`.
+        costs: whether to show what each row learned, and its seconds.
+        curves: names of the entries whose parents are interpolated in a figure.
+        landscape: names of the entries to mark in the loss landscape; none for no landscape.
+        fast: names of the entries for a first look; all if empty.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    get_config: Callable[[], TableConfig]
+    caption: Callable[[TableConfig, Mapping[str, Row]], list[str]]
+    open_source: Callable[[TableConfig, Console], Source]
+    correction: str | None = None
+    costs: bool = False
+    curves: tuple[str, ...] = ()
+    landscape: tuple[str, ...] = ()
+    fast: tuple[str, ...] = ()
+
+
+class Point(NamedTuple):
+    """One point of a sweep: where it lies, and whose accuracy it is."""
+
+    x: float
+    entry: str
+    panel: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A figure of accuracy against a setting, from the records of a table.
+
+    Attributes:
+        name: of its file, without `.png`.
+        title: its heading.
+        x_title: what is on the horizontal axis.
+        series: label -> points.
+        levels: label -> a row that does not depend on the setting, drawn as a line across.
+        log_x: whether the axis is logarithmic.
+    """
+
+    name: str
+    title: str
+    x_title: str
+    series: Mapping[str, Sequence[Point]]
+    levels: Mapping[str, Point] = dataclasses.field(default_factory=dict)
+    log_x: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,60 +139,27 @@ class Table:
     Attributes:
         name: what `--table` calls it.
         title: its heading.
-        metrics: its columns, of `ALL_METRICS`.
-        entries: its rows.
-        get_config: builds its default settings.
-        open_source: loads its data.
-        caption: says what was run and how it differs from what was published, in paragraphs, from
-            the settings and the summary of each row by name.
-        correction: what follows every merge, see `autofusion_jax.merge`.
-        curves: names of the entries whose parents are interpolated in a figure.
-        landscape: names of the entries to mark in the loss landscape; none for no landscape.
+        panels: its parts.
+        sweeps: figures made from all panels.
+        fast: names of the panels for a first look; all if empty.
     """
 
     name: str
     title: str
-    metrics: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    get_config: Callable[[], TableConfig]
-    open_source: Callable[[TableConfig, Console], Source]
-    caption: Callable[[TableConfig, Mapping[str, Row]], list[str]]
-    correction: str | None = None
-    curves: tuple[str, ...] = ()
-    landscape: tuple[str, ...] = ()
+    panels: tuple[Panel, ...]
+    sweeps: tuple[Sweep, ...] = ()
+    fast: tuple[str, ...] = ()
+
+    def label(self, panel: Panel) -> str:
+        """What records call a panel."""
+        return f"{self.name}/{panel.name}" if panel.name else self.name
 
 
-def override(config: Any, assignment: str) -> None:
-    """Set a field of a config by `FIELD.FIELD=VALUE`, in the type of its present value.
+def open_config(config: TableConfig, console: Console) -> Source:
+    """The endpoints of a config, as `merge.py` draws and trains them."""
+    setting = open_setting(config, console)
 
-    Raises:
-        ValueError: no such field, or a value of another type.
+    def open_number(number: int) -> PairContext:
+        return open_pair(setting, draw_pair(setting, number))
 
-    Example:
-        >>> from autofusion_jax.training.loop import TrainOptions
-        >>> options = TrainOptions()
-        >>> override(options, "epochs=7")
-        >>> options.epochs
-        7
-    """
-    path, _, text = assignment.partition("=")
-    owner, value = config, config
-    for name in path.strip().split("."):
-        known = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
-        if name not in known:
-            raise unknown_name("--set", "field", name, known)
-        owner, value = value, getattr(value, name)
-    setattr(owner, name, _parse(path, text, value))
-
-
-def _parse(path: str, text: str, present: Any) -> Any:
-    kind = type(present)
-    try:
-        value = text if kind is str else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = None
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"--set: {path} must be {kind.__name__}, such as {present!r}; got {text!r}.")
-    return value
+    return Source(setting.dataset.sha256, setting.dataset.notes, open_number)

@@ -41,6 +41,35 @@ def test_every_input_can_have_a_label_in_each_task():
     assert metrics == {"task_a_within": 50, "task_b_within": 100, "avg_within": 75}
 
 
+def test_shared_logits_by_hand():
+    """Five images of two tasks that share two logits: the first two are of A, the others of B."""
+    logits = jnp.array([[3.0, 1], [3, 1], [0, 1], [0, 1], [2, 1]])  # classes 0, 0, 1, 1, 0
+    labels = np.array([[0, 1, -1, -1, -1], [-1, -1, 1, 0, 0]])
+    metrics = evaluate(lambda p, x: logits, {}, jnp.zeros((5, 1)), labels, [[0, 1], [0, 1]])
+    assert metrics["joint"] == pytest.approx(60) and metrics["task_a"] == 50
+    assert metrics["task_b"] == pytest.approx(200 / 3) and metrics["avg"] == pytest.approx((50 + 200 / 3) / 2)
+    assert metrics["avg_within"] == metrics["avg"]  # every class is a class of both tasks
+
+
+def test_three_tasks_by_hand():
+    """Classes {0}, {1, 2}, {3}; of six images 1 of 1, 2 of 4 and 0 of 1 are right."""
+    logits = jnp.eye(4)[jnp.array([0, 1, 2, 0, 3, 1])]
+    labels, tasks = np.array([0, 1, 2, 1, 2, 3]), [[0], [1, 2], [3]]
+    metrics = evaluate(lambda p, x: logits, {}, jnp.zeros((6, 1)), labels, tasks)
+    assert metrics["tasks"] == {"task_a": 100, "task_b": 50, "task_c": 0}
+    assert metrics["joint"] == 50 and metrics["avg"] == 50
+    assert metrics["tasks_within"] == {
+        "task_a": 100,
+        "task_b": 75,
+        "task_c": 100,
+    }  # a tie
+    named = evaluate(lambda p, x: logits, {}, jnp.zeros((6, 1)), labels, tasks, names=["x", "y", "z"])
+    assert list(named) == ["joint", "tasks", "avg", "tasks_within", "avg_within"]
+    assert named["tasks"] == {"x": 100, "y": 50, "z": 0}
+    with pytest.raises(ValueError, match="tasks must be two lists of classes or more; got 1"):
+        task_metrics(labels, labels, [[0, 1, 2, 3]])
+
+
 def test_several_heads_by_hand():
     """Head k answers within task k; over all classes the surer head answers."""
     first = jnp.array([[5.0, 0, 0, 0], [0, 5, 0, 0], [0, 1, 0, 0]])

@@ -16,6 +16,7 @@ NAMED = {
     "fashion_vgg",
     "kmnist_mlp",
     "kmnist_vgg",
+    "cifar10_mlp",
     "cifar10_vgg",
     "cifar10_resnet20",
 }
@@ -65,7 +66,7 @@ def test_commas():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--config=NAME must come first; got nothing. Known: cifar10_resnet20"),
+        ([], "--config=NAME must come first; got nothing. Known: cifar10_mlp"),
         (["--config.seed=1"], "must come first"),
         (["--config=mnist_vg"], "unknown name 'mnist_vg'. Did you mean 'mnist_vgg'"),
         (["--config=mnist_vgg", "--config.sede=1"], "unknown field 'sede'. Did you mean 'seed'"),

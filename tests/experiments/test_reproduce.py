@@ -1,5 +1,6 @@
 """Tables of papers: running their rows, going on, refusing other settings; all tables at a tiny size."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -11,49 +12,63 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from autofusion_jax.data.registry import DATASETS
 from autofusion_jax.evaluation.accuracy import ALL_METRICS
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.models.layers import class_vectors
 from autofusion_jax.models.registry import build_model
+from autofusion_jax.reporting.comparison import comparison_csv
 from autofusion_jax.reporting.records import read_records, summarise
 from autofusion_jax.training.loop import TrainOptions
-from configs.schema import DataConfig, EvaluateConfig, MLPConfig, identity
-from tables import TABLES
-from tables.cases import open_class_halves
+from configs.schema import DataConfig, EvaluateConfig, MergeConfig, MLPConfig, VGGConfig
+from pipeline.rows import REFERENCE_ROWS
+from tables import TABLES, find_panel
 from tables.mudsc_s1 import TASKS, ClipModel, class_labels
-from tables.report import table_text, write_report
-from tables.runner import run_rows
-from tables.schema import REFERENCES, Entry, Table, TableConfig, override
+from tables.report import Finished, panel_lines, panel_text, total_seconds, write_panel, write_table
+from tables.runner import panel_identity, run_rows
+from tables.schema import ENSEMBLE, Entry, Panel, Point, Sweep, Table, TableConfig, open_config
+from tables.settings import make_fast, override
 
 ROOT = Path(__file__).parents[2]
 
-TINY = Table(
-    name="tiny",
-    title="Tiny",
+
+def tiny_config():
+    return TableConfig(
+        name="tiny",
+        data=DataConfig("digits", num_validation=100, num_unlabelled=200),
+        model=MLPConfig(widths=(16, 16)),
+        train=TrainOptions(epochs=2, batch_size=64, segment=50),
+        merge=MergeConfig(repeats=2, epochs=1),
+        evaluate=EvaluateConfig(curve_points=3, curve_images=100),
+        landscape_points=3,
+        landscape_images=50,
+    )
+
+
+PANEL = Panel(
+    name="",
+    title="",
     metrics=("joint", "avg_within"),
     entries=(
         Entry("model_a", "Model A"),
         Entry("model_b", "Model B"),
         Entry("ensemble", "Ensemble"),
+        Entry("teacher_confidence", "Teacher"),
         Entry("average", "Average", "interpolation", published={"joint": 50.0}),
         Entry("best", "Best average", "interpolation", search={"gamma": (0.5, 1.0)}),
         Entry("rebasin", "Git Re-Basin", "weight_matching"),
-        Entry("ours", "AutoFusion", "autofusion", {"epochs": 1, "zeta": 0.0}),
+        Entry("labels", "Real labels", "autofusion", {"zeta": 0.0}, real_labels=0.5),
+        Entry("ours", "AutoFusion", "autofusion", {"zeta": 0.0}),
     ),
-    get_config=lambda: TableConfig(
-        name="tiny",
-        data=DataConfig("digits", num_validation=100, num_unlabelled=200),
-        model=MLPConfig(widths=(16, 16)),
-        train=TrainOptions(epochs=2, batch_size=64, segment=50),
-        evaluate=EvaluateConfig(curve_points=3, curve_images=100),
-        landscape_points=3,
-        landscape_images=50,
-    ),
-    open_source=open_class_halves,
+    get_config=tiny_config,
+    open_source=open_config,
     caption=lambda config, rows: [f"{len(rows)} rows"],
     curves=("average", "rebasin"),
     landscape=("average", "rebasin", "best"),
 )
+SWEEP = Sweep("share", "Shares", "share", {"labels": (Point(0.5, "labels"), Point(1.0, "ours"))},
+              {"average": Point(0.0, "average")})  # fmt: skip
+TINY = Table("tiny", "Tiny", (PANEL,), (SWEEP,))
 
 
 def quiet():
@@ -61,50 +76,68 @@ def quiet():
 
 
 def reproduce(tmp_path, **changes):
-    config, console = TINY.get_config(), quiet()
+    config, console = PANEL.get_config(), quiet()
     config.runs_dir, config.out_dir = str(tmp_path / "runs"), str(tmp_path / "out")
     for assignment, value in changes.items():
         override(config, f"{assignment}={value}")
-    source = TINY.open_source(config, console)
-    names = [entry.name for entry in TINY.entries]
-    folder, records = run_rows(TINY, config, source, console, names)
-    return folder, records, config, source, console.export_text()
+    source = PANEL.open_source(config, console)
+    names = [entry.name for entry in PANEL.entries]
+    records = run_rows(TINY, PANEL, config, source, console, names)
+    return Finished(PANEL, config, source, records), console.export_text()
 
 
 @pytest.mark.slow
 def test_rows_are_run_once(tmp_path):
-    folder, records, config, source, printed = reproduce(tmp_path)
-    assert [r.method for r in records] == [*(e.name for e in TINY.entries), "ours"]  # soft and hard
-    assert [r.variant for r in records[-2:]] == ["soft", "hard"] and printed.count("within tasks") == 8
-    by_name = {record.method: record for record in records}
+    done, printed = reproduce(tmp_path)
+    folder, records = tmp_path / "out", done.records
+    runs = {e.name: [r for r in records if r.method == e.name] for e in PANEL.entries}
+    keyed = {"rebasin": 2, "labels": 4, "ours": 4}  # two keys, soft and hard
+    assert {name: len(found) for name, found in runs.items()} == {name: keyed.get(name, 1) for name in runs}
+    assert [(r.variant, r.repeat) for r in runs["ours"]] == [
+        ("soft", 0),
+        ("hard", 0),
+        ("soft", 1),
+        ("hard", 1),
+    ]
+    assert printed.count("within tasks") == 11 and "0 row(s) to go" in printed
     assert all(set(record.metrics) == set(ALL_METRICS) for record in records)
-    ensemble = by_name["ensemble"].metrics
-    assert ensemble["task_a_within"] == by_name["model_a"].metrics["task_a_within"]
-    assert ensemble["task_b_within"] == by_name["model_b"].metrics["task_b_within"]
-    assert by_name["best"].found in ({"gamma": 0.5}, {"gamma": 1.0})
-    assert by_name["average"].found == {}
+    ensemble = runs["ensemble"][0].metrics
+    assert ensemble["task_a_within"] == runs["model_a"][0].metrics["task_a_within"]
+    assert ensemble["task_b_within"] == runs["model_b"][0].metrics["task_b_within"]
+    assert ensemble["joint"] == runs["teacher_confidence"][0].metrics["joint"]  # the surer one answers
+    assert runs["best"][0].found in ({"gamma": 0.5}, {"gamma": 1.0})
+    assert runs["average"][0].found == {}
+    counted = sum(r.seconds for r in records if r.variant != "hard")
+    assert total_seconds(records) == pytest.approx(counted)
 
     lines = (folder / "results.jsonl").read_text().splitlines()
-    (folder / "results.jsonl").write_text("\n".join(lines[:4]) + "\n")  # as if killed after the fourth row
-    again = reproduce(tmp_path, pairs=2)
-    assert again[4].count("within tasks") == 4 + 8
-    assert [r.metrics for r in again[1] if r.pair == 0] == [r.metrics for r in records]
+    (folder / "results.jsonl").write_text("\n".join(lines[:5]) + "\n")  # as if killed after the fifth row
+    again, printed = reproduce(tmp_path, pairs=2)
+    assert printed.count("within tasks") == 6 + 11
+    assert [r.metrics for r in again.records if r.pair == 0] == [r.metrics for r in records]
 
     with pytest.raises(ValueError, match="out_dir must be new or hold results of these settings"):
         reproduce(tmp_path, seed=7)
 
     console = quiet()
-    write_report(folder, TINY, config, source, records, console)
+    write_panel(TINY, done, console)
+    assert write_table(TINY, [done])[0] == folder
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "results.jsonl", "results.md", "results.csv", "interpolation.png", "landscape.png",
+        "share.png", "figure.json",
     }  # fmt: skip
     text = (folder / "results.md").read_text()
-    assert text == table_text(TINY, config, records) and "Found by search" in text and "*50.00*" in text
-    assert "results in" in console.export_text()
-    assert json.loads((folder / "config.json").read_text())["rows"]["ours"]["options"] == {
-        "epochs": 1,
-        "zeta": 0.0,
-    }
+    assert text.startswith(panel_text(TINY, PANEL, done.config, records)) and "Found by search" in text
+    assert "*50.00*" in text and text.endswith(f"took {total_seconds(records):,.0f} s.\n")
+    curves = json.loads((folder / "figure.json").read_text())["curves"]
+    rows = {(row.method, row.variant): row for row in summarise(records)}
+    assert curves["x"] == [0.5, 1.0] and [one["name"] for one in curves["series"]] == [
+        "labels, soft",
+        "labels, hard",
+    ]
+    assert curves["series"][0]["y"] == [rows[name, "soft"].mean["joint"] for name in ("labels", "ours")]
+    stored = json.loads((folder / "config.json").read_text())["rows"]["labels"]
+    assert stored["options"] == {"zeta": 0.0} and stored["real_labels"] == 0.5
 
 
 def test_prime_and_odd():
@@ -129,23 +162,40 @@ def test_alike_class_vectors_by_hand():
         np.testing.assert_allclose(difference, np.repeat(difference[:, :1], 2, axis=1), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_every_table_is_sound(name):
-    table = TABLES[name]
-    assert table.name == name and set(table.metrics) <= set(ALL_METRICS)
-    names = [entry.name for entry in table.entries]
-    assert len(set(names)) == len(names) and {*table.curves, *table.landscape} <= set(names)
-    for entry in table.entries:
-        assert set(entry.published) <= set(table.metrics)
+PANELS = [(table, panel) for table in TABLES.values() for panel in table.panels]
+BY_NAME = {"argvalues": PANELS, "ids": [table.label(panel) for table, panel in PANELS]}
+
+
+@pytest.mark.parametrize(("table", "panel"), **BY_NAME)
+def test_every_panel_is_sound(table, panel):
+    assert TABLES[table.name] is table and find_panel(table.name, panel.name) == (table, panel)
+    names = [entry.name for entry in panel.entries]
+    assert len(set(names)) == len(names)
+    assert {*panel.curves, *panel.landscape, *panel.fast} <= set(names)
+    for entry in panel.entries:
+        assert set(entry.published) <= set(panel.metrics)
+        assert entry.real_labels is None or 0 < entry.real_labels <= 1
         if entry.method is None:
-            assert entry.name in REFERENCES
+            assert entry.name in (*REFERENCE_ROWS, ENSEMBLE)
         else:
             get_method(entry.method, **entry.options)
-    table.get_config().train.check()
+    config = panel.get_config()
+    config.train.check()
+    config.task.check()
+    assert panel.get_config() is not config and panel.caption(config, {})
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_sweeps_name_rows_that_are_there(table):
+    entries = {panel.name: {entry.name for entry in panel.entries} for panel in table.panels}
+    for sweep in table.sweeps:
+        for point in (*(p for points in sweep.series.values() for p in points), *sweep.levels.values()):
+            assert point.entry in entries[point.panel]
+    assert set(table.fast) <= set(entries) and len(entries) == len(table.panels)
 
 
 def test_overrides_are_typed():
-    config = TINY.get_config()
+    config = PANEL.get_config()
     for assignment in ("train.epochs=7", "model.widths=(8, 8)", "data.name=mnist", "train.learning_rate=1"):
         override(config, assignment)
     assert (config.train.epochs, config.model.widths, config.data.name) == (7, (8, 8), "mnist")
@@ -165,63 +215,99 @@ def test_overrides_are_typed():
 )
 def test_bad_overrides(assignment, message):
     with pytest.raises(ValueError, match=message):
-        override(TINY.get_config(), assignment)
+        override(PANEL.get_config(), assignment)
 
 
-STORED = sorted((ROOT / "docs" / "results").glob("*/results.md"))
+def stored_panels():
+    """The folders of stored tables with what their settings say."""
+    found = {
+        path.parent: json.loads(path.read_text()) for path in (ROOT / "docs" / "results").rglob("config.json")
+    }
+    return [(folder, settings) for folder, settings in sorted(found.items()) if "table" in settings]
 
 
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.parent.name)
-def test_stored_tables_come_from_their_records(path):
-    """Text and numbers, in the settings that the table has today."""
-    table, stored = TABLES[path.parent.name], json.loads((path.parent / "config.json").read_text())["config"]
-    config = table.get_config()
-    override(config, f"pairs={stored['pairs']}")
+@pytest.mark.parametrize(("folder", "settings"), stored_panels(), ids=lambda v: getattr(v, "name", ""))
+def test_stored_tables_come_from_their_records(folder, settings):
+    """Text and numbers, in the settings that the table has today but for pairs and seeds."""
+    table, panel = find_panel(settings["table"], settings.get("panel", ""))
+    stored, config = settings["config"], panel.get_config()
+    config.pairs, config.seed = stored["pairs"], stored["seed"]
     stored.pop("data_sha256")
-    assert json.loads(json.dumps(identity(config))) == stored
-    records = read_records(path.parent / "results.jsonl")
-    assert path.read_text().startswith(table_text(table, config, records))
+    assert json.loads(json.dumps(panel_identity(config))) == stored
+    records = read_records(folder / "results.jsonl")
+    assert (folder / "results.md").read_text().startswith(panel_text(table, panel, config, records))
+    lines = panel_lines(panel, records)
+    assert (folder / "results.csv").read_text() == comparison_csv({panel.name: lines}, panel.metrics)
     assert {row.num_pairs for row in summarise(records)} == {stored["pairs"]}
 
 
-QUICK = {
-    "mudsc_s1": (
-        ("model.widths=(16, 16, 16)",),
-        [entry.name for entry in TABLES["mudsc_s1"].entries],
-    ),
-    "cifar5_resnet20": (
-        ("model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)", "train.augment=False"),
-        ["model_a", "model_b", "ensemble", "average", "zipit", "zipit_13"],
-    ),
-}
+DIGITS_COPIES = ("digits", "digits_b", "digits_c")
+
+
+def tiny(config):
+    """The settings of a panel on digits, with a tiny network; none but a ResNet becomes an MLP."""
+    make_fast(config)
+    resnet = config.model.name == "resnet"
+    settings = ["model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)"] if resnet else []
+    for setting in (*settings, "data.num_train=400", "data.num_validation=100", "data.num_unlabelled=100",
+                    "train.epochs=1", "train.augment=False", "merge.epochs=1"):  # fmt: skip
+        override(config, setting)
+    if type(config.model) is VGGConfig:
+        config.model = MLPConfig(widths=(8,))
+    elif not resnet:
+        config.model.widths = (8,)
+    config.data.name = "+".join(DIGITS_COPIES[: config.data.name.count("+") + 1])
+    return config
+
+
+SLOW_ROWS = {"activation_align", "mudsc_align", "weight_zip", "mudsc_zip", "autofusion", "rebasin"}
+"""Rows of the ResNet that take long to compile, and that other panels have."""
+
+
+def rows_to_run():
+    """For each table its first panel, with the references and those rows of a kind that no table before has.
+
+    Rows that differ in the values of options alone are of one kind; of a search the first setting is tried.
+    """
+    covered, chosen = set(), []
+    for table in reversed(TABLES.values()):
+        panel, entries = table.panels[0], []
+        for entry in panel.entries:
+            kind = (entry.method, bool(entry.members), entry.real_labels is None)
+            slow = table.name == "cifar5_resnet20" and entry.name in SLOW_ROWS
+            if entry.method in (None, "interpolation") or (kind not in covered and not slow):
+                first = {option: values[:1] for option, values in entry.search.items()}
+                entries.append(dataclasses.replace(entry, search=first))
+                covered.add(kind)
+        chosen.append((table, dataclasses.replace(panel, entries=tuple(entries), curves=(), landscape=())))
+    return chosen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TABLES)
-def test_the_command_at_a_tiny_size(name, tmp_path):
-    settings = (
-        "data.name=digits", "data.num_validation=100", "data.num_unlabelled=100", "train.epochs=2",
-        "evaluate.curve_points=3", "evaluate.curve_images=50", "landscape_points=3", "landscape_images=50",
-        *QUICK[name][0],
-    )  # fmt: skip
-    rows = QUICK[name][1]
-    args = [f"--table={name}", "--pairs=1", "--out_dir=out", f"--rows={','.join(rows)}"]
-    args += [f"--set={setting}" for setting in settings]
-    command = [sys.executable, str(ROOT / "experiments" / "reproduce.py"), *args]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "results in out" in done.stdout
-    records = read_records(tmp_path / "out" / "results.jsonl")
-    assert [record.method for record in records] == rows
-    if len(rows) == len(TABLES[name].entries):
-        assert (tmp_path / "out" / "interpolation.png").stat().st_size > 0
+@pytest.mark.parametrize(("table", "panel"), rows_to_run(), ids=reversed(TABLES))
+def test_every_table_at_a_tiny_size(table, panel, tmp_path, monkeypatch):
+    for name in DIGITS_COPIES:
+        monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS["digits"], name=name))
+    config, console = tiny(panel.get_config()), quiet()
+    names = [entry.name for entry in panel.entries]
+    config.runs_dir, config.out_dir = str(tmp_path / "runs"), str(tmp_path / "out")
+    source = panel.open_source(config, console)
+    records = run_rows(table, panel, config, source, console, names)
+    assert list(dict.fromkeys(record.method for record in records)) == names
+    done = Finished(panel, config, source, records)
+    write_panel(table, done, console)
+    folder, files = write_table(table, [done])
+    assert folder == tmp_path / "out" and {"results.md", "results.csv"} <= set(files)
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "--table"),
-        (["--table=mudsc"], "--table"),
+        ([], "--table, --figure or --all must be given"),
+        (["--table=mudsc"], "unknown table 'mudsc'. Did you mean 'mudsc_s1'"),
+        (["--table=5,7", "--out_dir=out"], "--out_dir must be left out with several; got out"),
+        (["--table=5", "--panels=disjont"], "unknown panel 'disjont'. Did you mean 'disjoint'"),
+        (["--table=5", "--set=task.ratio=0"], "ratio must be > 0; got 0.0"),
         (["--table=mudsc_s1", "--pairs=0"], "--pairs must be >= 1; got 0"),
         (["--table=mudsc_s1", "--rows=zipt"], "unknown row 'zipt'. Did you mean 'zipit'"),
         (["--table=mudsc_s1", "--set=sede=1"], "unknown field 'sede'. Did you mean 'seed'"),

@@ -83,7 +83,7 @@ def test_normalised_zero_stays_zero():
 
 
 def problem_and_data(model, unroll, **options):
-    options = Options(**{"epochs": 4, "batch_size": 8, **options})
+    options = Options(**{"epochs": 4, "batch_size": 8, "gamma": 0.5, **options})
     a, b, x = params_for(model, 0), params_for(model, 1), inputs_for(model)
     targets = confident_targets(model, (a, b), x)
     return Problem(model.perm_spec, model.apply, options, unroll), Data(a, b, x, targets)
@@ -95,7 +95,7 @@ def test_unrolled_equals_vmapped(model):
         problem, data = problem_and_data(model, unroll)
         states = init_states(problem, 24, jax.random.split(jax.random.key(0), 2))
         results.append(run_epochs(problem, states, data, jnp.arange(4)))
-    chex.assert_trees_all_close(results[0][0].log_alpha, results[1][0].log_alpha, atol=2e-3)
+    chex.assert_trees_all_close(results[0][0].learned, results[1][0].learned, atol=2e-3)
 
 
 def test_epochs_in_parts_are_the_same_run(mlp):
@@ -106,7 +106,7 @@ def test_epochs_in_parts_are_the_same_run(mlp):
     states = init_states(problem, 24, jax.random.split(jax.random.key(0), 2))
     states, _ = run_epochs(problem, states, data, jnp.arange(2))
     states, _ = run_epochs(problem, states, data, jnp.arange(2, 4))
-    chex.assert_trees_all_close(states.log_alpha, whole.log_alpha, atol=1e-6)
+    chex.assert_trees_all_close(states.learned, whole.learned, atol=1e-6)
 
 
 def test_one_compiled_program(mlp):
@@ -122,7 +122,9 @@ def test_both_losses_fall(mlp):
     a, b = params_for(mlp, 0), params_for(mlp, 1)
     x = inputs_for(mlp, 64)
     for strategy, curve in (("align", "align"), ("retain", "retain")):
-        result = af.merge(a, b, mlp.perm_spec, x, strategy=strategy, epochs=30, batch_size=32, zeta=0.0)
+        result = af.merge(
+            a, b, mlp.perm_spec, x, strategy=strategy, epochs=30, batch_size=32, gamma=0.5, start="random"
+        )
         assert result.history[curve][-1] < 0.95 * result.history[curve][0]
 
 
@@ -139,8 +141,8 @@ def test_align_finds_a_planted_permutation(mlp):
 def test_real_labels_are_used(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp, 64)
     y = np.asarray(mlp.apply(params_for(mlp, 7), x).argmax(-1))
-    with_labels = af.merge(a, b, mlp.perm_spec, (x, y), epochs=20, strategy="retain")
-    without = af.merge(a, b, mlp.perm_spec, x, epochs=20, strategy="retain", zeta=0.0)
+    with_labels = af.merge(a, b, mlp.perm_spec, (x, y), epochs=20, strategy="retain", gamma=0.5)
+    without = af.merge(a, b, mlp.perm_spec, x, epochs=20, strategy="retain", gamma=0.5)
     agree = [float((mlp.apply(r.params, x).argmax(-1) == y).mean()) for r in (with_labels, without)]
     assert agree[0] > agree[1]
     assert with_labels.diagnostics["kept"] == 1.0

@@ -10,6 +10,7 @@ import autofusion_jax as af
 from tests.conftest import inputs_for, params_for
 
 SHORT = {"epochs": 3, "batch_size": 8, "zeta": 0.0}
+FIXED = {"gamma": 0.5, "start": "random"}
 METHODS = {
     "activation_matching": {},
     "autofusion": SHORT,
@@ -31,7 +32,11 @@ METHODS = {
 ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
 
-NOT_ITSELF = {"prune_concat": "keeps half of the units of each"}
+NOT_ITSELF = {
+    "em_ensemble": "answers by a mixture of Gaussians",
+    "prune_concat": "keeps half of the units of each",
+    "z_ensemble": "answers in standard units",
+}
 """Methods under which a network merged with itself is not itself, with the reason."""
 
 NOT_A_COPY = {"interpolation": "knows of no permutations", **NOT_ITSELF}
@@ -83,6 +88,15 @@ def expect_whole_units(spec, result):
 def test_a_model_with_itself_is_itself(name, model):
     params = params_for(model, 0)
     expect_function(aligned(name, model, params, params), name, model, params)
+
+
+@pytest.mark.parametrize("name", NOT_ITSELF)
+def test_a_permuted_copy_is_as_good_as_the_model_itself(name, model):
+    params, spec, x = params_for(model, 0), model.perm_spec, inputs_for(model)
+    copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
+    outputs = [r.apply_fn(r.params, x) for r in (merged(name, model, [params, p]) for p in (params, copy))]
+    probs = [jax.nn.softmax(out) for out in outputs]
+    np.testing.assert_allclose(probs[0], probs[1], atol=2e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_A_COPY])
@@ -142,7 +156,7 @@ def test_corrections_follow_every_method(name, mlp):
 @pytest.mark.parametrize("name", sorted(LEARNED))
 def test_soft_and_hard_are_what_they_say(name, model):
     params_a, params_b, spec = params_for(model, 0), params_for(model, 1), model.perm_spec
-    result = merged(name, model, [params_a, params_b])
+    result = merged(name, model, [params_a, params_b], **(FIXED if name == "autofusion" else {}))
     assert set(result.variants) == {"soft", "hard"}
     for variant, perms in (("soft", result.soft_perms), ("hard", result.perms)):
         expected = af.fuse(params_a, params_b, perms, 0.5, spec)

@@ -55,14 +55,14 @@ def test_records_round_trip(tmp_path):
 
 
 def test_records_of_other_metrics():
-    """What some records lack has no mean, and a dash in the table; old files lack what is new."""
+    """What some records lack has no mean; what all lack has no column; old files lack what is new."""
     within = {"task_a_within": 90.0, "task_b_within": 80.0, "avg_within": 85.0}
     old, new = record(0, 0, 80.0), dataclasses.replace(record(0, 1, 90.0), metrics=within)
     assert summarise([old, new])[0].mean == {}
     (row,) = summarise([new])
     assert row.mean == within
     _, (cells,) = table_cells([row])
-    assert cells[1:5] == ["-"] * 4
+    assert cells[1:] == ["10", "2.0"]
     stored = dataclasses.asdict(old)
     del stored["found"]
     assert Record(**stored) == old
@@ -146,6 +146,17 @@ def test_lines_over_layers():
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["conv_0", "conv_1"]
 
 
+def test_three_tasks_in_tables_and_files(tmp_path):
+    metrics = {"joint": 60.0, "tasks": {"mnist": 70.0, "kmnist": 50.0, "task_c": 60.0}, "avg": 60.0}
+    records = [dataclasses.replace(record(0, 0, 80.0), metrics=metrics)]
+    write_records(tmp_path / "r.jsonl", records)
+    assert json.loads((tmp_path / "r.jsonl").read_text())["metrics"] == metrics
+    assert read_records(tmp_path / "r.jsonl") == records
+    headings, (cells,) = table_cells(summarise(records))
+    assert headings[1:6] == ["Joint", "MNIST", "KMNIST", "Task C", "Avg"]
+    assert cells[1:6] == ["60.00", "70.00", "50.00", "60.00", "60.00"]
+
+
 LINES = [
     Line("Ours", summarise(RECORDS)[0], {"joint": 61.0}),
     Line("Not run", None, {"joint": 50.5}),
@@ -157,24 +168,20 @@ def test_comparison_cells_by_hand():
     headings, cells = comparison_cells(LINES, ("joint", "task_a", "avg_within"))
     assert headings == ["Method", "Joint", "published", "Task A", "Avg within"]
     assert cells == [
-        ["Ours", "73.00 ± 16.97", "61.00", "73.00 ± 16.97", "-"],
+        ["Ours", "73.00 ± 16.97 (4.24)", "61.00", "73.00 ± 16.97 (4.24)", "-"],
         ["Not run", "-", "50.50", "-", "-"],
-        ["Nothing published", "85.00", "-", "85.00", "-"],
+        ["Nothing published", "85.00 (7.07)", "-", "85.00 (7.07)", "-"],
     ]
 
 
 def test_comparison_in_all_forms():
     text = comparison_markdown(LINES, ("joint",))
-    assert text.splitlines()[2] == "| Ours | 73.00 ± 16.97 | *61.00* |"
-    rows = list(csv.reader(io.StringIO(comparison_csv(LINES, ("joint",)))))
-    assert rows[0] == ["method", "pairs", "joint_mean", "joint_std_pairs", "joint_published"]
-    assert rows[1] == ["Ours", "2", "73.0000", "16.9706", "61.00"] and rows[2] == [
-        "Not run",
-        "0",
-        "",
-        "",
-        "50.50",
-    ]
+    assert text.splitlines()[2] == "| Ours | 73.00 ± 16.97 (4.24) | *61.00* |"
+    rows = list(csv.reader(io.StringIO(comparison_csv({"vgg": LINES}, ("joint",)))))
+    heads = ["panel", "method", "pairs", "repeats", "num_learned", "seconds"]
+    assert rows[0] == [*heads, "joint_mean", "joint_std_pairs", "joint_std_repeats", "joint_published"]
+    assert rows[1] == ["vgg", "Ours", "2", "2", "10", "2.000", "73.0000", "16.9706", "4.2426", "61.00"]
+    assert rows[2] == ["vgg", "Not run", "0", "0", "", "", "", "", "", "50.50"]
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(comparison_table(LINES, ("joint",), "t"))
     assert "16.97" in console.export_text()

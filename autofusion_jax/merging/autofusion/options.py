@@ -34,7 +34,7 @@ class Options:
     switch_every: int = 1
     epochs: int = 64
     batch_size: int = 128
-    learning_rate: float = 1.0
+    learning_rate: float = 0.2
     final_learning_rate: float = 0.01
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
     mixing_rate: float = 0.02
@@ -79,8 +79,12 @@ class Options:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
-        "gamma": "uniform", "tau": 2.0, "zeta": 0.9, "pseudo_labels": "confidence", "start": "random",
-        "augment": "none",
+        "gamma": "uniform",
+        "tau": 2.0,
+        "zeta": 0.9,
+        "pseudo_labels": "confidence",
+        "start": "random",
+        "augment": "none", "learning_rate": 1.0,
     },
 }
 

@@ -13,7 +13,6 @@ from autofusion_jax.transport.assignment import solve_assignment
 from autofusion_jax.transport.sinkhorn import log_sinkhorn
 from autofusion_jax.types import Perms
 
-
 START_ODDS = 9.0
 """How much more mass a row has at its place in the start than everywhere else together."""
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.corrections.reset_norm import reset_norm
+from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics
 from autofusion_jax.merging.result import MergeTask
-from autofusion_jax.merging.corrections.reset_norm import stored_statistics
 from autofusion_jax.merging.zipping.alpha import ALPHAS, score
 from autofusion_jax.merging.zipping.combine import zip_models
 from autofusion_jax.merging.zipping.families import find_families

@@ -1,0 +1,72 @@
+"""The library's best methods beside teachers and controls, on all data sets, splits and networks.
+
+Command: `python experiments/reproduce.py --table=best --data_dir=DIR`
+"""
+
+import functools
+from typing import Any
+
+from autofusion_jax.merging.registry import METHODS
+from autofusion_jax.reporting.tables import heading, label
+from pipeline.endpoints import MODEL_ROLES
+from pipeline.rows import REFERENCE_ROWS
+from tables.autofusion import panel, settings
+from tables.schema import Entry, Panel, Table
+
+COMPARED = (
+    "interpolation", "weight_matching", "activation_matching", "zipit", "autofusion_paper", "autofusion",
+    "pleas", "prune_concat", "best",
+)  # fmt: skip
+SPLITS = {"2_8": (2, 8), "3_7": (3, 7), "3_3_4": (3, 3, 4)}
+ABOUT = (
+    "*Hard* rows hold permutations, *soft* ones the Sinkhorn matrices. A teacher runs all networks; a "
+    "control uses no merge; references have real labels. *Learned* counts the numbers fitted to data.",
+)
+
+
+def method_rows() -> tuple[Entry, ...]:
+    """Those methods of the comparison that the registry has."""
+    return tuple(Entry(name, label(name, None), name) for name in COMPARED if name in METHODS)
+
+
+def reference_rows(kinds: tuple[str, ...] = ("teacher_", "control_", "real_labels_")) -> tuple[Entry, ...]:
+    """The reference rows of these kinds, all that there are."""
+    return tuple(Entry(name, label(name, None)) for name in REFERENCE_ROWS if name.startswith(kinds))
+
+
+def _panel(name: str, base: str, *, num_tasks: int = 2, **changes: Any) -> Panel:
+    endpoints = tuple(Entry(role, label(role, None)) for role in MODEL_ROLES[:num_tasks])
+    letters = tuple(f"task_{role[-1]}" for role in MODEL_ROLES[:num_tasks])
+    config = functools.partial(settings, base, f"best/{name}", repeats=1, pairs=5, **changes)
+    data, model = base.rsplit("_", 1)
+    named = {"fashion": "fashion_mnist"}.get(data, data)
+    task = {key: f", {key.replace('_', '+')} classes" for key in SPLITS} | {"5to1": ", A:B 5:1"}
+    kind = next((text for key, text in task.items() if name.endswith(key)), "")
+    entries = (*endpoints, *method_rows(), *reference_rows())
+    return panel(
+        name, f"{heading(named)}, {model.upper()}{kind}", entries, config, *ABOUT,
+        metrics=("joint", *letters, "avg"), costs=True,
+        correction="reset_norm" if model == "resnet20" else None,
+    )  # fmt: skip
+
+
+BASES = (
+    "mnist_mlp", "mnist_vgg", "fashion_mlp", "fashion_vgg", "kmnist_mlp", "kmnist_vgg", "cifar10_vgg",
+    "cifar10_resnet20",
+)  # fmt: skip
+MNIST = BASES[:2]
+
+TABLE = Table(
+    name="best",
+    title="The best network that unlabelled images buy",
+    panels=(
+        *(_panel(base, base) for base in BASES),
+        *(
+            _panel(f"{base}_{name}", base, num_tasks=len(sizes), task__sizes=sizes)
+            for base in MNIST
+            for name, sizes in SPLITS.items()
+        ),
+        *(_panel(f"{base}_5to1", base, task__ratio=5.0) for base in MNIST),
+    ),
+    fast=("mnist_vgg", "mnist_mlp_3_3_4"),
+)

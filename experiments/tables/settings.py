@@ -1,0 +1,56 @@
+"""Changes to the settings of a panel: single fields, and all that makes a first look fast."""
+
+import ast
+import dataclasses
+from typing import Any
+
+from autofusion_jax.validation import unknown_name
+from tables.schema import TableConfig
+
+
+def make_fast(config: TableConfig) -> None:
+    """Few images, epochs, pairs and keys, for a first look."""
+    num_parts = config.data.name.count("+") + 1
+    config.data.num_train = 4000 * num_parts
+    config.data.num_unlabelled = min(config.data.num_unlabelled, 500 * num_parts)
+    config.train.epochs = min(config.train.epochs, 2)
+    config.train.segment = min(config.train.segment, 20)
+    config.merge.epochs, config.merge.repeats, config.pairs = 2, 1, 1
+    config.landscape_points, config.landscape_images = 7, 200
+    config.evaluate.curve_points, config.evaluate.curve_images = 5, 200
+
+
+def override(config: Any, assignment: str) -> None:
+    """Set a field of a config by `FIELD.FIELD=VALUE`, in the type of its present value.
+
+    Raises:
+        ValueError: no such field, or a value of another type.
+
+    Example:
+        >>> from autofusion_jax.training.loop import TrainOptions
+        >>> options = TrainOptions()
+        >>> override(options, "epochs=7")
+        >>> options.epochs
+        7
+    """
+    path, _, text = assignment.partition("=")
+    owner, value = config, config
+    for name in path.strip().split("."):
+        known = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+        if name not in known:
+            raise unknown_name("--set", "field", name, known)
+        owner, value = value, getattr(value, name)
+    setattr(owner, name, _parse(path, text, value))
+
+
+def _parse(path: str, text: str, present: Any) -> Any:
+    kind = type(present)
+    try:
+        value = text if kind is str else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"--set: {path} must be {kind.__name__}, such as {present!r}; got {text!r}.")
+    return value

@@ -1,0 +1,93 @@
+"""Figures of accuracy against a setting, drawn from the records of a table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autofusion_jax.reporting.figures import save_figure
+from autofusion_jax.reporting.records import Record, Row, summarise, write_text
+from autofusion_jax.reporting.sweep_figure import Series, sweep_figure
+from tables.schema import Point, Sweep, Table, TableConfig
+
+FIGURE_FILE = "figure.json"
+Y_TITLE = "joint accuracy (%)"
+VARIANTS = ("soft", "hard", None)
+
+Results = Mapping[str, tuple[TableConfig, Sequence[Record]]]
+"""Panel -> its settings and its records."""
+
+
+def draw_sweeps(folder: Path, table: Table, results: Results) -> None:
+    """Draw the sweeps of a table whose rows are there, and say in `figure.json` what they show."""
+    for sweep in table.sweeps:
+        rows = {
+            (panel, row.method, row.variant): row
+            for panel, (_, records) in results.items()
+            for row in summarise(records)
+        }
+        series = _series(sweep, rows)
+        if not series:
+            continue
+        levels = {
+            label: rows[key].mean["joint"]
+            for label, point in sweep.levels.items()
+            if (key := (point.panel, point.entry, None)) in rows
+        }
+        config = next(iter(results.values()))[0]
+        caption = _caption(config, list(rows.values()))
+        figure = sweep_figure(
+            series, levels=levels, title=f"{sweep.title}\n{caption}", x_title=sweep.x_title, y_title=Y_TITLE,
+            log_x=sweep.log_x,
+        )  # fmt: skip
+        save_figure(figure, folder / f"{sweep.name}.png")
+        described = _described(table, sweep, caption, series)
+        write_text(folder / FIGURE_FILE, json.dumps(described, indent=2) + "\n")
+
+
+def _caption(config: TableConfig, rows: Sequence[Row]) -> str:
+    """How many pairs and keys the points and their bars are made of."""
+    pairs, repeats = max(row.num_pairs for row in rows), max(row.num_repeats for row in rows)
+    bars = "pairs" if pairs > 1 else "keys"
+    return (
+        f"mean of {pairs} pair(s) x {repeats} key(s), seed {config.seed} and up; "
+        f"bars: standard deviation over {bars}"
+    )
+
+
+def _series(sweep: Sweep, rows: Mapping[tuple[str, str, str | None], Row]) -> list[Series]:
+    found = []
+    for label, points in sweep.series.items():
+        for variant in VARIANTS:
+            there = [
+                (point, rows[key]) for point in points if (key := (point.panel, point.entry, variant)) in rows
+            ]
+            if there:
+                found.append(_one_series(f"{label}, {variant}" if variant else label, there))
+    return found
+
+
+def _one_series(label: str, points: Sequence[tuple[Point, Row]]) -> Series:
+    errors = [(row.std_pairs if row.num_pairs > 1 else row.std_repeats)["joint"] for _, row in points]
+    return Series(label, [point.x for point, _ in points], [row.mean["joint"] for _, row in points], errors)
+
+
+def _described(table: Table, sweep: Sweep, caption: str, series: Sequence[Series]) -> dict[str, Any]:
+    """A figure in the form that reports read: the picture and the numbers behind it."""
+    xs = sorted({x for one in series for x in one.x})
+    curves = []
+    for one in series:
+        y, error = dict(zip(one.x, one.y)), dict(zip(one.x, one.error))
+        curves.append({
+            "name": one.label, "metric": "joint",
+            "y": [y.get(x) for x in xs], "error": [error.get(x) for x in xs],
+        })  # fmt: skip
+    alt = f"Joint accuracy against {sweep.x_title}: " + "; ".join(
+        f"{one.label} from {min(one.y):.1f} to {max(one.y):.1f} %" for one in series
+    )
+    return {
+        "figure": f"table_{table.name}_{sweep.name}", "title": sweep.title, "caption": caption,
+        "command": f"python experiments/reproduce.py --table={table.name}",
+        "panels": [{"file": f"{sweep.name}.png", "alt": alt, "layer": None, "method": None, "sample": None}],
+        "curves": {"x_title": sweep.x_title, "y_title": Y_TITLE, "x": xs, "series": curves},
+    }  # fmt: skip

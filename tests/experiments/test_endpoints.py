@@ -1,0 +1,89 @@
+"""How a config becomes tasks, networks and the images that merges see."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from autofusion_jax.data.registry import DATASETS
+from configs import get_config
+from pipeline.endpoints import draw_pair, open_setting
+
+
+def setting(**changes):
+    config = get_config("digits_mlp")
+    for name, value in changes.items():
+        owner = config.data if hasattr(config.data, name) else config.task
+        setattr(owner, name, value)
+    return open_setting(config, Console(file=io.StringIO()))
+
+
+def test_disjoint_halves():
+    pair = draw_pair(setting(), 0)
+    assert pair.tasks == pair.classes and pair.roles == ("model_a", "model_b")
+    assert pair.names == ("task_a", "task_b") and pair.train_labels.ndim == 1
+
+
+def test_shared_labels():
+    shared = setting(labels="shared", sizes=(3, 7))
+    pair, labels = draw_pair(shared, 1), shared.dataset.train_labels
+    assert shared.model.module.num_classes == 7 and pair.tasks == (tuple(range(3)), tuple(range(7)))
+    for row, role, classes in zip(pair.train_labels, pair.roles, pair.classes):
+        assert (np.asarray(classes)[row[pair.train[role]]] == labels[pair.train[role]]).all()
+    assert (pair.test_labels >= 0).sum(0).tolist() == [1] * len(shared.dataset.test_labels)
+
+
+def test_three_tasks():
+    three = setting(sizes=(3, 3, 4))
+    pair = draw_pair(three, 0)
+    assert pair.roles == ("model_a", "model_b", "model_c") and three.model.module.num_classes == 10
+    indices = np.concatenate([pair.train[role] for role in pair.roles])
+    assert sorted(indices) == sorted(pair.train["real_labels"])
+
+
+def test_joined_data_sets_are_tasks(monkeypatch):
+    names = ("digits", "digits_b", "digits_c")
+    for name in names:
+        monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS["digits"], name=name))
+    joined = setting(name="+".join(names), labels="shared")
+    pair = draw_pair(joined, 0)
+    assert pair.names == names and pair.tasks == (tuple(range(10)),) * 3
+    assert joined.model.module.num_classes == 10
+    assert setting(name="+".join(names)).model.module.num_classes == 30
+    with pytest.raises(ValueError, match="sizes must be empty: each joined data set is a task"):
+        setting(name="digits+digits_b", sizes=(5, 15))
+
+
+def test_imbalance_is_among_the_unlabelled_alone():
+    plain, uneven = setting(), setting(ratio=5.0)
+    one, other = draw_pair(plain, 0), draw_pair(uneven, 0)
+    assert (one.train["model_a"] == other.train["model_a"]).all()
+    assert len(other.unlabelled) == len(one.unlabelled)
+    share = np.isin(other.unlabelled, other.train["model_a"]).mean()
+    assert share == pytest.approx(5 / 6, abs=0.03)
+    assert plain.checkpoint_root == uneven.checkpoint_root
+
+
+def test_what_endpoints_depend_on():
+    """Not on what merges see; on how the tasks are cut and called."""
+    root = setting().checkpoint_root
+    assert setting(num_unlabelled=50).checkpoint_root == root == setting(sizes=(5, 5)).checkpoint_root
+    others = [setting(**change).checkpoint_root for change in (
+        {"labels": "shared"}, {"sizes": (2, 8)}, {"num_train": 500}, {"num_validation": 90},
+    )]  # fmt: skip
+    assert len({root, *others}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": (3, 3)}, r"sizes must be two or more, each >= 1, with sum 10; got \(3, 3\)"),
+        ({"labels": "share"}, "task: unknown labels 'share'. Did you mean 'shared'"),
+        ({"ratio": 0.0}, "task: ratio must be > 0; got 0.0"),
+    ],
+)
+def test_nonsense_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        setting(**change)
