@@ -3,7 +3,6 @@
 python experiments/reproduce.py --table=5
 """
 
-import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from rich.console import Console
 from app import run
 from autofusion_jax.validation import require, unknown_name
 from configs.schema import split_commas
+from figures import FIGURES, run_figure
 from tables import TABLES
 from tables.report import Finished, total_seconds, write_panel, write_table
 from tables.runner import run_rows
@@ -21,7 +21,9 @@ from tables.schema import Panel, Table, TableConfig
 from tables.settings import make_fast, override
 
 TABLE = flags.DEFINE_multi_string("table", [], f"Which table: {', '.join(TABLES)}; may be repeated.")
-FIGURE = flags.DEFINE_multi_string("figure", [], "Which figure of the paper; may be repeated.")
+FIGURE = flags.DEFINE_multi_string(
+    "figure", [], f"Which figure of the paper: {', '.join(FIGURES)}; may be repeated."
+)
 ALL = flags.DEFINE_bool("all", False, "Every table and every figure.")
 FAST = flags.DEFINE_bool("fast", False, "A first look: one pair, one key, few images, epochs and rows.")
 PANELS = flags.DEFINE_list(
@@ -38,10 +40,13 @@ SET = flags.DEFINE_multi_string("set", [], "Another setting, may be repeated: --
 
 def main(console: Console) -> None:
     tables = list(TABLES) if ALL.value else list(split_commas(tuple(TABLE.value)))
-    figures = list(split_commas(tuple(FIGURE.value)))
+    figures = list(FIGURES) if ALL.value else list(split_commas(tuple(FIGURE.value)))
     for name in tables:
         if name not in TABLES:
             raise unknown_name("--table", "table", name, TABLES)
+    for name in figures:
+        if name not in FIGURES:
+            raise unknown_name("--figure", "figure", name, FIGURES)
     require(bool(tables or figures), "reproduce", "--table, --figure or --all", "given", "none of them")
     alone = len(tables) + len(figures) == 1
     require(alone or not OUT_DIR.value, "reproduce", "--out_dir", "left out with several", OUT_DIR.value)
@@ -126,19 +131,10 @@ def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]],
 
 def _run_figures(names: list[str], console: Console) -> list[str]:
     """Draw figures of the paper; returns one line for each."""
-    if not (names or ALL.value):
-        return []
-    if importlib.util.find_spec("figures") is None:
-        raise ValueError("reproduce: --figure needs experiments/figures, which this copy lacks.")
-    figures = importlib.import_module("figures")
-    names = list(figures.FIGURES) if ALL.value else names
-    for name in names:
-        if name not in figures.FIGURES:
-            raise unknown_name("--figure", "figure", name, figures.FIGURES)
     lines = []
     for name in names:
         start = time.perf_counter()
-        folder = figures.run_figure(
+        folder = run_figure(
             name, out_dir=OUT_DIR.value, runs_dir=RUNS_DIR.value, data_dir=DATA_DIR.value,
             seed=SEED.value, fast=FAST.value, console=console,
         )  # fmt: skip

@@ -69,7 +69,7 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
             omega_a, omega_r (0.5, 0.5): weights of the losses under "weighted".
             switch_every (1): epochs between switches under "rounded".
             epochs (64), batch_size (128): passes over the inputs.
-            learning_rate (1.0), final_learning_rate (0.01): ends of a cosine schedule.
+            learning_rate (0.2; paper: 1.0), final_learning_rate (0.01): ends of a cosine schedule.
             mixing_rate (0.02): the same for the mixing weights; falls by as much.
             optimizer (optax.adam): takes a schedule, gives a `GradientTransformation`.
             init_scale (0.01): standard deviation of the initial scores.
@@ -104,7 +104,7 @@ def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResul
     unroll = prefers_unrolling(task.network, task.models[0], task.inputs[:1])
     start = mixing = None
     if options.start == "activation_matching":
-        start = match_activations(task.spec, *task.models, task.inputs)
+        start = match_activations(task.spec, task.models[0], task.models[1], task.inputs)
     statistics: frozenset[str] = frozenset()
     if options.learns_mixing:
         mixing = init_mixing(task.spec, class_weights(task))

@@ -60,7 +60,7 @@ def mix(
             total = sum(values[path] for values in scaled)
         else:
             total = sum(w * v[path] for w, v in zip(_class_weights(leaf, mixing["classes"]), scaled))
-        leaves[path] = total.astype(jnp.result_type(first))
+        leaves[path] = jnp.asarray(total, jnp.result_type(first))
     return unflatten_like(models[0], leaves)
 
 
