@@ -163,7 +163,7 @@ def test_keeps_more_of_two_tasks_than_weight_matching():
         return jax.lax.scan(step, (params, optimizer.init(params)), length=200)[0][0]
 
     train_x, test_x = x[::2], x[1::2]
-    accuracies = {"weight_matching": [], "pleas": []}
+    accuracies = {"weight_matching": [], "pleas": [], "prune_concat": []}
     for seed in range(3):
         task = np.isin(y[::2], np.random.default_rng(seed).permutation(10)[:5])
         a, b = (
@@ -174,6 +174,7 @@ def test_keeps_more_of_two_tasks_than_weight_matching():
             merged = af.merge(a, b, model.perm_spec, train_x[:500], method=name)
             found.append(float(np.mean(model.apply(merged.params, test_x).argmax(-1) == y[1::2])))
     assert np.mean(accuracies["pleas"]) > np.mean(accuracies["weight_matching"]) + 0.15
+    assert np.mean(accuracies["prune_concat"]) > np.mean(accuracies["pleas"])
 
 
 def test_bad_options():

@@ -11,6 +11,9 @@ from autofusion_jax.symmetry.transform import transform
 from tests.conftest import inputs_for, params_for
 from tests.merging.test_contracts_models import MODELS
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+"""The larger models, which take seconds to compile."""
+
 
 def merged(model, models, x=None, **options):
     x = inputs_for(model, 40) if x is None else x
@@ -66,7 +69,7 @@ def without_half(model, params, half):
     return transform(model.perm_spec, params, mask)
 
 
-@pytest.mark.parametrize("name", ["mlp", "vgg", "resnet_batch_norm"])
+@pytest.mark.parametrize("name", ["mlp", "vgg", SLOW[0]])
 def test_networks_that_fit_beside_each_other_lose_nothing(name, request):
     model = MODELS[name] if name in MODELS else request.getfixturevalue(name)
     models = [without_half(model, params_for(model, seed), seed) for seed in (0, 1)]
@@ -77,7 +80,7 @@ def test_networks_that_fit_beside_each_other_lose_nothing(name, request):
     assert result.diagnostics["head"] == "mean"
 
 
-@pytest.mark.parametrize("name", ["vgg", *MODELS])
+@pytest.mark.parametrize("name", ["vgg", *SLOW])
 def test_a_fit_lacks_no_more_than_the_networks_side_by_side(name, request):
     model = MODELS[name] if name in MODELS else request.getfixturevalue(name)
     result = merged(model, [params_for(model, seed) for seed in (0, 1)], pseudo_labels=None)
@@ -101,7 +104,7 @@ def test_the_residual_is_what_it_says(vgg):
     np.testing.assert_allclose(after, np.mean((own - wanted) ** 2), rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["vgg", "resnet_group_norm", "vit"])
+@pytest.mark.parametrize("name", ["vgg", *SLOW])
 def test_a_permuted_network_leads_to_the_same_function(name, request):
     model = MODELS[name] if name in MODELS else request.getfixturevalue(name)
     spec, x = model.perm_spec, inputs_for(model, 40)
