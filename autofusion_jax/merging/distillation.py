@@ -177,14 +177,14 @@ def distil_network(
     Returns:
         As `distil`.
     """
-    assert spec.apply_fn is not None
-    statistics = norm_statistics(spec, params, x)
-    network = InTraining(spec) if statistics else spec.apply_fn
+    network, statistics = training_network(spec, params, x)
     params, losses = distil(network, params, x, probs, options, key=key, frozen=statistics, keep=keep)
     return reset_norm(spec, params, x)[0] if statistics else params, losses
 
 
-def norm_statistics(spec: PermSpec, params: Params, x: Array) -> frozenset[str]:
-    """The paths of the means and variances that a network's norms have stored."""
+def training_network(spec: PermSpec, params: Params, x: Array) -> tuple[ApplyFn, frozenset[str]]:
+    """A spec's network as it is trained, and the paths of the means and variances that its norms store."""
+    assert spec.apply_fn is not None
     norms = stored_norms(flatten_program(spec, params, x[:2], caller="distil"))
-    return frozenset(path for norm in norms for path in (norm.mean, norm.variance))
+    statistics = frozenset(path for norm in norms for path in (norm.mean, norm.variance))
+    return InTraining(spec) if statistics else spec.apply_fn, statistics
