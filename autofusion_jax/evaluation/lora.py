@@ -69,4 +69,5 @@ class Adapted:
     apply_fn: ApplyFn
 
     def __call__(self, params: Params, x: Float[Array, "batch ..."]) -> Array:
+        """The outputs, all kernels changed by their adapters."""
         return self.apply_fn(with_adapters(params["base"], params["adapters"]), x)

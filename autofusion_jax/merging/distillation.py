@@ -13,7 +13,7 @@ from jaxtyping import Float, Key
 
 from autofusion_jax.merging.augmentation import augmented, check_augment
 from autofusion_jax.merging.autofusion.losses import retain_loss
-from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_norms, training_rules
+from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics, training_rules
 from autofusion_jax.symmetry.flat import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
@@ -90,11 +90,9 @@ def distil(
     data = (x, probs, jnp.ones(len(x)) if keep is None else keep)
     found, losses = _run(apply_fn, options, trained, params, data, key)
     curve = np.asarray(losses)
-    finite = np.isfinite(curve)
-    require(
-        bool(finite.all()), "distil", "the loss", "finite", f"{curve[~finite][:1]} in epoch {finite.argmin()}",
-        "Lower the learning rate.",
-    )  # fmt: skip
+    bad = int(np.argmin(np.isfinite(curve)))
+    got = f"{curve[bad]} in epoch {bad}"
+    require(bool(np.isfinite(curve).all()), "distil", "the loss", "finite", got, "Lower the learning rate.")
     return unflatten_like(params, leaves | found), curve
 
 
@@ -129,9 +127,7 @@ def _run(
         state, losses = jax.lax.scan(step, state, (order, jax.random.split(shift_key, num_steps)))
         return state, losses.mean()
 
-    (trained, _), losses = jax.lax.scan(
-        epoch, (trained, optimizer.init(trained)), jnp.arange(options.epochs)
-    )
+    (trained, _), losses = jax.lax.scan(epoch, (trained, optimizer.init(trained)), jnp.arange(options.epochs))
     return trained, losses
 
 
@@ -142,6 +138,7 @@ class InTraining:
     spec: PermSpec
 
     def __call__(self, params: Params, x: Array) -> Array:
+        """The outputs, by the statistics of this batch."""
         program = flatten_program(self.spec, params, x, caller="distil")
         leaves = flatten_by_path(params)
         values = {number: leaves[path] for path, number in program.leaves.items()}
@@ -185,6 +182,5 @@ def distil_network(
 def training_network(spec: PermSpec, params: Params, x: Array) -> tuple[ApplyFn, frozenset[str]]:
     """A spec's network as it is trained, and the paths of the means and variances that its norms store."""
     assert spec.apply_fn is not None
-    norms = stored_norms(flatten_program(spec, params, x[:2], caller="distil"))
-    statistics = frozenset(path for norm in norms for path in (norm.mean, norm.variance))
+    statistics = stored_statistics(spec, params, x[:2])
     return InTraining(spec) if statistics else spec.apply_fn, statistics

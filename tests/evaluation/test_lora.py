@@ -60,7 +60,9 @@ def test_statistics_are_measured_again():
     probs = jax.nn.one_hot(jnp.arange(24) % 3, 3)
     tuned, _, _ = tune_adapters(net.perm_spec, params, x, probs, SHORT, key=jax.random.key(1))
     mean = tuned["batch_stats"]
-    assert all(np.any(new != old) for new, old in zip(jax.tree.leaves(mean), jax.tree.leaves(params["batch_stats"])))
+    assert all(
+        np.any(new != old) for new, old in zip(jax.tree.leaves(mean), jax.tree.leaves(params["batch_stats"]))
+    )
 
 
 def test_rank_out_of_range(mlp):

@@ -84,7 +84,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "zeta": 0.9,
         "pseudo_labels": "confidence",
         "start": "random",
-        "augment": "none", "learning_rate": 1.0,
+        "augment": "none",
+        "learning_rate": 1.0,
     },
 }
 
