@@ -21,7 +21,8 @@ def merged(mlp, batch, **options):
 
 
 def by_hand(mlp, start, x, targets, round_number):
-    key = jax.random.fold_in(jax.random.split(KEY, 1)[0], round_number)
+    distil_key = jax.random.split(jax.random.split(KEY, 1)[0])[1]
+    key = jax.random.fold_in(distil_key, round_number)
     return distil(mlp.apply, start, x, targets, DistilOptions(4, 1e-3, 8), key=key)
 
 
@@ -58,6 +59,7 @@ def test_real_labels_take_the_teachers_place(mlp):
     [
         ({"pseudo_labels": "emm"}, "best: unknown pseudo_labels 'emm'. Did you mean 'em'"),
         ({"epochs": 0}, "best: epochs must be >= 1; got 0"),
+        ({"copies": 0}, "best: copies must be >= 1; got 0"),
         ({"rounds": -1}, "best: rounds must be >= 0; got -1"),
         ({"augment": "flip"}, "best: unknown augment 'flip'"),
         ({"ridge": 0.0}, "ridge must be > 0"),
