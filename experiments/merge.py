@@ -13,7 +13,8 @@ from autofusion_jax.validation import require, unknown_name
 from configs.schema import Config, split_commas
 from pipeline.endpoints import draw_pair, open_setting
 from pipeline.outputs import finish_run, open_run, row_names, run_job
-from pipeline.rows import REFERENCE_ROWS, open_pair
+from pipeline.references import REFERENCE_ROWS
+from pipeline.rows import open_pair
 
 CONFIG = define_config()
 

@@ -18,6 +18,11 @@ def check_augment(caller: str, augment: str) -> None:
         raise unknown_name(caller, "augment", augment, AUGMENTATIONS)
 
 
+def augments(x: Float[Array, "batch ..."], augment: str) -> bool:
+    """Whether `augmented` changes these inputs."""
+    return augment != "none" and x.ndim == 4
+
+
 def augmented(key: Key[Array, ""], x: Float[Array, "batch ..."], augment: str) -> Float[Array, "batch ..."]:
     """Shift every image of a batch by a random number of pixels in both directions.
 
@@ -30,7 +35,7 @@ def augmented(key: Key[Array, ""], x: Float[Array, "batch ..."], augment: str) -
         The inputs, shifted by up to 1 pixel for every `MAX_SHARE` of their height and width; what
         enters is a copy of the border.
     """
-    if augment == "none" or x.ndim != 4:
+    if not augments(x, augment):
         return x
     batch, height, width, channels = x.shape
     rows, columns = -(-height // MAX_SHARE), -(-width // MAX_SHARE)

@@ -17,6 +17,7 @@ from autofusion_jax.merging.matching.ot_fusion import ot_fusion
 from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
+from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
 from autofusion_jax.merging.result import Method
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "activation_matching": activation_matching,
     "autofusion": autofusion,
     "autofusion_paper": functools.partial(autofusion, preset="paper"),
+    "best": best,
     "c2m3": c2m3,
     "confidence_ensemble": confidence_ensemble,
     "em_ensemble": em_ensemble,

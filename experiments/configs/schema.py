@@ -7,7 +7,10 @@ from autofusion_jax.data.splits import PROTOCOLS
 from autofusion_jax.training.loop import TrainOptions
 from autofusion_jax.validation import require, unknown_name
 
-REFERENCES = ("model_a", "model_b", "teacher_confidence", "control_ridge_head", "real_labels_training")
+REFERENCES = (
+    "model_a", "model_b", "teacher_confidence", "teacher_z", "teacher_em", "control_ridge_head",
+    "control_random_network", "control_distillation", "real_labels_finetuning", "real_labels_training",
+)  # fmt: skip
 METHODS = ("interpolation", "weight_matching", "autofusion_paper", "autofusion")
 
 

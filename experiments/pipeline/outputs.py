@@ -17,7 +17,8 @@ from autofusion_jax.reporting.tables import label, markdown_table, rich_table
 from autofusion_jax.types import Perms, SoftPerms
 from configs.schema import Config
 from pipeline.endpoints import MODEL_ROLES, Setting, network_meta
-from pipeline.rows import REFERENCE_ROWS, Outcome, PairContext, merge_row, soft_matrices
+from pipeline.references import REFERENCE_ROWS
+from pipeline.rows import Outcome, PairContext, merge_row, soft_matrices
 
 CONFIG_FILE, RESULTS_FILE, TABLE_FILE = "config.json", "results.jsonl", "table.md"
 CURVE_FIGURE, PERMUTATION_FIGURE = "interpolation.png", "permutations.png"

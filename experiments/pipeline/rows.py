@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,19 +13,16 @@ import numpy as np
 from jax import Array
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from autofusion_jax.batching import predict
 from autofusion_jax.data.splits import head_labels
 from autofusion_jax.evaluation.accuracy import evaluate
-from autofusion_jax.evaluation.controls import ridge_head
 from autofusion_jax.merging.api import merge_many, merge_repeats
 from autofusion_jax.merging.registry import get_method
-from autofusion_jax.merging.result import MergeResult, Method
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require
 from configs.schema import Config
-from pipeline.endpoints import MODEL_ROLES, Pair, Setting, get_network, network_path, to_inputs
+from pipeline.endpoints import Pair, Setting, get_network, to_inputs
 
 
 class Outcome(NamedTuple):
@@ -93,9 +89,16 @@ class PairContext:
         return head_labels(self.pair.train_labels)[self.pair.unlabelled]
 
     @functools.cached_property
-    def teacher(self) -> MergeResult:
-        """The confidence ensemble of all endpoints."""
-        return merge_many(self.models, self.spec, self.x, method="confidence_ensemble")
+    def pseudo_labels(self) -> Array:
+        """What the EM ensemble of the endpoints says of `x`, probabilities `[n, classes]`."""
+        keys = jax.random.split(jax.random.key(0), 1)
+        task = MergeTask(self.models, self.spec, self.spec.apply_fn, self.x, None, keys)
+        return find_targets("merge", task, pseudo_labels="em", zeta=0.0).probs
+
+    @functools.cached_property
+    def average(self) -> Params:
+        """The activation-matched average of the endpoints, where distillation and fine-tuning start."""
+        return merge_many(self.models, self.spec, self.x, method="activation_matching").params
 
     def evaluate(self, outcome: Outcome) -> dict[str, Any]:
         """The accuracy of a network on the test images."""
@@ -112,51 +115,6 @@ def open_pair(setting: Setting, pair: Pair) -> PairContext:
     models, seconds = zip(*networks)
     x = to_inputs(setting.dataset.train_images[pair.unlabelled])
     return PairContext(setting, pair, models, seconds, setting.model.perm_spec, x)
-
-
-def _trained(context: PairContext, role: str, params: Params, seconds: float) -> list[Outcome]:
-    path = os.path.abspath(network_path(context.setting, context.pair, role))
-    apply_fn = context.setting.model.apply
-    return [Outcome(params, apply_fn, num_learned=num_params(params), seconds=seconds, kept_at=path)]
-
-
-def _endpoint(context: PairContext, *, place: int) -> list[Outcome]:
-    count = len(context.models)
-    require(place < count, "merge", "references", f"one of {count} endpoints", MODEL_ROLES[place])
-    return _trained(context, context.pair.roles[place], context.models[place], context.seconds[place])
-
-
-def _real_labels(context: PairContext) -> list[Outcome]:
-    params, seconds = get_network(context.setting, context.pair, "real_labels")
-    return _trained(context, "real_labels", params, seconds)
-
-
-def _confidence(context: PairContext) -> list[Outcome]:
-    start = time.perf_counter()
-    result = context.teacher
-    apply_fn = result.apply_fn or context.setting.model.apply
-    return [Outcome(result.params, apply_fn, seconds=time.perf_counter() - start, storable=False)]
-
-
-def _ridge(context: PairContext) -> list[Outcome]:
-    """A's body with a ridge-regressed head on the teacher's labels: what any merge must beat."""
-    start = time.perf_counter()
-    model, teacher = context.setting.model, context.teacher
-    log_probs = predict(teacher.apply_fn or model.apply, teacher.params, context.x)
-    labels = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1])
-    kernel, bias = ridge_head(predict(model.features, context.params_a, context.x), labels)
-    params = jax.block_until_ready(model.with_head(context.params_a, kernel, bias))
-    return [
-        Outcome(params, model.apply, num_learned=kernel.size + bias.size, seconds=time.perf_counter() - start)
-    ]
-
-
-REFERENCE_ROWS: dict[str, Callable[[PairContext], list[Outcome]]] = {
-    **{role: functools.partial(_endpoint, place=place) for place, role in enumerate(MODEL_ROLES)},
-    "teacher_confidence": _confidence,
-    "control_ridge_head": _ridge,
-    "real_labels_training": _real_labels,
-}
 
 
 def build_method(name: str, config: Config, options: Mapping[str, Any] = MappingProxyType({})) -> Method:

@@ -9,7 +9,7 @@ from typing import Any
 from autofusion_jax.merging.registry import METHODS
 from autofusion_jax.reporting.tables import heading, label
 from pipeline.endpoints import MODEL_ROLES
-from pipeline.rows import REFERENCE_ROWS
+from pipeline.references import REFERENCE_ROWS
 from tables.autofusion import panel, settings
 from tables.schema import Entry, Panel, Table
 

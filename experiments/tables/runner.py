@@ -16,7 +16,8 @@ from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records, write_text
 from autofusion_jax.types import ApplyFn, Params
 from configs.schema import identity
-from pipeline.rows import REFERENCE_ROWS, Outcome, PairContext, build_method, merge_outcomes
+from pipeline.references import REFERENCE_ROWS
+from pipeline.rows import Outcome, PairContext, build_method, merge_outcomes
 from tables.schema import ENSEMBLE, Entry, Panel, Source, Table, TableConfig
 
 CONFIG_FILE, RESULTS_FILE = "config.json", "results.jsonl"

@@ -6,7 +6,7 @@ from autofusion_jax.data.registry import DATASETS
 from autofusion_jax.merging.registry import METHODS
 from configs import CONFIGS, check_overrides, get_config
 from configs.schema import identity, split_commas
-from pipeline.rows import REFERENCE_ROWS
+from pipeline.references import REFERENCE_ROWS
 
 NAMED = {
     "digits_mlp",

@@ -21,7 +21,7 @@ from autofusion_jax.reporting.comparison import comparison_csv
 from autofusion_jax.reporting.records import read_records, summarise
 from autofusion_jax.training.loop import TrainOptions
 from configs.schema import DataConfig, EvaluateConfig, MergeConfig, MLPConfig, VGGConfig
-from pipeline.rows import REFERENCE_ROWS
+from pipeline.references import REFERENCE_ROWS
 from tables import TABLES, find_panel
 from tables.mudsc_s1 import TASKS, ClipModel, class_labels
 from tables.report import Finished, panel_lines, panel_text, total_seconds, write_panel, write_table

@@ -15,6 +15,7 @@ METHODS = {
     "activation_matching": {},
     "autofusion": SHORT,
     "autofusion_paper": SHORT,
+    "best": {"epochs": 2, "batch_size": 8},
     "c2m3": {},
     "confidence_ensemble": {},
     "em_ensemble": {},
@@ -33,6 +34,7 @@ ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
 
 NOT_ITSELF = {
+    "best": "starts from prune_concat",
     "em_ensemble": "answers by a mixture of Gaussians",
     "prune_concat": "keeps half of the units of each",
     "z_ensemble": "answers in standard units",
