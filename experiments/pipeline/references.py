@@ -19,9 +19,11 @@ from autofusion_jax.validation import require
 from pipeline.endpoints import MODEL_ROLES, get_network, network_path
 from pipeline.rows import Outcome, PairContext
 
-FROM_SCRATCH = DistilOptions(epochs=12, learning_rate=1e-3)
-FROM_AVERAGE = DistilOptions(epochs=10, learning_rate=3e-4)
-ADAPTERS = DistilOptions(epochs=10, learning_rate=3e-3)
+# Short, so that merge.py stays quick. A fresh network gains from more: on MNIST, MLP, seed 0, 93.97 %
+# with these, 95.01 % with DistilOptions(epochs=20, learning_rate=1e-3, batch_size=64).
+FROM_SCRATCH = DistilOptions(epochs=6, learning_rate=1e-3, batch_size=32)
+FROM_AVERAGE = DistilOptions(epochs=5, learning_rate=3e-4, batch_size=32)
+ADAPTERS = DistilOptions(epochs=5, learning_rate=3e-3, batch_size=32)
 RANK = 4
 
 Made = tuple[Params, int]
