@@ -28,7 +28,7 @@ def best(
     batch_size: int = 128,
     augment: str = "auto",
     copies: int = 4,
-    rounds: int = 0,
+    rounds: int = 1,
 ) -> Method:
     """Learn from a teacher that runs all networks, into one: least squares first, then distillation.
 
@@ -59,7 +59,7 @@ def best(
         ValueError: unknown pseudo-labels or augmentation, or an option out of its range.
 
     Example:
-        >>> best(epochs=30, rounds=1).name
+        >>> best(epochs=30, rounds=2).name
         'best'
     """
     options = DistilOptions(epochs, learning_rate, batch_size, augment)
