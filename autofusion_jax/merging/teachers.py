@@ -58,9 +58,7 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
     if task.y is not None:
         num_classes = jax.eval_shape(task.network, task.models[0], task.inputs[:1]).shape[-1]
         return real_labels(task.y, num_classes)
-    if pseudo_labels == "em" and not can_mix(task):
-        pseudo_labels = "z"
-    (teacher, *_) = TEACHERS[pseudo_labels]().run(task)
+    (teacher, *_) = TEACHERS[teacher_name(task, pseudo_labels)]().run(task)
     assert teacher.apply_fn is not None
     probs = jax.nn.softmax(predict(teacher.apply_fn, teacher.params, task.inputs))
     keep = (probs.max(-1) > zeta).astype(probs.dtype)
@@ -73,10 +71,11 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
     return Targets(probs, keep)
 
 
-def can_mix(task: MergeTask) -> bool:
-    """Whether the EM ensemble works for these networks."""
+def teacher_name(task: MergeTask, pseudo_labels: str) -> str:
+    """Who labels the inputs: "em" needs one answer for every input, and sites; else it is "z"."""
     outputs = jax.eval_shape(task.network, task.models[0], task.inputs[:1])
-    return outputs.ndim == 2 and bool(task.spec.sites)
+    works = outputs.ndim == 2 and bool(task.spec.sites)
+    return "z" if pseudo_labels == "em" and not works else pseudo_labels
 
 
 def real_labels(y: Int[Array, " n"], num_classes: int) -> Targets:

@@ -13,7 +13,7 @@ from autofusion_jax.merging.augmentation import augmented, augments
 from autofusion_jax.merging.distillation import DistilOptions, distil_network
 from autofusion_jax.merging.regression.prune_concat import prune_concat
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.teachers import check_pseudo_labels, find_targets
+from autofusion_jax.merging.teachers import check_pseudo_labels, find_targets, teacher_name
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
@@ -71,7 +71,7 @@ def best(
 
     def run(task: MergeTask) -> list[MergeResult]:
         probs = find_targets("best", task, pseudo_labels=pseudo_labels, zeta=0.0).probs
-        teacher = pseudo_labels if task.y is None else "labels"
+        teacher = teacher_name(task, pseudo_labels) if task.y is None else "labels"
         results = []
         for key in task.keys:
             copy_key, distil_key = jax.random.split(key)

@@ -1,5 +1,7 @@
 """Teachers: who knows which class, standardised logits and the mixture against numpy; pseudo-labels."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from autofusion_jax.merging.ensembles.confidence import most_confident
 from autofusion_jax.merging.ensembles.em import fit_mixture
 from autofusion_jax.merging.ensembles.members import known_classes
 from autofusion_jax.merging.ensembles.z import measure, standardised
-from autofusion_jax.merging.teachers import TEACHERS, find_targets, real_labels
+from autofusion_jax.merging.teachers import TEACHERS, find_targets, real_labels, teacher_name
 from tests.conftest import inputs_for, params_for
 from tests.merging.tasks import blobs, task_of
 
@@ -104,7 +106,7 @@ def test_the_mixture_agrees_with_numpy(num_axes):
     assert (np.asarray(got).argmax(-1) == labels).mean() > (noisy == labels).mean()
 
 
-def specialists(model, labels):
+def specialists(model):
     """Stand-ins for networks trained on classes {0} and {1, 2}: only those rows of the head are free."""
 
     def with_bias(seed, bias):
@@ -118,8 +120,8 @@ def specialists(model, labels):
 @pytest.mark.parametrize("name", sorted(TEACHERS))
 def test_every_teacher_labels_and_answers_alike(name, mlp):
     """The pseudo-labels are the ensemble's own answers on the same inputs."""
-    x, labels = blobs(3, 40, mlp.input_shape)
-    models = specialists(mlp, labels)
+    x, _ = blobs(3, 40, mlp.input_shape)
+    models = specialists(mlp)
     targets = find_targets("test", task_of(mlp, models, x), pseudo_labels=name, zeta=0.0)
     ensemble = af.merge(*models, mlp.perm_spec, x, method=f"{name}_ensemble")
     answers = jax.nn.softmax(ensemble.apply_fn(ensemble.params, x))
@@ -130,7 +132,7 @@ def test_every_teacher_labels_and_answers_alike(name, mlp):
 def test_em_finds_the_classes_that_the_features_separate(mlp):
     """Random specialists are poor judges; their hidden units still tell the classes apart."""
     x, labels = blobs(3, 90, mlp.input_shape)
-    models = specialists(mlp, labels)
+    models = specialists(mlp)
     start = np.asarray(labels).copy()
     start[::5] = (start[::5] + 1) % 3
     features = [mlp.features(params, x) for params in models]
@@ -161,3 +163,15 @@ def test_bad_options(mlp):
     hand_written = af.PermSpec(mlp.perm_spec.leaves, mlp.perm_spec.groups, apply_fn=mlp.apply)
     with pytest.raises(ValueError, match="sites"):
         af.merge(a, b, hand_written, x, method="em_ensemble")
+
+
+def test_em_is_z_where_it_cannot_work(mlp):
+    x, _ = blobs(3, 40, mlp.input_shape)
+    models = specialists(mlp)
+    task = task_of(mlp, models, x)
+    assert teacher_name(task, "em") == "em" and teacher_name(task, "confidence") == "confidence"
+    without_sites = dataclasses.replace(task, spec=dataclasses.replace(task.spec, sites=()))
+    assert teacher_name(without_sites, "em") == "z"
+    got = find_targets("test", without_sites, pseudo_labels="em", zeta=0.0)
+    expected = find_targets("test", task, pseudo_labels="z", zeta=0.0)
+    np.testing.assert_array_equal(got.probs, expected.probs)

@@ -33,7 +33,7 @@ def test_one_after_the_other(mlp):
     probs = jax.nn.softmax(teacher.apply_fn(teacher.params, x))
     start = af.merge(*models, spec, x, method="prune_concat", pseudo_labels="z")
     first, losses = by_hand(mlp, start.params, x, probs, 0)
-    result = merged(mlp, x, pseudo_labels="z")
+    result = merged(mlp, x, pseudo_labels="z", rounds=0)
     np.testing.assert_allclose(result.history["loss"], losses, rtol=1e-3)
     second, more = by_hand(mlp, first, x, averaged(probs, mlp.apply(first, x)), 1)
     again = merged(mlp, x, pseudo_labels="z", rounds=1)
@@ -48,7 +48,7 @@ def test_one_after_the_other(mlp):
 
 def test_real_labels_take_the_teachers_place(mlp):
     x = inputs_for(mlp)
-    result = merged(mlp, (x, jnp.arange(24) % 3), epochs=200, learning_rate=1e-2, augment="none")
+    result = merged(mlp, (x, jnp.arange(24) % 3), epochs=200, learning_rate=1e-2, augment="none", rounds=0)
     assert result.diagnostics["teacher"] == "labels"
     assert result.diagnostics["agreement"]["distilled"] == 1.0
     np.testing.assert_array_equal(mlp.apply(result.params, x).argmax(-1), np.arange(24) % 3)
