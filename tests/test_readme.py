@@ -1,5 +1,6 @@
 """The README's tables are those of the stored results, and its commands and links hold."""
 
+import json
 import re
 from pathlib import Path
 
@@ -17,7 +18,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = sorted(path.with_name("results.jsonl") for path in (ROOT / "docs" / "results").glob("*/table.md"))
 
-REPRODUCED = sorted((ROOT / "docs" / "results").glob("*/results.md"))
+REPRODUCED = {
+    path.parent: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "docs" / "results").rglob("config.json"))
+    if (path.parent / "results.md").is_file()
+}
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.parent.name)
@@ -27,10 +32,11 @@ def test_tables_come_from_records(path):
     assert markdown_table(summarise(records)) in README
 
 
-@pytest.mark.parametrize("path", REPRODUCED, ids=lambda p: p.parent.name)
-def test_reproduced_tables_are_those_of_their_records(path):
-    _, panel = find_panel(path.parent.name)
-    assert panel_markdown(panel, read_records(path.with_name("results.jsonl"))) in README
+@pytest.mark.parametrize("folder", REPRODUCED, ids=lambda p: p.name)
+def test_reproduced_tables_are_those_of_their_records(folder):
+    stored = REPRODUCED[folder]
+    _, panel = find_panel(stored["table"], stored.get("panel", ""))
+    assert panel_markdown(panel, read_records(folder / "results.jsonl")) in README
 
 
 def test_there_are_results():

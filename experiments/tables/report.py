@@ -32,12 +32,13 @@ class Finished:
 
 
 def panel_lines(panel: Panel, records: Sequence[Record]) -> list[Line]:
-    """One line for every row of the panel and variant of it; published numbers are beside the soft one."""
+    """One line for every row of the panel and variant of it that was run or published; published numbers
+    are beside the soft one."""
     rows = summarise(records)
     lines = []
     for entry in panel.entries:
         ours: list[Row | None] = [row for row in rows if row.method == entry.name]
-        for row in ours or [None]:
+        for row in ours or ([None] if entry.published else []):
             title = f"{entry.title}, {row.variant}" if row and row.variant else entry.title
             rounded = row is not None and row.variant == "hard"
             lines.append(Line(title, row, {} if rounded else entry.published))

@@ -11,6 +11,7 @@ from tests.conftest import inputs_for, params_for
 
 SHORT = {"epochs": 3, "batch_size": 8, "zeta": 0.0}
 FIXED = {"gamma": 0.5, "start": "random"}
+ALIGNED = {"strategy": "align", "epochs": 100, "zeta": 0.0, "learning_rate": 1.0}
 METHODS = {
     "activation_matching": {},
     "autofusion": SHORT,
@@ -110,7 +111,7 @@ def test_a_permuted_copy_keeps_the_function(name, model):
 
 def aligned(name, model, params_a, params_b):
     """Merge; AutoFusion long enough, and on L_align, whose optimum is the planted permutation."""
-    options = {"strategy": "align", "epochs": 100, "zeta": 0.0} if name in LEARNED else METHODS[name]
+    options = ALIGNED if name in LEARNED else METHODS[name]
     return af.merge(params_a, params_b, model.perm_spec, inputs_for(model), method=name, **options)
 
 

@@ -8,7 +8,7 @@ import pytest
 import autofusion_jax as af
 from autofusion_jax.models.registry import build_model
 from tests.conftest import inputs_for, params_for
-from tests.merging.test_contracts import ENSEMBLES, LEARNED, METHODS, NOT_A_COPY
+from tests.merging.test_contracts import ALIGNED, ENSEMBLES, LEARNED, METHODS, NOT_A_COPY
 
 IMAGE = (4, 4, 2)
 MODELS = {
@@ -20,7 +20,7 @@ MODELS = {
     "encoder_decoder": build_model("encoder_decoder", IMAGE, num_classes=3, widths=(4, 6)),
 }
 
-CANNOT: dict[tuple[str, str], str] = {}
+CANNOT = {("em_ensemble", "encoder_decoder"): "answers with images, not with one vector for every input"}
 """Pairs that are refused, with the reason."""
 
 LOOSE: dict[tuple[str, str], str] = {}
@@ -34,7 +34,7 @@ def test_a_permuted_copy(name, network):
     model = MODELS[network]
     spec, params, x = model.perm_spec, params_for(model, 0), inputs_for(model)
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
-    options = METHODS[name] | ({"strategy": "align", "epochs": 100} if name in LEARNED else {})
+    options = METHODS[name] | (ALIGNED if name in LEARNED else {})
 
     def merge():
         return af.merge(params, copy, spec, x, method=name, **options)

@@ -33,8 +33,8 @@ def test_every_weight_is_weighted_on_both_sides():
     a, b = ({k: np.asarray(v) for k, v in m.items()} for m in models)
     c, d = np.asarray(classes)
     expected = {
-        "up": a["up"] * out[0] + b["up"] * out[1],
-        "shift": a["shift"] * out[0] + b["shift"] * out[1],
+        "up": (a["up"] * out[0] + b["up"] * out[1]) / 2,
+        "shift": (a["shift"] * out[0] + b["shift"] * out[1]) / 2,
         "down": a["down"] * read[0][:, None] * c + b["down"] * read[1][:, None] * d,
         "bias": a["bias"] * c + b["bias"] * d,
         "step": 7,

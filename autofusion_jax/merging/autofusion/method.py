@@ -42,7 +42,7 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
     the Sinkhorn operator. No weight of either network is. The paper fuses by one number gamma
     (Eq. 15, with `S(X)^T` on the input side); the default learns, beside the permutations, how
     much of each network every unit is made of, on its own side and on the side of those that read it:
-    `W[i, j] = sum_k out_k[i] in_k[j] W_k[i, j]`, 4 numbers a unit. Rows of the head start with the
+    `W[i, j] = mean_k out_k[i] in_k[j] W_k[i, j]`, 4 numbers a unit. Rows of the head start with the
     network that knows the class.
 
     The result holds the network fused with the soft matrices as `params` and `variants["soft"]`, and

@@ -24,14 +24,14 @@ def init_mixing(spec: PermSpec, classes: Float[Array, "networks classes"]) -> Mi
         classes: how much each network's row of the head counts for each class; each sums to one.
     """
     num = classes.shape[0]
-    out = {name: jnp.full((num, *element_shape(spec, name, soft=False)), 1 / num) for name in spec.groups}
-    return {"out": out, "in": {name: jnp.ones_like(w) for name, w in out.items()}, "classes": classes}
+    ones = {name: jnp.ones((num, *element_shape(spec, name, soft=False))) for name in spec.groups}
+    return {"out": ones, "in": dict(ones), "classes": classes}
 
 
 def mix(
     spec: PermSpec, models: Sequence[Params], mixing: Mixing, statistics: frozenset[str] = frozenset()
 ) -> Params:
-    """Add up aligned networks, unit by unit: `W[i, j] = sum_k out_k[i] in_k[j] W_k[i, j]`.
+    """Mix aligned networks, unit by unit: `W[i, j] = mean_k out_k[i] in_k[j] W_k[i, j]`.
 
     Of leaves that produce no group the rows of each class are weighted by `classes`, if they have
     one axis of that size; all others are averaged.
@@ -57,7 +57,7 @@ def mix(
         if path in statistics:
             total = sum(values[path] for values in plain) / len(plain)
         elif produces(leaf):
-            total = sum(values[path] for values in scaled)
+            total = sum(values[path] for values in scaled) / len(scaled)
         else:
             total = sum(w * v[path] for w, v in zip(_class_weights(leaf, mixing["classes"]), scaled))
         leaves[path] = jnp.asarray(total, jnp.result_type(first))

@@ -21,7 +21,7 @@ def stack_members(models: Sequence[Params]) -> Params:
 
 def run_members(
     apply_fn: ApplyFn, stacked: Params, x: Float[Array, "batch ..."]
-) -> Float[Array, "models batch classes"]:
+) -> Float[Array, "models batch *places classes"]:
     """The logits of every member."""
     num = jax.tree.leaves(stacked)[0].shape[0]
     members = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(num)]
