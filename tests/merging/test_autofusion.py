@@ -141,8 +141,9 @@ def test_align_finds_a_planted_permutation(mlp):
 def test_real_labels_are_used(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp, 64)
     y = np.asarray(mlp.apply(params_for(mlp, 7), x).argmax(-1))
-    with_labels = af.merge(a, b, mlp.perm_spec, (x, y), epochs=20, strategy="retain", gamma=0.5)
-    without = af.merge(a, b, mlp.perm_spec, x, epochs=20, strategy="retain", gamma=0.5)
+    options = {"preset": "paper", "epochs": 20, "strategy": "retain", "gamma": 0.5, "zeta": 0.0, "tau": 1.0}
+    with_labels = af.merge(a, b, mlp.perm_spec, (x, y), **options)
+    without = af.merge(a, b, mlp.perm_spec, x, **options)
     agree = [float((mlp.apply(r.params, x).argmax(-1) == y).mean()) for r in (with_labels, without)]
     assert agree[0] > agree[1]
     assert with_labels.diagnostics["kept"] == 1.0

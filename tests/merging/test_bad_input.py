@@ -90,7 +90,7 @@ def test_no_apply_fn(good):
         ({"tau": 0.0}, "autofusion: tau must be > 0; got 0.0"),
         ({"num_iters": 0}, "num_iters must be >= 1; got 0"),
         ({"gamma": 1.5}, r"gamma must be in \[0, 1\]"),
-        ({"gamma": "normal"}, r"gamma must be in \[0, 1\], or \"uniform\""),
+        ({"gamma": "normal"}, r"gamma must be in \[0, 1\], \"uniform\", or \"learned\""),
         ({"zeta": 1.0}, r"zeta must be in \[0, 1\)"),
         ({"strategy": "normalised"}, "unknown strategy 'normalised'. Did you mean 'normalized'"),
         ({"layer_weighting": "quadratic"}, "unknown layer_weighting"),
@@ -135,7 +135,7 @@ def test_fuse_refuses_gamma_outside(good):
 def test_zeta_that_keeps_nothing_warns_and_stays_finite(good):
     a, b, spec, x = good
     with pytest.warns(UserWarning, match=r"zeta=0.999999 keeps 0.0% of the inputs"):
-        result = af.merge(a, b, spec, x, zeta=0.999999, epochs=2)
+        result = af.merge(a, b, spec, x, zeta=0.999999, epochs=2, pseudo_labels="confidence", gamma=0.5)
     assert np.all(result.history["retain"] == 0) and np.all(result.history["kept"] == 0)
     assert all(np.isfinite(v).all() for v in result.params["params"]["head"].values())
 
