@@ -20,7 +20,10 @@ MODELS = {
     "encoder_decoder": build_model("encoder_decoder", IMAGE, num_classes=3, widths=(4, 6)),
 }
 
-CANNOT = {("em_ensemble", "encoder_decoder"): "answers with images, not with one vector for every input"}
+CANNOT = {
+    (name, "encoder_decoder"): "answers with images, not with one vector for every input"
+    for name in ("best", "em_ensemble")
+}
 """Pairs that are refused, with the reason."""
 
 LOOSE: dict[tuple[str, str], str] = {}
