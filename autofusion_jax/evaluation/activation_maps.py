@@ -15,7 +15,6 @@ from autofusion_jax.symmetry.rules.elementwise import AFFINE, COPIES, NAMES
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.sites import views_of
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
@@ -188,9 +187,7 @@ def _grad_cam(spec: PermSpec, site: Site, relative: bool, params: Params, x: Arr
     require(made is not None, "grad_cam", "site", "outside of loops (scans)", repr(site.name))
     assert made is not None
     number = activation_after(program, made)
-    leaves = flatten_by_path(params)
-    values = {n: leaves[path] for path, n in program.leaves.items()}
-    values.update(zip(program.inputs, jax.tree.leaves(x)))
+    values = program.values(params, x)
     (value,) = program.evaluate([number], values)
 
     def score(value: Array) -> Array:

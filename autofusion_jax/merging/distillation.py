@@ -140,9 +140,7 @@ class InTraining:
     def __call__(self, params: Params, x: Array) -> Array:
         """The outputs, by the statistics of this batch."""
         program = flatten_program(self.spec, params, x, caller="distil")
-        leaves = flatten_by_path(params)
-        values = {number: leaves[path] for path, number in program.leaves.items()}
-        values |= dict(zip(program.inputs, jax.tree.leaves(x)))
+        values = program.values(params, x)
         rules, _ = training_rules(program, values, {}, program.outputs)
         return program.evaluate(program.outputs, values, rules)[0]
 

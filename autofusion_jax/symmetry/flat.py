@@ -12,6 +12,7 @@ import graphlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from jax.extend import core as jex
 
 from autofusion_jax.symmetry.infer import Program, trace_program
@@ -19,6 +20,7 @@ from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.trace import Path
+from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
 
 
@@ -118,6 +120,12 @@ class FlatProgram:
                 self.maker.update(dict.fromkeys(outputs, equation))
             numbers.update(zip(eqn.outvars, outputs))
         return [read(atom) for atom in jaxpr.outvars]
+
+    def values(self, params: Params, x: Any) -> dict[int, Any]:
+        """The values of all leaves and inputs, by their numbers: what `evaluate` starts from."""
+        leaves = flatten_by_path(params)
+        known = {number: leaves[path] for path, number in self.leaves.items()}
+        return known | dict(zip(self.inputs, jax.tree.leaves(x)))
 
     def at(self, site: Site) -> int | None:
         """The number of the value at a site; None if it is inside of a loop."""

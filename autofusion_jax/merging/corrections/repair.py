@@ -112,8 +112,7 @@ def _corrected(
 ) -> Params:
     program = flatten_program(spec, params, x, caller="repair")
     leaves = flatten_by_path(params)
-    values = {number: leaves[path] for path, number in program.leaves.items()}
-    values.update(zip(program.inputs, jax.tree.leaves(x)))
+    values = program.values(params, x)
     overrides: dict[int, Override] = {}
     factors = [program.new() for _ in places]
     for value in dict.fromkeys(place.value for place in places):

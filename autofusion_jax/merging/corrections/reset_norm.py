@@ -87,10 +87,7 @@ def over_batches(measure: Callable[[Array], dict[str, Array]], x: Array, batch_s
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(spec: PermSpec, params: Params, x: Array) -> dict[str, Array]:
     program = flatten_program(spec, params, x, caller="reset_norm")
-    leaves = flatten_by_path(params)
-    values = {number: leaves[path] for path, number in program.leaves.items()}
-    values.update(zip(program.inputs, jax.tree.leaves(x)))
-    return measure_norms(program, values, {}, program.outputs)
+    return measure_norms(program, program.values(params, x), {}, program.outputs)
 
 
 def measure_norms(

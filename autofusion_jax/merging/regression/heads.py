@@ -108,11 +108,8 @@ class _Reader:
 
     def __call__(self, params: Params, x: Array) -> Float[Array, "N C"]:
         program = flatten_program(self.spec, params, x, caller="fit_head")
-        leaves = flatten_by_path(params)
-        values = {number: leaves[path] for path, number in program.leaves.items()}
-        values |= dict(zip(program.inputs, jax.tree.leaves(x)))
         number = program.equations[self.head.equation].inputs[self.head.product.live]
-        return self.head.product.read(program.evaluate([number], values)[0])[:, 0]
+        return self.head.product.read(program.evaluate([number], program.values(params, x))[0])[:, 0]
 
 
 def _left_out(read: np.ndarray, wanted: np.ndarray, fit: Fit, centred: bool) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
@@ -142,13 +141,9 @@ class _Samples:
 
     def __call__(self, models: tuple[Params, Params], batch: Array) -> dict[str, tuple[Array, int]]:
         program = flatten_program(self.spec, models[0], batch, caller="pleas")
-        inputs = dict(zip(program.inputs, jax.tree.leaves(batch)))
-        a, b = (
-            {number: leaves[path] for path, number in program.leaves.items()}
-            for leaves in map(flatten_by_path, models)
-        )
+        a, b = (program.values(params, batch) for params in models)
         wanted = [program.equations[layer.equation].inputs[layer.product.live] for layer in self.layers]
-        reads = zip(*(program.evaluate(wanted, leaves | inputs) for leaves in (a, b)))
+        reads = zip(*(program.evaluate(wanted, values) for values in (a, b)))
         found = {}
         for layer, number, (read_a, read_b) in zip(self.layers, wanted, reads):
             leaf = program.leaves[layer.weight]
