@@ -44,6 +44,8 @@ HEADINGS = {
     "fashion_mnist": "Fashion-MNIST",
     "kmnist": "KMNIST",
     "cifar10": "CIFAR-10",
+    "cka": "CKA",
+    "unit_correlation": "Unit correlation",
 }
 
 

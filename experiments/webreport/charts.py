@@ -12,8 +12,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from autofusion_jax.reporting.figures import PALETTE
+from autofusion_jax.reporting.tables import heading
 from webreport.collect import Key
-from webreport.summary import heading, overall, title_of
+from webreport.summary import overall, title_of
 
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from autofusion_jax.reporting.tables import heading
 from webreport.summary import (
     CONTROL,
     MERGED,
@@ -15,7 +16,6 @@ from webreport.summary import (
     Setting,
     Table,
     TableLine,
-    heading,
 )
 
 PAPER = "autofusion_paper"

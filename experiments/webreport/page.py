@@ -18,8 +18,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from autofusion_jax.reporting.records import write_text
+from autofusion_jax.reporting.tables import heading
 from autofusion_jax.validation import require
-from webreport import charts, headline, pictures, summary
+from webreport import charts, headline, pictures
 from webreport.collect import FigureRun, Run
 from webreport.glossary import GLOSSARY
 from webreport.sections import IMAGES, Builder
@@ -52,7 +53,7 @@ def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> 
     every = [setting for setting in builder.settings if setting.metric]
     context = {
         "generator": GENERATOR, "main": headline.main_setting(every), "headline": headline.headline,
-        "verdict": headline.verdict, "heading": summary.heading, "choices": pictures.choices,
+        "verdict": headline.verdict, "heading": heading, "choices": pictures.choices,
         "overview": headline.overview_table(every), "runs": sections, "figures": drawn,
         "glossary": GLOSSARY, "facts": machine_facts(), "palettes": charts.palettes(),
         "asset": _asset, "plotly": Markup(get_plotlyjs()), "datatables": _datatables(),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from autofusion_jax.reporting.records import Record, Row, summarise
-from autofusion_jax.reporting.tables import HEADINGS, LABELS
+from autofusion_jax.reporting.tables import LABELS, heading
 from webreport.collect import Published, Run
 
 MERGED, HEADS, SPECIALIST = "merge", "several heads", "specialist"
@@ -212,9 +212,3 @@ def results_table(setting: Setting, caption: str) -> Table:
 def number(value: float | None) -> Cell:
     """A number without spread, or a dash."""
     return MISSING if value is None else Cell(value, f"{value:.2f}")
-
-
-def heading(metric: str) -> str:
-    """The heading of a metric's column; that of a named task is its name."""
-    words = metric.replace("_", " ")
-    return HEADINGS.get(metric, words[:1].upper() + words[1:])

@@ -1,0 +1,168 @@
+"""All tables that can be reproduced: sound, stored as their records say, and run at a tiny size."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from autofusion_jax.data.registry import DATASETS
+from autofusion_jax.merging.registry import get_method
+from autofusion_jax.models.layers import class_vectors
+from autofusion_jax.models.registry import build_model
+from autofusion_jax.reporting.comparison import comparison_csv
+from autofusion_jax.reporting.records import read_records, summarise
+from configs.schema import MLPConfig, VGGConfig
+from pipeline.references import REFERENCE_ROWS
+from tables import TABLES, find_panel
+from tables.mudsc_s1 import TASKS, ClipModel, class_labels
+from tables.report import Finished, panel_lines, panel_text, write_panel, write_table
+from tables.runner import panel_identity, run_rows
+from tables.schema import ENSEMBLE
+from tables.settings import make_fast, override
+
+ROOT = Path(__file__).parents[2]
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=120)
+
+
+def test_prime_and_odd():
+    assert class_labels(np.arange(10)).tolist() == [[0, 0, 1, 1, 0, 1, 0, 1, 0, 0], [2, 3] * 5]
+
+
+def test_alike_class_vectors_by_hand():
+    """Class vectors with a common part, written out: the same logits but for one number for each input."""
+    plain = build_model(
+        "mlp", (4, 4), num_classes=4, widths=(8,), use_bias=False, head="cosine", embed_dim=16
+    )
+    params, x = plain.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (5, 4, 4))
+    weights = params["params"]["head"]["projection"]["kernel"]
+    embedding = np.asarray(plain.module.apply(params, x, method="features") @ weights, np.float64)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    own = class_vectors(4, 16)  # [16, 4]
+    common = np.linalg.svd(own)[0][:, -1:]  # orthogonal to all of them
+    logits = 100 * embedding @ (np.sqrt(0.9) * common + np.sqrt(0.1) * own)
+    for task in TASKS:
+        model = ClipModel(plain.module, plain.input_shape, 0.1**0.5, task)
+        difference = np.asarray(model.apply(params, x)) - logits[:, list(task)]
+        np.testing.assert_allclose(difference, np.repeat(difference[:, :1], 2, axis=1), atol=1e-3)
+
+
+PANELS = [(table, panel) for table in TABLES.values() for panel in table.panels]
+BY_NAME = {"argvalues": PANELS, "ids": [table.label(panel) for table, panel in PANELS]}
+
+
+@pytest.mark.parametrize(("table", "panel"), **BY_NAME)
+def test_every_panel_is_sound(table, panel):
+    assert TABLES[table.name] is table and find_panel(table.name, panel.name) == (table, panel)
+    names = [entry.name for entry in panel.entries]
+    assert len(set(names)) == len(names)
+    assert {*panel.curves, *panel.landscape, *panel.fast} <= set(names)
+    for entry in panel.entries:
+        assert set(entry.published) <= set(panel.metrics)
+        assert entry.real_labels is None or 0 < entry.real_labels <= 1
+        if entry.method is None:
+            assert entry.name in (*REFERENCE_ROWS, ENSEMBLE)
+        else:
+            get_method(entry.method, **entry.options)
+    config = panel.get_config()
+    config.train.check()
+    config.task.check()
+    assert panel.get_config() is not config and panel.caption(config, {})
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_sweeps_name_rows_that_are_there(table):
+    entries = {panel.name: {entry.name for entry in panel.entries} for panel in table.panels}
+    for sweep in table.sweeps:
+        for point in (*(p for points in sweep.series.values() for p in points), *sweep.levels.values()):
+            assert point.entry in entries[point.panel]
+    assert set(table.fast) <= set(entries) and len(entries) == len(table.panels)
+
+
+def stored_panels():
+    """The folders of stored tables with what their settings say."""
+    found = {
+        path.parent: json.loads(path.read_text()) for path in (ROOT / "docs" / "results").rglob("config.json")
+    }
+    return [(folder, settings) for folder, settings in sorted(found.items()) if "table" in settings]
+
+
+@pytest.mark.parametrize(("folder", "settings"), stored_panels(), ids=lambda v: getattr(v, "name", ""))
+def test_stored_tables_come_from_their_records(folder, settings):
+    """Text and numbers, in the settings that the table has today but for pairs and seeds."""
+    table, panel = find_panel(settings["table"], settings.get("panel", ""))
+    stored, config = settings["config"], panel.get_config()
+    config.pairs, config.seed = stored["pairs"], stored["seed"]
+    stored.pop("data_sha256")
+    assert json.loads(json.dumps(panel_identity(config))) == stored
+    records = read_records(folder / "results.jsonl")
+    assert (folder / "results.md").read_text().startswith(panel_text(table, panel, config, records))
+    lines = panel_lines(panel, records)
+    assert (folder / "results.csv").read_text() == comparison_csv({panel.name: lines}, panel.metrics)
+    assert {row.num_pairs for row in summarise(records)} == {stored["pairs"]}
+
+
+DIGITS_COPIES = ("digits", "digits_b", "digits_c")
+
+
+def tiny(config):
+    """The settings of a panel on digits, with a tiny network; none but a ResNet becomes an MLP."""
+    make_fast(config)
+    resnet = config.model.name == "resnet"
+    settings = ["model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)"] if resnet else []
+    for setting in (*settings, "data.num_train=400", "data.num_validation=100", "data.num_unlabelled=100",
+                    "train.epochs=1", "train.augment=False", "merge.epochs=1"):  # fmt: skip
+        override(config, setting)
+    if type(config.model) is VGGConfig:
+        config.model = MLPConfig(widths=(8,))
+    elif not resnet:
+        config.model.widths = (8,)
+    config.data.name = "+".join(DIGITS_COPIES[: config.data.name.count("+") + 1])
+    return config
+
+
+SLOW_ROWS = {"activation_align", "mudsc_align", "weight_zip", "mudsc_zip", "autofusion", "rebasin"}
+"""Rows of the ResNet that take long to compile, and that other panels have."""
+
+
+def rows_to_run():
+    """For each table its first panel, with the references and those rows of a kind that no table before has.
+
+    Rows that differ in the values of options alone are of one kind; of a search the first setting is tried.
+    """
+    covered, chosen = set(), []
+    for table in reversed(TABLES.values()):
+        panel, entries = table.panels[0], []
+        for entry in panel.entries:
+            kind = (entry.method, bool(entry.members), entry.real_labels is None)
+            slow = table.name == "cifar5_resnet20" and entry.name in SLOW_ROWS
+            if entry.method in (None, "interpolation") or (kind not in covered and not slow):
+                first = {option: values[:1] for option, values in entry.search.items()}
+                entries.append(dataclasses.replace(entry, search=first))
+                covered.add(kind)
+        chosen.append((table, dataclasses.replace(panel, entries=tuple(entries), curves=(), landscape=())))
+    return chosen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "panel"), rows_to_run(), ids=reversed(TABLES))
+def test_every_table_at_a_tiny_size(table, panel, tmp_path, monkeypatch):
+    for name in DIGITS_COPIES:
+        monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS["digits"], name=name))
+    config, console = tiny(panel.get_config()), quiet()
+    names = [entry.name for entry in panel.entries]
+    config.runs_dir, config.out_dir = str(tmp_path / "runs"), str(tmp_path / "out")
+    source = panel.open_source(config, console)
+    records = run_rows(table, panel, config, source, console, names)
+    assert list(dict.fromkeys(record.method for record in records)) == names
+    done = Finished(panel, config, source, records)
+    write_panel(table, done, console)
+    folder, files = write_table(table, [done])
+    assert folder == tmp_path / "out" and {"results.md", "results.csv"} <= set(files)
