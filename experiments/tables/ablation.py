@@ -1,0 +1,62 @@
+"""What each ingredient of our methods is worth; MNIST, on the pairs on which settings were chosen.
+
+Command: `python experiments/reproduce.py --table=ablation`
+"""
+
+import functools
+from typing import Any
+
+from tables.autofusion import ENDPOINTS, panel, settings
+from tables.best import reference_rows
+from tables.schema import Entry, Table
+
+AUTOFUSION: dict[str, tuple[str, dict[str, Any]]] = {
+    "average_gamma": ("one gamma, 0.5, for all units", {"gamma": 0.5}),
+    "random_start": ("random start", {"start": "random"}),
+    "z_labels": ("labels of the z ensemble", {"pseudo_labels": "z"}),
+    "confident_labels": ("labels of the most confident", {"pseudo_labels": "confidence"}),
+    "no_shifts": ("images not shifted", {"augment": "none"}),
+    "retain_only": ("L_retain alone", {"strategy": "retain"}),
+    "fast_scores": ("scores at rate 1", {"learning_rate": 1.0}),
+}
+"""Row -> what is different from the default, in words and as options."""
+
+BEST: dict[str, tuple[str, dict[str, Any]]] = {
+    "one_copy": ("least squares on the inputs alone", {"copies": 1}),
+    "ten_copies": ("least squares on ten copies", {"copies": 10}),
+    "no_rounds": ("no self-training", {"rounds": 0}),
+    "two_rounds": ("two rounds of self-training", {"rounds": 2}),
+    "never_shifted": ("images not shifted", {"augment": "none"}),
+    "fast_distillation": ("distilled at 3e-4", {"learning_rate": 3e-4}),
+}
+
+ENTRIES = (
+    *ENDPOINTS,
+    Entry("autofusion", "AutoFusion", "autofusion"),
+    *(
+        Entry(f"autofusion_{name}", f"AutoFusion, {title}", "autofusion", options)
+        for name, (title, options) in AUTOFUSION.items()
+    ),
+    Entry("pleas_matched", "PLeaS, matched by activations", "pleas", {"matching": "activation_matching"}),
+    Entry("pleas_em", "PLeaS likewise, head on labels", "pleas",
+          {"matching": "activation_matching", "pseudo_labels": "em"}),
+    Entry("prune_concat", "Half of each, least squares", "prune_concat"),
+    Entry("best", "Half of each, least squares, distilled", "best"),
+    *(Entry(f"best_{name}", f"Distilled, {title}", "best", options) for name, (title, options) in BEST.items()),
+    *reference_rows(("teacher_", "control_")),
+)  # fmt: skip
+FAST = ("interpolation", "autofusion", "prune_concat", "best", "teacher_em")
+ABOUT = "Settings were chosen on these pairs: what is reported elsewhere is of other seeds."
+
+
+def _panel(model: str):
+    config = functools.partial(settings, f"mnist_{model}", f"ablation/{model}", repeats=1, pairs=2, seed=0)
+    return panel(model, f"MNIST, {model.upper()}", ENTRIES, config, ABOUT, fast=FAST)
+
+
+TABLE = Table(
+    name="ablation",
+    title="What each ingredient is worth",
+    panels=tuple(map(_panel, ("mlp", "vgg"))),
+    fast=("mlp",),
+)
