@@ -42,7 +42,10 @@ ENTRIES = (
           {"matching": "activation_matching", "pseudo_labels": "em"}),
     Entry("prune_concat", "Half of each, least squares", "prune_concat"),
     Entry("best", "Half of each, least squares, distilled", "best"),
-    *(Entry(f"best_{name}", f"Distilled, {title}", "best", options) for name, (title, options) in BEST.items()),
+    *(
+        Entry(f"best_{name}", f"Distilled, {title}", "best", options)
+        for name, (title, options) in BEST.items()
+    ),
     *reference_rows(("teacher_", "control_")),
 )  # fmt: skip
 FAST = ("interpolation", "autofusion", "prune_concat", "best", "teacher_em")
