@@ -4,13 +4,13 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 
 import autofusion_jax as af
 from autofusion_jax.models.registry import MODELS
 from autofusion_jax.reporting.records import read_records
 from configs import CONFIGS
 from tables import find_panel
+from tables.overview import overview_markdown
 from tables.report import panel_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -22,11 +22,23 @@ REPRODUCED = {
 }
 
 
-@pytest.mark.parametrize("folder", REPRODUCED, ids=lambda p: p.name)
-def test_reproduced_tables_are_those_of_their_records(folder):
-    stored = REPRODUCED[folder]
-    _, panel = find_panel(stored["table"], stored.get("panel", ""))
-    assert panel_markdown(panel, read_records(folder / "results.jsonl")) in README
+def records_of(folder):
+    return read_records(folder / "results.jsonl")
+
+
+def test_results_tables_are_those_of_stored_records():
+    """Every table of numbers in README is a panel's, or the overview of all panels that are stored."""
+    panels = {
+        folder: find_panel(stored["table"], stored.get("panel", "")) for folder, stored in REPRODUCED.items()
+    }
+    texts = {panel_markdown(panel, records_of(folder)) for folder, (_, panel) in panels.items()}
+    for table in {table.name: table for table, _ in panels.values() if table.overview}.values():
+        stored = {panel.name: records_of(folder) for folder, (one, panel) in panels.items() if one is table}
+        texts.add(overview_markdown(table, stored))
+        assert overview_markdown(table, stored) in README, table.name
+    found = re.findall(r"(?:^\|.*\|\n)+", README, re.M)
+    numbers = [text for text in found if re.search(r"\d\.\d\d ", text)]
+    assert len(numbers) >= 4 and set(numbers) <= texts
 
 
 def test_there_are_results():

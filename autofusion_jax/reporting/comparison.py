@@ -46,7 +46,7 @@ def comparison_cells(
     for line in lines:
         cell = [line.title]
         for metric in metrics:
-            cell.append(_ours(line.row, metric))
+            cell.append(mean_and_spread(line.row, metric))
             if metric in shown:
                 cell.append(_number(line.published.get(metric)))
         cells.append([*cell, *(_costs(line.row) if costs else [])])
@@ -59,7 +59,8 @@ def _costs(row: Row | None) -> list[str]:
     return [f"{row.num_learned:,}" if row.num_learned else "-", f"{row.seconds:.1f}"]
 
 
-def _ours(row: Row | None, metric: str) -> str:
+def mean_and_spread(row: Row | None, metric: str) -> str:
+    """The mean of a metric, ± its deviation over pairs, in brackets that over keys; "-" for none."""
     if row is None or metric not in row.mean:
         return "-"
     spread = f" ± {row.std_pairs[metric]:.2f}" if row.num_pairs > 1 else ""
@@ -95,8 +96,20 @@ def comparison_markdown(lines: Sequence[Line], metrics: Sequence[str], *, costs:
         [f"*{text}*" if name == PUBLISHED and text != "-" else text for name, text in zip(headings, cell)]
         for cell in cells
     ]
-    rule = ["---", *["---:"] * (len(headings) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [headings, rule, *marked]) + "\n"
+    return markdown_rows([headings, *marked])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown: the headings, then the rows; all columns but the first are numbers.
+
+    Example:
+        >>> print(markdown_rows([["Method", "Joint"], ["ZipIt", "52.00"]]), end="")
+        | Method | Joint |
+        | --- | ---: |
+        | ZipIt | 52.00 |
+    """
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]) + "\n"
 
 
 def comparison_csv(sections: Mapping[str, Sequence[Line]], metrics: Sequence[str]) -> str:

@@ -46,5 +46,16 @@ TABLE = Table(
         for model in ("vgg", "mlp")
         for labels in PROTOCOLS
     ),
+    overview={
+        "Model A": ("model_a", None),
+        "Model B": ("model_b", None),
+        "Average": ("interpolation", None),
+        "Git Re-Basin": ("weight_matching", None),
+        "ZipIt": ("zipit", None),
+        "AutoFusion (paper), soft": ("autofusion_paper", "soft"),
+        "AutoFusion (paper), hard": ("autofusion_paper", "hard"),
+        "AutoFusion, soft": ("autofusion", "soft"),
+        "AutoFusion, hard": ("autofusion", "hard"),
+    },
     fast=("mnist_vgg_disjoint", "mnist_vgg_shared", "mnist_mlp_disjoint", "cifar10_mlp_disjoint"),
 )

@@ -20,7 +20,7 @@ ABOUT = f"Published: {PAPER}, Table 2; of its body only the endpoints of the VGG
 
 def _panel(model: str, labels: str):
     entries = (*(VGG_ENDPOINTS if model == "vgg" else ENDPOINTS), *STRATEGIES)
-    name, repeats = f"{model}_{labels}", 3 if model == "vgg" else 1
+    name, repeats = f"{model}_{labels}", 2 if model == "vgg" else 1
     config = functools.partial(settings, f"mnist_{model}", f"2/{name}", repeats=repeats, labels=labels)
     return panel(name, f"{model.upper()}, {labels} labels", entries, config, ABOUT)
 

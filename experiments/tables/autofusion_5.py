@@ -29,7 +29,7 @@ ROWS = tuple(
 
 
 def _panel(labels: str):
-    config = functools.partial(settings, "mnist_vgg", f"5/{labels}", repeats=2, labels=labels)
+    config = functools.partial(settings, "mnist_vgg", f"5/{labels}", repeats=1, labels=labels)
     return panel(
         labels, f"{labels} labels", (*VGG_ENDPOINTS, *ROWS), config, f"Published: {PAPER}, Table 5.",
         fast=("model_a", "model_b", "interpolation", "omega_a_0.1", "omega_a_0.9"),

@@ -31,7 +31,7 @@ EPOCHS = 16
 
 def _panel(labels: str):
     config = functools.partial(
-        settings, "mnist_vgg", f"6/{labels}", repeats=2, labels=labels, merge__epochs=EPOCHS
+        settings, "mnist_vgg", f"6/{labels}", repeats=1, labels=labels, merge__epochs=EPOCHS
     )
     return panel(
         labels, f"{labels} labels", (*VGG_ENDPOINTS, *ROWS), config, f"Published: {PAPER}, Table 6.",

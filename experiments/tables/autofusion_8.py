@@ -27,7 +27,7 @@ ROWS = tuple(
     )
     for percent, values in PUBLISHED.items()
 )
-NUM_IMAGES, EPOCHS = 9000, 16
+NUM_IMAGES, EPOCHS = 9000, 8
 
 
 def _panel(labels: str):

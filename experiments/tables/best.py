@@ -1,5 +1,8 @@
 """The library's best methods beside teachers and controls, on all data sets, splits and networks.
 
+With the rows that the AutoFusion paper's reviewers asked for: how many numbers each method learns,
+fine-tuning on real labels of all weights and of low-rank adapters, and a harder data set.
+
 Command: `python experiments/reproduce.py --table=best --data_dir=DIR`
 """
 
@@ -55,6 +58,19 @@ BASES = (
     "cifar10_resnet20",
 )  # fmt: skip
 MNIST = BASES[:2]
+OVERVIEW = {
+    "Average": ("interpolation", None),
+    "Git Re-Basin": ("weight_matching", None),
+    "ZipIt": ("zipit", None),
+    "AutoFusion (paper), soft": ("autofusion_paper", "soft"),
+    "AutoFusion, soft": ("autofusion", "soft"),
+    "AutoFusion, hard": ("autofusion", "hard"),
+    "`prune_concat`": ("prune_concat", None),
+    "`best`": ("best", None),
+    "EM teacher": ("teacher_em", None),
+    "Fresh network (control)": ("control_random_network", None),
+    "Real labels, all images": ("real_labels_training", None),
+}
 
 TABLE = Table(
     name="best",
@@ -68,5 +84,6 @@ TABLE = Table(
         ),
         *(_panel(f"{base}_5to1", base, task__ratio=5.0) for base in MNIST),
     ),
+    overview=OVERVIEW,
     fast=("mnist_vgg", "mnist_mlp_3_3_4"),
 )

@@ -14,6 +14,7 @@ from autofusion_jax.reporting.comparison import (
 )
 from autofusion_jax.reporting.records import Record, Row, summarise, write_text
 from tables.figures import draw_figures
+from tables.overview import overview_markdown
 from tables.runner import panel_folder
 from tables.schema import Panel, Source, Table, TableConfig
 from tables.sweeps import draw_sweeps
@@ -117,6 +118,9 @@ def write_table(table: Table, finished: Sequence[Finished]) -> tuple[Path, list[
 def _all_panels(table: Table, finished: Sequence[Finished]) -> str:
     """The panels one after another; a paragraph that several share is said once."""
     parts, said = [f"# {table.title}"], set[str]()
+    if table.overview:
+        records = {done.panel.name: done.records for done in finished}
+        parts += ["Joint accuracy (%), all panels:", overview_markdown(table, records)]
     for done in finished:
         paragraphs = [text for text in caption(done.panel, done.config, done.records) if text not in said]
         said.update(paragraphs)

@@ -141,6 +141,7 @@ class Table:
         title: its heading.
         panels: its parts.
         sweeps: figures made from all panels.
+        overview: heading -> row and variant, shown for all panels side by side.
         fast: names of the panels for a first look; all if empty.
     """
 
@@ -148,6 +149,7 @@ class Table:
     title: str
     panels: tuple[Panel, ...]
     sweeps: tuple[Sweep, ...] = ()
+    overview: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
     fast: tuple[str, ...] = ()
 
     def label(self, panel: Panel) -> str:

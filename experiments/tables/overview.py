@@ -1,0 +1,26 @@
+"""The accuracy of a table's main rows, panel by panel, on one screen."""
+
+from collections.abc import Mapping, Sequence
+
+from autofusion_jax.reporting.comparison import markdown_rows, mean_and_spread
+from autofusion_jax.reporting.records import Record, summarise
+from tables.schema import Table
+
+
+def overview_markdown(table: Table, records: Mapping[str, Sequence[Record]], metric: str = "joint") -> str:
+    """One line for each panel, one column for each row that the table names for it.
+
+    Args:
+        table: the table, with an `overview`.
+        records: panel -> its records; panels that are not there are left out.
+        metric: whose mean is shown, with its standard deviations over pairs and over keys.
+    """
+    lines = []
+    for panel in table.panels:
+        if panel.name not in records:
+            continue
+        rows = {(row.method, row.variant): row for row in summarise(records[panel.name])}
+        pairs = max(row.num_pairs for row in rows.values())
+        cells = [mean_and_spread(rows.get(key), metric) for key in table.overview.values()]
+        lines.append([panel.title, str(pairs), *cells])
+    return markdown_rows([["", "Pairs", *table.overview], *lines])
