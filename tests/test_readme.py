@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-
 import autofusion_jax as af
 from autofusion_jax.models.registry import MODELS
 from autofusion_jax.reporting.records import read_records
