@@ -25,6 +25,13 @@ MODELS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_compiled_programs():
+    """Each program holds memory maps of which a process has 65,530: past them, loading one more crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=MODELS)
 def model(request) -> Model:
     return MODELS[request.param]

@@ -1,6 +1,7 @@
 """The one table of bundled models. A new model is one file, one line here, one test file."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -85,7 +86,7 @@ class Model:
         head = {HEAD: {"kernel": kernel, "bias": bias}}
         return {**params, "params": {**params["params"], **head}}
 
-    @property
+    @functools.cached_property
     def perm_spec(self) -> PermSpec:
         """The permutation spec, derived from the program; its `apply_fn` is this model's."""
         shapes = jax.eval_shape(self.init, jax.random.key(0))
