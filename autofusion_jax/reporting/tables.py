@@ -12,6 +12,11 @@ LABELS = {
     "weight_matching": "Git Re-Basin",
     "activation_matching": "Activation matching",
     "mudsc": "MuDSC",
+    "c2m3": "C2M3",
+    "ot_fusion": "OT fusion",
+    "pleas": "PLeaS",
+    "ste": "Straight-through estimator",
+    "sinkhorn_rebasin": "Sinkhorn re-basin",
     "zipit": "ZipIt!",
     "autofusion_paper": "AutoFusion (paper)",
     "autofusion": "AutoFusion",
@@ -69,10 +74,17 @@ def main_metrics(rows: Sequence[Row]) -> list[str]:
     return [metric for metric in found if not metric.endswith("_within")]
 
 
-def label(method: str, variant: str | None) -> str:
-    """What a table or figure calls a method."""
+def title_of(method: str, variant: str | None) -> str:
+    """What a table, figure or page calls a method; an unknown one by its name in words.
+
+    Example:
+        >>> title_of("autofusion", "soft"), title_of("model_b", None), title_of("control_one_more", None)
+        ('AutoFusion, soft', 'Model B', 'Control one more')
+    """
+    words = method.replace("_", " ")
     endpoint = method.removeprefix("model_")
-    name = LABELS.get(method, method if endpoint == method else f"Model {endpoint.upper()}")
+    known = words[:1].upper() + words[1:] if endpoint == method else f"Model {endpoint.upper()}"
+    name = LABELS.get(method, known)
     return f"{name}, {variant}" if variant else name
 
 
@@ -90,7 +102,7 @@ def table_cells(rows: Sequence[Row], *, compact: bool = False) -> tuple[list[str
         values = [_cell(row, metric, spread=not compact or metric == "joint") for metric in metrics]
         between = [f"{row.std_pairs.get('joint', 0.0):.2f}"] if several else []
         learned = f"{row.num_learned:,}" if row.num_learned else "-"
-        cells.append([label(row.method, row.variant), *values, *between, learned, f"{row.seconds:.1f}"])
+        cells.append([title_of(row.method, row.variant), *values, *between, learned, f"{row.seconds:.1f}"])
     return [*headings, "Learned", "Seconds"], cells
 
 

@@ -13,7 +13,7 @@ from autofusion_jax.checkpoints.orbax_io import save
 from autofusion_jax.evaluation.interpolation import interpolation_curve
 from autofusion_jax.reporting.figures import interpolation_figure, permutation_figure, save_figure
 from autofusion_jax.reporting.records import Record, read_records, summarise, write_records, write_text
-from autofusion_jax.reporting.tables import label, markdown_table, rich_table
+from autofusion_jax.reporting.tables import markdown_table, rich_table, title_of
 from autofusion_jax.types import Perms, SoftPerms
 from configs.schema import Config
 from pipeline.endpoints import MODEL_ROLES, Setting, network_meta
@@ -184,11 +184,11 @@ def _draw(folder: Path, config: Config, names: list[str], records: list[Record])
             for key in stored.files:
                 kind, variant, part = key.split("/", 2)
                 group = curves if kind == "curve" else matrices
-                group.setdefault(label(name, variant or None), {})[part] = stored[key]
+                group.setdefault(title_of(name, variant or None), {})[part] = stored[key]
     if not curves:
         return []
     levels = {
-        label(r.method, None).split(" (")[0]: r.metrics["joint"]
+        title_of(r.method, None).split(" (")[0]: r.metrics["joint"]
         for r in records
         if r.pair == 0 and r.method in LEVELS
     }

@@ -10,7 +10,7 @@ import functools
 from typing import Any
 
 from autofusion_jax.merging.registry import METHODS
-from autofusion_jax.reporting.tables import heading, label
+from autofusion_jax.reporting.tables import heading, title_of
 from pipeline.endpoints import MODEL_ROLES
 from pipeline.references import REFERENCE_ROWS
 from tables.autofusion import panel, settings
@@ -29,16 +29,16 @@ ABOUT = (
 
 def method_rows() -> tuple[Entry, ...]:
     """Those methods of the comparison that the registry has."""
-    return tuple(Entry(name, label(name, None), name) for name in COMPARED if name in METHODS)
+    return tuple(Entry(name, title_of(name, None), name) for name in COMPARED if name in METHODS)
 
 
 def reference_rows(kinds: tuple[str, ...] = ("teacher_", "control_", "real_labels_")) -> tuple[Entry, ...]:
     """The reference rows of these kinds, all that there are."""
-    return tuple(Entry(name, label(name, None)) for name in REFERENCE_ROWS if name.startswith(kinds))
+    return tuple(Entry(name, title_of(name, None)) for name in REFERENCE_ROWS if name.startswith(kinds))
 
 
 def _panel(name: str, base: str, *, num_tasks: int = 2, **changes: Any) -> Panel:
-    endpoints = tuple(Entry(role, label(role, None)) for role in MODEL_ROLES[:num_tasks])
+    endpoints = tuple(Entry(role, title_of(role, None)) for role in MODEL_ROLES[:num_tasks])
     letters = tuple(f"task_{role[-1]}" for role in MODEL_ROLES[:num_tasks])
     config = functools.partial(settings, base, f"best/{name}", repeats=1, pairs=5, **changes)
     data, model = base.rsplit("_", 1)

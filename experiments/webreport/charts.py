@@ -12,9 +12,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from autofusion_jax.reporting.figures import PALETTE
-from autofusion_jax.reporting.tables import heading
+from autofusion_jax.reporting.tables import heading, title_of
 from webreport.collect import Key
-from webreport.summary import overall, title_of
+from webreport.summary import overall
 
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")

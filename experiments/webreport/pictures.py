@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from autofusion_jax.reporting.figures import visible_entries
+from autofusion_jax.reporting.tables import title_of
 from webreport.collect import FigureRun, Run, read_matrices
-from webreport.summary import PLAIN, title_of
+from webreport.summary import PLAIN
 
 LEVELS = 64
 """Colours of a matrix's image: enough for the eye, few enough for small files."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from autofusion_jax.reporting.records import Record, Row, summarise
-from autofusion_jax.reporting.tables import LABELS, heading
+from autofusion_jax.reporting.tables import heading, title_of
 from webreport.collect import Published, Run
 
 MERGED, HEADS, SPECIALIST = "merge", "several heads", "specialist"
@@ -106,18 +106,6 @@ class Setting:
     def of_method(self, method: str) -> Line | None:
         """The best variant of a method."""
         return self.best(line for line in self.lines if line.method == method)
-
-
-def title_of(method: str, variant: str | None) -> str:
-    """What the page calls a method; an unknown one by its name in words.
-
-    Example:
-        >>> title_of("autofusion", "soft"), title_of("control_one_more", None)
-        ('AutoFusion, soft', 'Control one more')
-    """
-    words = method.replace("_", " ")
-    name = LABELS.get(method, words[:1].upper() + words[1:])
-    return f"{name}, {variant}" if variant else name
 
 
 def kind_of(method: str) -> str:

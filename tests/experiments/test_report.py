@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autofusion_jax.reporting.tables import title_of
 from tests.experiments.report_runs import ACCURACY, HOSTILE, write_all, write_figure, write_merge
 from webreport import charts, headline, page, summary
 from webreport.collect import collect, read_histories
@@ -56,7 +57,7 @@ def elements(made):
 def test_it_shows_every_method_with_its_numbers(elements):
     cells = [text for _, text in elements.texts]
     for (method, variant), joint in ACCURACY.items():
-        assert summary.title_of(method, variant) in cells
+        assert title_of(method, variant) in cells
         assert f"{joint + 0.5:.2f}" in cells  # the mean over both pairs
     assert cells.count("± 0.71") >= len(ACCURACY)
     assert "caution" in cells and "Caption." not in cells
