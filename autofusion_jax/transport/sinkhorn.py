@@ -11,6 +11,8 @@ from jaxtyping import Float
 from autofusion_jax.validation import require
 
 CG_ITERATIONS = 50
+ROUNDS = 4
+"""Rounds of Sinkhorn between two kernels."""
 
 
 def log_sinkhorn(
@@ -19,9 +21,9 @@ def log_sinkhorn(
     r"""Normalise rows, then columns, `num_iters` times, in the log domain.
 
     Computes `log S^(t)` with `S^(0) = exp(X / tau)`, `S^(t+1) = T_c(T_r(S^(t)))` (Eq. 13), which
-    converges to `S_tau(X) = argmax_P <P, X> + tau h(P)` over doubly stochastic P (Eq. 12). The
-    iterations run on the potentials `f, g [n]` of `log S = X / tau + f + g` and their backward
-    pass is rematerialised, so memory is that of a few matrices whatever `num_iters` is.
+    converges to `S_tau(X) = argmax_P <P, X> + tau h(P)` over doubly stochastic P (Eq. 12). What is
+    iterated are the potentials `f, g [n]` of `log S = X / tau + f + g`, and the backward pass is
+    rematerialised, so memory is that of a few matrices whatever `num_iters` is.
 
     Columns sum to one exactly; rows only as far as the iterations have converged: see
     `marginal_error`.
@@ -61,16 +63,35 @@ def log_sinkhorn(
 
 
 def _iterate(scores: Float[Array, "*batch n n"], num_iters: int) -> Float[Array, "*batch n n"]:
-    @jax.checkpoint
-    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        g = carry[1]
-        f = -logsumexp(scores + g[..., None, :], axis=-1)
-        g = -logsumexp(scores + f[..., :, None], axis=-2)
-        return (f, g), None
+    """One round in the log domain, the others as products of a kernel with vectors.
 
-    start = jnp.zeros_like(scores[..., 0])
-    (f, g), _ = jax.lax.scan(step, (start, start), length=num_iters)
+    After a round in the log domain the kernel `exp(X + f + g)` has entries in [0, 1], columns that sum to
+    one, and rows that sum to 1/n^2 at least. A further round multiplies no potential by more than n^2,
+    so within ROUNDS rounds nothing overflows, and what underflows stays negligible; then the factors
+    go into the potentials and the kernel is made anew.
+    """
+    f = -logsumexp(scores, axis=-1)
+    g = -logsumexp(scores + f[..., :, None], axis=-2)
+    whole, rest = divmod(num_iters - 1, ROUNDS)
+    step = jax.checkpoint(functools.partial(_rounds, scores), static_argnums=1)
+    (f, g), _ = jax.lax.scan(lambda potentials, _: (step(potentials, ROUNDS), None), (f, g), length=whole)
+    f, g = step((f, g), rest) if rest else (f, g)
     return scores + f[..., :, None] + g[..., None, :]
+
+
+def _rounds(scores: Array, potentials: tuple[Array, Array], length: int) -> tuple[Array, Array]:
+    """Normalise rows, then columns, `length` times, from potentials that normalise the columns."""
+    f, g = potentials
+    kernel = jnp.exp(scores + f[..., :, None] + g[..., None, :])
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+    def one(factors: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        u = 1 / product("...ij,...j->...i", kernel, factors[1])
+        return (u, 1 / product("...ij,...i->...j", kernel, u)), None
+
+    start = jnp.ones_like(g)
+    (u, v), _ = jax.lax.scan(one, (start, start), length=length)
+    return f + jnp.log(u), g + jnp.log(v)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
@@ -113,6 +114,36 @@ def test_extreme_scores_stay_finite():
     x = jnp.asarray(1e4 * scores_of(0, 8), jnp.float32)
     value, grad = jax.value_and_grad(lambda x: jnp.exp(log_sinkhorn(x, tau=0.1, num_iters=20))[0, 0])(x)
     assert bool(jnp.isfinite(value)) and bool(jnp.isfinite(grad).all())
+
+
+def contested(n):
+    """Half of the rows want one column by far: their potentials go on moving apart."""
+    scores = 3 * scores_of(4, n)
+    scores[: n // 2, 0] += 200
+    return scores
+
+
+def graded(n):
+    """Scores that fall by 100 from row to row and from column to column."""
+    return scores_of(5, n) - 100 * np.abs(np.arange(n)[:, None] - np.arange(n)[::-1])
+
+
+@pytest.mark.parametrize("make", [contested, graded, lambda n: 300 * scores_of(6, n)])
+@pytest.mark.parametrize("num_iters", [1, 2, 5, 20, 100])
+def test_scores_that_leave_the_range_of_floats(make, num_iters):
+    """Against logsumexp in float64; a plain exponential of these scores underflows."""
+    scores = make(64)
+    assert np.exp(np.float32(scores - scores.max(-1, keepdims=True))).min() == 0
+    log_p = np.array(scores)
+    for _ in range(num_iters):
+        log_p = log_p - scipy.special.logsumexp(log_p, axis=-1, keepdims=True)
+        log_p = log_p - scipy.special.logsumexp(log_p, axis=-2, keepdims=True)
+    got, pull_back = jax.vjp(
+        lambda x: log_sinkhorn(x, tau=1.0, num_iters=num_iters), jnp.asarray(scores, jnp.float32)
+    )
+    np.testing.assert_allclose(jnp.exp(got), np.exp(log_p), atol=1e-3)
+    np.testing.assert_allclose(got, log_p, atol=1e-3, rtol=1e-5)
+    assert bool(jnp.isfinite(pull_back(jnp.asarray(np.exp(log_p), jnp.float32))[0]).all())
 
 
 def test_row_entropy_at_its_ends():
