@@ -9,7 +9,6 @@ Command: `python experiments/reproduce.py --table=best --data_dir=DIR`
 import functools
 from typing import Any
 
-from autofusion_jax.merging.registry import METHODS
 from autofusion_jax.reporting.tables import heading, title_of
 from pipeline.endpoints import MODEL_ROLES
 from pipeline.references import REFERENCE_ROWS
@@ -27,25 +26,27 @@ ABOUT = (
 )
 
 
-def method_rows() -> tuple[Entry, ...]:
-    """Those methods of the comparison that the registry has."""
-    return tuple(Entry(name, title_of(name, None), name) for name in COMPARED if name in METHODS)
+def chosen_rows(names: tuple[str, ...]) -> tuple[Entry, ...]:
+    """Rows of methods, in their default settings, and reference rows, by name."""
+    return tuple(
+        Entry(name, title_of(name, None), None if name in REFERENCE_ROWS else name) for name in names
+    )
 
 
 def reference_rows(kinds: tuple[str, ...] = ("teacher_", "control_", "real_labels_")) -> tuple[Entry, ...]:
     """The reference rows of these kinds, all that there are."""
-    return tuple(Entry(name, title_of(name, None)) for name in REFERENCE_ROWS if name.startswith(kinds))
+    return chosen_rows(tuple(name for name in REFERENCE_ROWS if name.startswith(kinds)))
 
 
 def _panel(name: str, base: str, *, num_tasks: int = 2, **changes: Any) -> Panel:
-    endpoints = tuple(Entry(role, title_of(role, None)) for role in MODEL_ROLES[:num_tasks])
+    endpoints = chosen_rows(MODEL_ROLES[:num_tasks])
     letters = tuple(f"task_{role[-1]}" for role in MODEL_ROLES[:num_tasks])
     config = functools.partial(settings, base, f"best/{name}", repeats=1, pairs=5, **changes)
     data, model = base.rsplit("_", 1)
     named = {"fashion": "fashion_mnist"}.get(data, data)
     task = {key: f", {key.replace('_', '+')} classes" for key in SPLITS} | {"5to1": ", A:B 5:1"}
     kind = next((text for key, text in task.items() if name.endswith(key)), "")
-    entries = (*endpoints, *method_rows(), *reference_rows())
+    entries = (*endpoints, *chosen_rows(COMPARED), *reference_rows())
     return panel(
         name, f"{heading(named)}, {model.upper()}{kind}", entries, config, *ABOUT,
         metrics=("joint", *letters, "avg"), costs=True,
