@@ -138,6 +138,13 @@ def test_align_finds_a_planted_permutation(mlp):
     chex.assert_trees_all_close(result.variants["hard"], a, atol=1e-6)
 
 
+def test_a_spec_written_by_hand_will_do(mlp):
+    """It has no sites to match activations at, and none for the EM teacher."""
+    bare = dataclasses.replace(mlp.perm_spec, sites=())
+    result = af.merge(params_for(mlp, 0), params_for(mlp, 1), bare, inputs_for(mlp, 64), epochs=4)
+    assert bool(jnp.isfinite(mlp.apply(result.params, inputs_for(mlp))).all())
+
+
 def test_real_labels_are_used(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp, 64)
     y = np.asarray(mlp.apply(params_for(mlp, 7), x).argmax(-1))

@@ -61,7 +61,8 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
             zeta (0.0; paper: 0.9): pseudo-labels below this confidence are left out, in [0, 1).
             gamma ("learned"; paper: "uniform"): weight of A, in [0, 1]; "uniform": drawn from U(0, 1)
                 at every step, and 0.5 in the merged network; "learned": see above.
-            start ("activation_matching"; paper: "random"): where the scores start.
+            start ("activation_matching"; paper: "random"): where the scores start; random too for a
+                spec without sites, written by hand.
             augment ("auto"; paper: "none"): "shift", or "auto": shifts if the inputs have the rank of
                 images `[N, height, width, channels]`; see `augmentation.augmented`.
             strategy ("normalized"): or "weighted", "rounded", "align", "retain"; see `balance`.
@@ -103,7 +104,7 @@ def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResul
     targets = find_targets(name, task, pseudo_labels=options.pseudo_labels, zeta=options.zeta)
     unroll = prefers_unrolling(task.network, task.models[0], task.inputs[:1])
     start = mixing = None
-    if options.start == "activation_matching":
+    if options.start == "activation_matching" and task.spec.sites:
         start = match_activations(task.spec, task.models[0], task.models[1], task.inputs)
     statistics: frozenset[str] = frozenset()
     if options.learns_mixing:

@@ -133,7 +133,7 @@ def averaged(
     """The teacher's and the student's predictions, averaged as log-probabilities.
 
     Example:
-        >>> print(averaged(jnp.array([[0.5, 0.5]]), jnp.log(jnp.array([[0.1, 0.9]]))))
+        >>> print(averaged(jnp.array([[0.5, 0.5]]), jnp.log(jnp.array([[0.1, 0.9]]))).round(2))
         [[0.25 0.75]]
     """
     tiny = jnp.finfo(probs.dtype).tiny
