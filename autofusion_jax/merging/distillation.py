@@ -35,7 +35,7 @@ class DistilOptions:
     epochs: int
     learning_rate: float = 3e-4
     batch_size: int = 128
-    augment: str = "auto"
+    augment: str = "affine"
 
     def check(self, caller: str) -> None:
         """Raise ValueError for a value out of its range."""

@@ -15,7 +15,8 @@ AUTOFUSION: dict[str, tuple[str, dict[str, Any]]] = {
     "random_start": ("random start", {"start": "random"}),
     "z_labels": ("labels of the z ensemble", {"pseudo_labels": "z"}),
     "confident_labels": ("labels of the most confident", {"pseudo_labels": "confidence"}),
-    "no_shifts": ("images not shifted", {"augment": "none"}),
+    "no_shifts": ("images unchanged", {"augment": "none"}),
+    "affine": ("images turned and stretched", {"augment": "affine"}),
     "retain_only": ("L_retain alone", {"strategy": "retain"}),
     "fast_scores": ("scores at rate 1", {"learning_rate": 1.0}),
 }
@@ -26,7 +27,8 @@ BEST: dict[str, tuple[str, dict[str, Any]]] = {
     "ten_copies": ("least squares on ten copies", {"copies": 10}),
     "no_rounds": ("no self-training", {"rounds": 0}),
     "two_rounds": ("two rounds of self-training", {"rounds": 2}),
-    "never_shifted": ("images not shifted", {"augment": "none"}),
+    "shifted": ("images shifted only", {"augment": "shift"}),
+    "unchanged": ("images unchanged", {"augment": "none"}),
     "fast_distillation": ("distilled at 3e-4", {"learning_rate": 3e-4}),
 }
 

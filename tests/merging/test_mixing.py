@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.augmentation import augmented
 from autofusion_jax.merging.autofusion.method import class_weights
 from autofusion_jax.merging.autofusion.mixing import init_mixing, mix
 from autofusion_jax.models.registry import build_model
@@ -113,22 +112,6 @@ def test_the_start_is_near_the_matched_permutation(mlp):
     chex.assert_trees_all_equal(dict(result.perms), dict(matched))
     for soft in result.soft_perms.values():
         assert 0.85 < float(soft.max(-1).mean()) < 0.95
-
-
-def test_shifts_move_images_and_nothing_else():
-    x = jnp.arange(2 * 6 * 6.0).reshape(2, 6, 6, 1)
-    seen = set()
-    for seed in range(30):
-        for before, after in zip(x, augmented(jax.random.key(seed), x, "auto")):
-            dy, dx = next(
-                (dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
-                if np.array_equal(after[1:-1, 1:-1], np.roll(before, (dy, dx), (0, 1))[1:-1, 1:-1])
-            )  # fmt: skip
-            seen.add((dy, dx))
-    assert len(seen) == 9
-    np.testing.assert_array_equal(augmented(jax.random.key(0), x, "none"), x)
-    flat = x.reshape(2, -1)
-    np.testing.assert_array_equal(augmented(jax.random.key(0), flat, "auto"), flat)
 
 
 def test_bad_options(mlp):

@@ -63,8 +63,8 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
                 at every step, and 0.5 in the merged network; "learned": see above.
             start ("activation_matching"; paper: "random"): where the scores start; random too for a
                 spec without sites, written by hand.
-            augment ("auto"; paper: "none"): "shift", or "auto": shifts if the inputs have the rank of
-                images `[N, height, width, channels]`; see `augmentation.augmented`.
+            augment ("shift"; paper: "none"): how images are changed at every step, `"shift"`,
+                `"affine"` or `"none"`; see `augmentation.augmented`.
             strategy ("normalized"): or "weighted", "rounded", "align", "retain"; see `balance`.
             layer_weighting ("linear"): omega(l) = 2 L / l, or "uniform".
             omega_a, omega_r (0.5, 0.5): weights of the losses under "weighted".

@@ -26,7 +26,7 @@ class Options:
     pseudo_labels: str = "em"
     gamma: float | str = "learned"
     start: str = "activation_matching"
-    augment: str = "auto"
+    augment: str = "shift"
     strategy: str = "normalized"
     layer_weighting: str = "linear"
     omega_a: float = 0.5

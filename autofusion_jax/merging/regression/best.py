@@ -26,7 +26,7 @@ def best(
     epochs: int = 15,
     learning_rate: float = 1e-4,
     batch_size: int = 128,
-    augment: str = "auto",
+    augment: str = "affine",
     copies: int = 4,
     rounds: int = 1,
 ) -> Method:
@@ -46,7 +46,7 @@ def best(
         epochs: passes over the inputs in each distillation, >= 1.
         learning_rate: of Adam, > 0; it falls to 0 along a cosine in each distillation.
         batch_size: of each step, >= 1.
-        augment: `"auto"`: images are shifted by up to a pixel; `"shift"` or `"none"`.
+        augment: how images are changed, `"affine"`, `"shift"` or `"none"`; see `augmentation.augmented`.
         copies: how many times `prune_concat` sees every input, augmented anew but the first, >= 1.
         rounds: of self-training, >= 0.
 

@@ -72,9 +72,9 @@ def test_bad_options(options, message):
 
 def test_copies_begin_with_the_inputs_and_are_images_only(mlp, vgg):
     x = inputs_for(vgg)
-    copies = augmented_copies(KEY, x, "auto", 3)
+    copies = augmented_copies(KEY, x, "affine", 3)
     assert copies.shape == (72, *x.shape[1:])
     np.testing.assert_array_equal(copies[:24], x)
     assert np.any(copies[24:48] != x) and np.any(copies[24:48] != copies[48:])
     np.testing.assert_array_equal(augmented_copies(KEY, x, "none", 3), x)
-    np.testing.assert_array_equal(augmented_copies(KEY, inputs_for(mlp), "auto", 3), inputs_for(mlp))
+    np.testing.assert_array_equal(augmented_copies(KEY, inputs_for(mlp), "affine", 3), inputs_for(mlp))
