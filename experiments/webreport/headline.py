@@ -93,5 +93,8 @@ def verdict(bars: Sequence[Bar], metric: str) -> list[str]:
         if bar.best or name is None:
             continue
         gap = best.row.mean[metric] - bar.line.row.mean[metric]
-        found.append(f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'} {name}")
+        if round(abs(gap), 1) == 0:
+            found.append(f"level with {name}")
+        else:
+            found.append(f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {name}")
     return found

@@ -1,5 +1,6 @@
 """The results page: what it says, and that it needs nothing from outside."""
 
+import dataclasses
 import datetime
 import html.parser
 import json
@@ -125,6 +126,9 @@ def test_the_headline_is_the_best_merge(tmp_path):
         "2.0 points below the teacher, which runs both networks", "1.0 points below the best control",
         "8.0 points below training on all real labels",
     ]  # fmt: skip
+    best = next(bar.line for bar in bars if bar.best)
+    level = [bar._replace(line=dataclasses.replace(bar.line, row=best.row)) for bar in bars]
+    assert set(headline.verdict(level, "joint")) == {f"level with {name}" for name in headline.NAMES.values()}
 
 
 def test_commands_repeat_what_was_changed(tmp_path):
