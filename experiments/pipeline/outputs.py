@@ -23,6 +23,8 @@ from pipeline.rows import Outcome, PairContext, merge_row, soft_matrices
 CONFIG_FILE, RESULTS_FILE, TABLE_FILE = "config.json", "results.jsonl", "table.md"
 CURVE_FIGURE, PERMUTATION_FIGURE = "interpolation.png", "permutations.png"
 LEVELS = ("teacher_confidence", "control_ridge_head", "real_labels_training")
+MIXED = ("autofusion",)
+"""Methods whose merged network is on no line between two networks: every unit has weights of its own."""
 
 
 def open_run(setting: Setting) -> Path:
@@ -192,8 +194,13 @@ def _draw(folder: Path, config: Config, names: list[str], records: list[Record])
         for r in records
         if r.pair == 0 and r.method in LEVELS
     }
+    points = {
+        f"{title_of(r.method, None)}: merged by weights of every unit": (0.5, r.metrics)
+        for r in records
+        if r.pair == r.repeat == 0 and r.method in MIXED and r.variant == "soft"
+    }
     figure = interpolation_figure(
-        curves, np.linspace(0, 1, config.evaluate.curve_points), levels=levels,
+        curves, np.linspace(0, 1, config.evaluate.curve_points), levels=levels, points=points,
         title=f"{config.name}, seed {config.seed}: interpolated networks, "
         f"up to {config.evaluate.curve_images:,} test images",
     )  # fmt: skip
