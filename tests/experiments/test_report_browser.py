@@ -1,9 +1,11 @@
 """The results page in headless Chromium: it works as a reader uses it, on a wide screen and on a phone."""
 
+import contextlib
 import shutil
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -113,20 +115,30 @@ def test_hovering_shows_the_numbers(page):
     assert "AutoFusion, soft : 50.0 %" in hover.text
 
 
+def wait_for(page, read, expected):
+    """The page sorts and filters when it has time; says what was there last if it never comes."""
+    with contextlib.suppress(TimeoutException):
+        WebDriverWait(page, 10, ignored_exceptions=(StaleElementReferenceException,)).until(
+            lambda _: read() == expected
+        )
+    assert read() == expected
+
+
 def test_tables_sort_and_filter(page):
     table = page.find_element(By.CSS_SELECTOR, "#digits-mlp table.sortable")
     head = table.find_element(By.XPATH, ".//thead//th[contains(., 'Joint')]")
     first = "tbody tr:first-child th"
     assert table.find_element(By.CSS_SELECTOR, first).text == "Model A"
     button = head.find_element(By.CSS_SELECTOR, "[tabindex='0']")
-    button.send_keys(Keys.ENTER)
-    assert head.get_attribute("aria-sort") == "descending"
-    assert table.find_element(By.CSS_SELECTOR, first).text == "Trained on all real labels (reference)"
-    button.send_keys(Keys.ENTER)
-    assert head.get_attribute("aria-sort") == "ascending"
-    assert table.find_element(By.CSS_SELECTOR, first).text == "Weight interpolation"
+    for order, expected in (
+        ("descending", "Trained on all real labels (reference)"),
+        ("ascending", "Weight interpolation"),
+    ):
+        button.send_keys(Keys.ENTER)
+        wait_for(page, lambda: head.get_attribute("aria-sort"), order)
+        wait_for(page, lambda: table.find_element(By.CSS_SELECTOR, first).text, expected)
     page.find_element(By.CSS_SELECTOR, "#digits-mlp .filter input").send_keys("zip")
-    assert texts(table.find_elements(By.CSS_SELECTOR, "tbody th")) == ["ZipIt!"]
+    wait_for(page, lambda: texts(table.find_elements(By.CSS_SELECTOR, "tbody th")), ["ZipIt!"])
 
 
 def test_pictures_are_browsed_by_layer_and_method(page):
