@@ -29,7 +29,7 @@ BEST: dict[str, tuple[str, dict[str, Any]]] = {
     "two_rounds": ("two rounds of self-training", {"rounds": 2}),
     "shifted": ("images shifted only", {"augment": "shift"}),
     "unchanged": ("images unchanged", {"augment": "none"}),
-    "slow_distillation": ("distilled at 1e-4", {"learning_rate": 1e-4}),
+    "slow_distillation": ("at rate 1e-4", {"learning_rate": 1e-4}),
 }
 
 ENTRIES = (
