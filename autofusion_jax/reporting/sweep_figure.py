@@ -30,6 +30,8 @@ def sweep_figure(
 ) -> Figure:
     """Draw each series with error bars, and levels as thin grey lines across.
 
+    The accuracy axis starts at 0, or at the last ten below all values if they are above 50.
+
     Args:
         series: what to draw; lines differ in colour, dash and marker.
         title: what was measured, and on what.
@@ -52,7 +54,7 @@ def sweep_figure(
     axes.set_xticks(sorted({x for one in series for x in one.x}), minor=False)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    axes.set(xlabel=x_title, ylabel=y_title, ylim=(0, 100))
+    axes.set(xlabel=x_title, ylabel=y_title, ylim=(_lowest(series, levels or {}), 100))
     axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -64,3 +66,8 @@ def yerror(series: Series) -> list[list[float]]:
     below = [min(error, y) for y, error in zip(series.y, series.error)]
     above = [min(error, 100 - y) for y, error in zip(series.y, series.error)]
     return [below, above]
+
+
+def _lowest(series: Sequence[Series], levels: Mapping[str, float]) -> float:
+    lowest = min([y - e for one in series for y, e in zip(one.y, one.error)] + list(levels.values()))
+    return lowest // 10 * 10 if lowest > 50 else 0

@@ -48,11 +48,10 @@ def draw_sweeps(folder: Path, table: Table, results: Results) -> None:
 def _caption(config: TableConfig, rows: Sequence[Row]) -> str:
     """How many pairs and keys the points and their bars are made of."""
     pairs, repeats = max(row.num_pairs for row in rows), max(row.num_repeats for row in rows)
-    bars = "pairs" if pairs > 1 else "keys"
-    return (
-        f"mean of {pairs} pair(s) x {repeats} key(s), seed {config.seed} and up; "
-        f"bars: standard deviation over {bars}"
-    )
+    text = f"mean of {pairs} pair(s) x {repeats} key(s), seed {config.seed} and up"
+    if pairs == repeats == 1:
+        return text
+    return f"{text}; bars: standard deviation over {'pairs' if pairs > 1 else 'keys'}"
 
 
 def _series(sweep: Sweep, rows: Mapping[tuple[str, str, str | None], Row]) -> list[Series]:
