@@ -52,8 +52,7 @@ def _curves(
 ) -> tuple[dict[str, Curve], dict[str, tuple[float, Mapping[str, float]]]]:
     """Label -> metric -> `[gammas]`, and the network that our default gives, which lies on no curve."""
     dataset = case.setting.dataset
-    wanted = work.sizes.test_images if variant == "soft" else work.sizes.hard_images
-    chosen = evenly(len(dataset.test_labels), wanted)
+    chosen = evenly(len(dataset.test_labels), work.sizes.test_images)
     x, labels = case.setting.test_x[chosen], dataset.test_labels[chosen]
     curves, point = {}, {}
     for entry in work.figure.entries:
@@ -90,11 +89,10 @@ def _alt(curves: Mapping[str, Curve], gammas: np.ndarray, headings: Mapping[str,
 
 def _caption(work: Work, case: Case) -> str:
     sizes, tasks = work.sizes, [", ".join(map(str, task)) for task in case.pair.tasks]
-    num = len(case.setting.dataset.test_labels)
-    images, fewer = min(sizes.test_images, num), min(sizes.hard_images, num)
+    images = min(sizes.test_images, len(case.setting.dataset.test_labels))
     return (
-        f"Accuracy of gamma A + (1 - gamma) pi(B) on {images:,} test images ({fewer:,} with hard "
-        f"permutations), {sizes.gammas} values of gamma; task A: classes {tasks[0]}, task B: {tasks[1]}; "
+        f"Accuracy of gamma A + (1 - gamma) pi(B) on {images:,} test images, evenly "
+        f"spaced, {sizes.gammas} values of gamma; task A: classes {tasks[0]}, task B: {tasks[1]}; "
         f"always the argmax over all classes. The permutations were learned from {LABELLED:,} training "
         f"images with true labels, drawn by seed {LABELLED_SEED} (B.5). AutoFusion: the paper's settings, "
         f"gamma ~ U(0, 1) and {sizes.paper_epochs} epochs, by the five ways to combine its two losses "

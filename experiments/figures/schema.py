@@ -19,7 +19,6 @@ class Sizes:
     Attributes:
         gammas: points of an interpolation, from 0 to 1.
         test_images: test images that accuracies are measured on.
-        hard_images: the same for the curves with hard permutations, which the paper does not have.
         activation_images: test images that activations are compared on.
         paper_epochs: epochs of AutoFusion in the paper's settings.
         default_epochs: epochs of our default; None for its own.
@@ -27,8 +26,7 @@ class Sizes:
     """
 
     gammas: int = 50
-    test_images: int = 10_000
-    hard_images: int = 2000
+    test_images: int = 2000
     activation_images: int = 2000
     paper_epochs: int = 64
     default_epochs: int | None = None
@@ -38,8 +36,7 @@ class Sizes:
 FULL = Sizes()
 FAST = Sizes(
     gammas=11,
-    test_images=1000,
-    hard_images=500,
+    test_images=500,
     activation_images=500,
     paper_epochs=8,
     default_epochs=8,

@@ -28,7 +28,6 @@ from pipeline.endpoints import open_setting
 TINY = Sizes(
     gammas=3,
     test_images=200,
-    hard_images=100,
     activation_images=60,
     paper_epochs=1,
     default_epochs=1,
