@@ -55,7 +55,7 @@ ABOUT = "Settings were chosen on these pairs: what is reported elsewhere is of o
 
 
 def _panel(model: str):
-    config = functools.partial(settings, f"mnist_{model}", f"ablation/{model}", repeats=1, pairs=2, seed=0)
+    config = functools.partial(settings, f"mnist_{model}", f"ablation/{model}", repeats=1, seed=0)
     return panel(model, f"MNIST, {model.upper()}", ENTRIES, config, ABOUT, fast=FAST)
 
 

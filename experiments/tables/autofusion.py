@@ -40,7 +40,7 @@ def paper_row(name: str, title: str, values: Sequence[float] = (), **options: An
 
 
 def settings(
-    base: str, name: str, *, repeats: int, pairs: int = 3, labels: str = "disjoint", **changes: Any
+    base: str, name: str, *, repeats: int, pairs: int = 2, labels: str = "disjoint", **changes: Any
 ) -> TableConfig:
     """The settings of a panel: those of a named config, with the pairs and keys of a report.
 
