@@ -118,10 +118,11 @@ def _differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], name
     found = []
     for name in sorted(names):
         before, after = old.get(name), new[name]
+        inner: list[str] = []
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = [key for key in after if before.get(key) != after[key]]
         if before != after:
-            both = isinstance(before, dict) and isinstance(after, dict)
-            inner = [key for key in after if not both or before.get(key) != after[key]] if both else []
-            found.append(f"{kind}{name}{': ' + ', '.join(inner) if inner else ''}")
+            found.append(f"{kind}{name}{': ' if inner else ''}{', '.join(inner)}")
     return found
 
 
