@@ -70,8 +70,8 @@ TABLE = Table(
                 settings, "mnist_vgg", "3", repeats=1, labels="shared", data__name="+".join(DATASETS),
                 data__num_validation=3000, data__num_unlabelled=12_500, merge__epochs=3,
             ),
-            f"Published: {PAPER}, Table 3; it does not name the network. Merges see a tenth of the training "
-            "images, those of the data sets that they join. All three are joined one after another, MNIST "
+            f"Published: {PAPER}, Table 3; it does not name the network. There merges see a tenth of each "
+            "training set. Here each sees those of the images that are of the data sets it joins. All three are joined one after another, MNIST "
             "and Fashion-MNIST first (appendix B.4), but where the row says at once; every step sees the "
             "images of all three.",
             metrics=COLUMNS,
