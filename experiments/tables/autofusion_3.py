@@ -53,6 +53,8 @@ ENTRIES = (
     *_fusions("autofusion", "AutoFusion"),
     _entry("c2m3", "C2M3: all three at once", "c2m3"),
     _entry("zipit", "ZipIt: all three at once", "zipit"),
+    _entry("prune_concat", "prune_concat: all three at once", "prune_concat"),
+    _entry("best", "best: all three at once", "best"),
     _entry("teacher_confidence", "Confidence ensemble: all three (teacher)"),
     _entry(ENSEMBLE, "All three, each for its own data set"),
     _entry("control_ridge_head", "MNIST's body, ridge head on pseudo-labels (control)"),
@@ -77,7 +79,7 @@ TABLE = Table(
             metrics=COLUMNS,
             fast=(
                 "model_a", "model_b", "model_c", "interpolation_all", "autofusion_paper_mnist_kmnist",
-                "autofusion_all", "zipit", "teacher_confidence",
+                "autofusion_all", "zipit", "prune_concat", "teacher_confidence",
             ),
         ),
     ),
