@@ -43,8 +43,9 @@ def sweep_figure(
     figure = Figure(figsize=(8.5, 5.4), dpi=130, layout="constrained")
     axes = figure.subplots()
     for i, one in enumerate(series):
+        bars = yerror(one) if any(one.error) else None
         axes.errorbar(
-            one.x, one.y, yerror(one) if any(one.error) else None, label=one.label, color=PALETTE[i % len(PALETTE)],
+            one.x, one.y, bars, label=one.label, color=PALETTE[i % len(PALETTE)],
             linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], capsize=3, linewidth=1.8,
         )  # fmt: skip
     for dash, (name, level) in zip(LEVEL_DASHES, (levels or {}).items()):

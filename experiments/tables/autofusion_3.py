@@ -73,9 +73,9 @@ TABLE = Table(
                 data__num_validation=3000, data__num_unlabelled=12_500, merge__epochs=3,
             ),
             f"Published: {PAPER}, Table 3; it does not name the network. There merges see a tenth of each "
-            "training set. Here each sees those of the images that are of the data sets it joins. All three are joined one after another, MNIST "
-            "and Fashion-MNIST first (appendix B.4), but where the row says at once; every step sees the "
-            "images of all three.",
+            "training set. Here each sees those of the images that are of the data sets it joins. All "
+            "three are joined one after another, MNIST and Fashion-MNIST first (appendix B.4), but where the "
+            "row says at once; every step sees the images of all three.",
             metrics=COLUMNS,
             fast=(
                 "model_a", "model_b", "model_c", "interpolation_all", "autofusion_paper_mnist_kmnist",
