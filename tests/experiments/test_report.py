@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autofusion_jax.reporting.records import read_records
+from autofusion_jax.reporting.records import read_records, write_records
 from autofusion_jax.reporting.tables import title_of
 from tables import find_panel
 from tables.runner import panel_identity
 from tables.settings import make_fast, override
-from tests.experiments.report_runs import ACCURACY, HOSTILE, write_all, write_figure, write_merge
+from tests.experiments.report_runs import ACCURACY, HOSTILE, record, write_all, write_figure, write_merge
 from webreport import charts, headline, page, summary
 from webreport.collect import collect, read_histories
 from webreport.commands import RanPanel, command, table_command, title_of_run
@@ -134,6 +134,37 @@ def test_the_headline_is_the_best_merge(tmp_path):
     best = next(bar.line for bar in bars if bar.best)
     level = [bar._replace(line=dataclasses.replace(bar.line, row=best.row)) for bar in bars]
     assert set(headline.verdict(level, "joint")) == {f"level with {name}" for name in headline.NAMES.values()}
+
+
+@pytest.mark.parametrize(
+    ("ours", "roles"),
+    [
+        (30.0, [headline.AVERAGE, f"{headline.BEST}: {headline.PAPER}"]),
+        (70.0, [headline.AVERAGE, headline.PAPER, headline.BEST]),
+    ],
+)
+def test_rows_in_the_papers_settings_are_known_by_their_options(ours, roles, tmp_path):
+    """As tables 2 and 4 to 8 name them; with real labels they are references."""
+    rows = {
+        "average": ("interpolation", {}, 20.0), "weighted": ("autofusion", {"preset": "paper"}, 50.0),
+        "rounded": ("autofusion", {"preset": "paper"}, 60.0), "ours": ("autofusion", {}, ours),
+        "labels_10": ("autofusion", {"preset": "paper"}, 80.0),
+    }  # fmt: skip
+    stored = {name: {"method": method, "options": options} for name, (method, options, _) in rows.items()}
+    stored["labels_10"]["real_labels"] = 0.1
+    text = json.dumps({"table": "2", "panel": "vgg", "config": {}, "rows": stored})
+    (tmp_path / "config.json").write_text(text)
+    records = [record("2/vgg", name, None, 0, 0, joint) for name, (*_, joint) in rows.items()]
+    write_records(tmp_path / "results.jsonl", records)
+    (setting,) = summary.settings(collect(tmp_path)[0][0], "anchor", "")
+    assert setting.of_paper().row.method == "rounded"
+    bars = headline.headline(setting)
+    assert [bar.role for bar in bars] == [*roles, headline.LABELLED]
+    assert next(bar.line.row.mean["joint"] for bar in bars if bar.best) == max(ours, 60.0)
+    said = headline.verdict(bars, "joint")
+    assert len(said) == len(roles) and ("10.0 points above the paper's settings" in said) == (ours == 70.0)
+    (line,) = headline.overview_table([setting]).lines
+    assert line.cells[3].text == "60.00"
 
 
 def test_commands_repeat_what_was_changed(tmp_path):
