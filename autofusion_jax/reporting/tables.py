@@ -17,7 +17,7 @@ LABELS = {
     "pleas": "PLeaS",
     "ste": "Straight-through estimator",
     "sinkhorn_rebasin": "Sinkhorn re-basin",
-    "zipit": "ZipIt!",
+    "zipit": "ZipIt",
     "autofusion_paper": "AutoFusion (paper)",
     "autofusion": "AutoFusion",
     "prune_concat": "prune_concat: half of each, least squares",

@@ -8,9 +8,9 @@ from typing import Any
 from autofusion_jax.reporting.figures import save_figure
 from autofusion_jax.reporting.records import Record, Row, summarise, write_text
 from autofusion_jax.reporting.sweep_figure import Series, sweep_figure
-from tables.runner import panel_identity
+from tables.commands import RanPanel, table_command
 from tables.schema import Point, Sweep, Table, TableConfig
-from webreport.commands import RanPanel, table_command
+from tables.stored import panel_identity
 
 FIGURE_FILE = "figure.json"
 Y_TITLE = "joint accuracy (%)"

@@ -17,12 +17,13 @@ from PIL import Image
 from autofusion_jax.reporting.records import read_records, write_records
 from autofusion_jax.reporting.tables import title_of
 from tables import find_panel
-from tables.runner import panel_identity
+from tables.commands import RanPanel, table_command
 from tables.settings import make_fast, override
+from tables.stored import panel_identity
 from tests.experiments.report_runs import ACCURACY, HOSTILE, record, write_all, write_figure, write_merge
 from webreport import charts, headline, page, summary
 from webreport.collect import collect, read_histories
-from webreport.commands import RanPanel, command, table_command, title_of_run
+from webreport.commands import command, title_of_run
 from webreport.page import write_page
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "report.py"
