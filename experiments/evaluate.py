@@ -3,6 +3,7 @@
 python experiments/evaluate.py --checkpoint=runs/NAME/checkpoints/pair0/autofusion_soft_repeat0
 """
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -16,10 +17,11 @@ from autofusion_jax.checkpoints.orbax_io import load
 from autofusion_jax.data.registry import DATASETS, load_dataset
 from autofusion_jax.data.splits import PROTOCOLS, head_classes, task_labels
 from autofusion_jax.evaluation.accuracy import evaluate
-from autofusion_jax.models.registry import build_model
+from autofusion_jax.models.registry import MODELS, build_model
 from autofusion_jax.reporting.records import flat_metrics, write_text
 from autofusion_jax.reporting.tables import heading
 from autofusion_jax.symmetry.transform import check_params
+from autofusion_jax.validation import require
 from pipeline.endpoints import names_of_tasks, to_inputs
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the checkpoint.", required=True)
@@ -38,8 +40,12 @@ def main(console: Console) -> None:
     protocol = meta.get("labels", PROTOCOLS[0])
     data = load_dataset(DATA.value or meta["data"], folder=DATA_DIR.value, report=console.print)
     options = dict(meta["model"])
+    name = options.pop("name")
+    own = set(options) - {field.name for field in dataclasses.fields(MODELS[name])}
+    require(not own, "evaluate", "the checkpoint", f"of a plain {name}", f"one with {', '.join(sorted(own))}",
+            "Its table evaluates it: see results.jsonl there.")  # fmt: skip
     model = build_model(
-        options.pop("name"), data.test_images.shape[1:],
+        name, data.test_images.shape[1:],
         num_classes=data.num_classes if protocol == "disjoint" else max(map(len, meta["tasks"])),
         **{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()},
     )  # fmt: skip

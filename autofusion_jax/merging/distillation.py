@@ -12,7 +12,6 @@ from jax import Array
 from jaxtyping import Float, Key
 
 from autofusion_jax.merging.augmentation import augmented, check_augment
-from autofusion_jax.merging.autofusion.losses import retain_loss
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics, training_rules
 from autofusion_jax.symmetry.flat import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
@@ -54,7 +53,6 @@ def distil(
     *,
     key: Key[Array, ""],
     frozen: Collection[str] = (),
-    keep: Float[Array, " N"] | None = None,
 ) -> tuple[Params, np.ndarray]:
     """Train all float leaves by Adam on the mean cross-entropy to target distributions.
 
@@ -69,7 +67,6 @@ def distil(
         options: how.
         key: decides the batches and the augmentation.
         frozen: paths of leaves that are not trained.
-        keep: 1 for inputs that count, else 0; None: all do.
 
     Returns:
         The trained parameters, and the mean loss of each epoch `[epochs]`.
@@ -87,8 +84,7 @@ def distil(
         for path, leaf in leaves.items()
         if path not in frozen and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     }
-    data = (x, probs, jnp.ones(len(x)) if keep is None else keep)
-    found, losses = _run(apply_fn, options, trained, params, data, key)
+    found, losses = _run(apply_fn, options, trained, params, (x, probs), key)
     curve = np.asarray(losses)
     bad = int(np.argmin(np.isfinite(curve)))
     got = f"{curve[bad]} in epoch {bad}"
@@ -102,10 +98,10 @@ def _run(
     options: DistilOptions,
     trained: dict[str, Array],
     params: Params,
-    data: tuple[Array, Array, Array],
+    data: tuple[Array, Array],
     key: Array,
 ) -> tuple[dict[str, Array], Array]:
-    x, probs, keep = data
+    x, probs = data
     batch = min(options.batch_size, len(x))
     num_steps = -(-len(x) // batch)
     optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.epochs * num_steps))
@@ -113,7 +109,7 @@ def _run(
 
     def objective(trained: dict[str, Array], index: Array, key: Array) -> Array:
         logits = apply_fn(unflatten_like(params, fixed | trained), augmented(key, x[index], options.augment))
-        return retain_loss(logits, probs[index], keep[index])
+        return optax.softmax_cross_entropy(logits, probs[index]).mean()
 
     def step(state: tuple[dict[str, Array], optax.OptState], draw: tuple[Array, Array]):
         trained, opt_state = state
@@ -153,7 +149,6 @@ def distil_network(
     options: DistilOptions,
     *,
     key: Key[Array, ""],
-    keep: Float[Array, " N"] | None = None,
 ) -> tuple[Params, np.ndarray]:
     """`distil` the network of a spec, which may have BatchNorm.
 
@@ -167,13 +162,12 @@ def distil_network(
         probs: target distributions.
         options: how.
         key: decides the batches and the augmentation.
-        keep: 1 for inputs that count, else 0; None: all do.
 
     Returns:
         As `distil`.
     """
     network, statistics = training_network(spec, params, x)
-    params, losses = distil(network, params, x, probs, options, key=key, frozen=statistics, keep=keep)
+    params, losses = distil(network, params, x, probs, options, key=key, frozen=statistics)
     return reset_norm(spec, params, x)[0] if statistics else params, losses
 
 

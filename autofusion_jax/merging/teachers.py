@@ -14,7 +14,7 @@ from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.ensembles.em import em_ensemble
 from autofusion_jax.merging.ensembles.z import z_ensemble
 from autofusion_jax.merging.result import MergeTask, Method
-from autofusion_jax.validation import unknown_name
+from autofusion_jax.validation import require, unknown_name
 
 TEACHERS: dict[str, Callable[[], Method]] = {
     "confidence": confidence_ensemble,
@@ -54,10 +54,17 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
 
     Returns:
         One-hot labels, all trusted; or the teacher's probabilities.
+
+    Raises:
+        ValueError: the networks return something else than one array.
     """
+    outputs = jax.eval_shape(task.network, task.models[0], task.inputs[:1])
+    require(
+        isinstance(outputs, jax.ShapeDtypeStruct), caller, "the networks' outputs", "one array of logits",
+        f"a {type(outputs).__name__}", "Give a spec whose apply_fn returns the logits alone.",
+    )  # fmt: skip
     if task.y is not None:
-        num_classes = jax.eval_shape(task.network, task.models[0], task.inputs[:1]).shape[-1]
-        return real_labels(task.y, num_classes)
+        return real_labels(task.y, outputs.shape[-1])
     (teacher, *_) = TEACHERS[teacher_name(task, pseudo_labels)]().run(task)
     assert teacher.apply_fn is not None
     probs = jax.nn.softmax(predict(teacher.apply_fn, teacher.params, task.inputs))

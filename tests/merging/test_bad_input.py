@@ -146,3 +146,17 @@ def test_one_trusted_sample_does_not_warn(good):
         warnings.simplefilter("error")
         result = af.merge(a, b, spec, x[:1], zeta=0.0, epochs=1)
     assert result.diagnostics["kept"] == 1.0
+
+
+@pytest.mark.parametrize("method", ["autofusion", "best"])
+def test_a_network_with_several_outputs_has_no_pseudo_labels(mlp, method):
+    def two_outputs(params, x):
+        logits = mlp.apply(params, x)
+        return logits, logits
+
+    models, x = (params_for(mlp, 0), params_for(mlp, 1)), inputs_for(mlp)
+    spec = af.infer_perm_spec(two_outputs, models[0], x)
+    with pytest.raises(
+        ValueError, match=f"{method}: the networks' outputs must be one array of logits; got a tuple"
+    ):
+        af.merge(*models, spec, x, method=method)

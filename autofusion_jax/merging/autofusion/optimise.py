@@ -179,6 +179,7 @@ def _draw_epoch(options: Options, num_samples: int, num_steps: int, epoch: Array
         gamma = jax.random.uniform(gamma_key, (num_steps,))
     else:
         gamma = jnp.full((num_steps,), options.merge_gamma)
+    # gamma's key again: no preset both draws gamma and changes images; another would change all results
     return Draw(order, gamma, jax.random.split(gamma_key, num_steps))
 
 

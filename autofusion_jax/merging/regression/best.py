@@ -105,7 +105,7 @@ def _distilled(
         curves.append(losses)
     diagnostics = {
         **start.diagnostics,
-        "teacher": teacher,
+        "head": teacher,
         "agreement": {
             "prune_concat": _agreement(task, start.params, probs),
             "distilled": _agreement(task, params, probs),

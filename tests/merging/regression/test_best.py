@@ -41,7 +41,7 @@ def test_one_after_the_other(mlp):
     np.testing.assert_allclose(mlp.apply(again.params, x), mlp.apply(second, x), rtol=1e-2, atol=1e-3)
     agreement = (np.asarray(mlp.apply(first, x)).argmax(-1) == np.asarray(probs).argmax(-1)).mean()
     assert result.diagnostics["agreement"]["distilled"] == pytest.approx(agreement)
-    assert result.diagnostics["teacher"] == "z"
+    assert result.diagnostics["head"] == "z"
     assert result.num_learned == num_params(models[0])
     assert {"units", "residuals", "fitted"} <= set(result.diagnostics)
 
@@ -49,9 +49,20 @@ def test_one_after_the_other(mlp):
 def test_real_labels_take_the_teachers_place(mlp):
     x = inputs_for(mlp)
     result = merged(mlp, (x, jnp.arange(24) % 3), epochs=200, learning_rate=1e-2, augment="none", rounds=0)
-    assert result.diagnostics["teacher"] == "labels"
+    assert result.diagnostics["head"] == "labels"
     assert result.diagnostics["agreement"]["distilled"] == 1.0
     np.testing.assert_array_equal(mlp.apply(result.params, x).argmax(-1), np.arange(24) % 3)
+
+
+def test_augmented_copies_of_images_carry_their_labels(vgg):
+    """Least squares on copies gives each the label of its own input."""
+    models, x, y = (params_for(vgg, 0), params_for(vgg, 1)), inputs_for(vgg, 48), jnp.arange(48) % 3
+    options = {"method": "best", "key": KEY, "epochs": 1, "learning_rate": 1e-9, "rounds": 0, "copies": 3}
+    result = af.merge(*models, vgg.perm_spec, (x, y), **options)
+    copies = augmented_copies(jax.random.split(jax.random.split(KEY, 1)[0])[0], x, "affine", 3)
+    assert len(copies) == 3 * len(x)
+    by_hand = af.merge(*models, vgg.perm_spec, (copies, jnp.concatenate([y, y, y])), method="prune_concat")
+    np.testing.assert_allclose(vgg.apply(result.params, x), vgg.apply(by_hand.params, x), atol=1e-4)
 
 
 @pytest.mark.parametrize(
