@@ -72,8 +72,9 @@ def best(
     def run(task: MergeTask) -> list[MergeResult]:
         probs = find_targets("best", task, pseudo_labels=pseudo_labels, zeta=0.0).probs
         shape = list(probs.shape[1:])
-        require(len(shape) == 1, "best", "the outputs", "one vector of logits for every input", shape)
-        teacher = teacher_name(task, pseudo_labels) if task.y is None else "labels"
+        wanted = "one vector of logits for every input"
+        require(len(shape) == 1, "best", "the networks' output", wanted, f"shape {shape}")
+        teacher = teacher_name("best", task, pseudo_labels) if task.y is None else "labels"
         results = []
         for key in task.keys:
             copy_key, distil_key = jax.random.split(key)
