@@ -79,7 +79,12 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
 
 
 def teacher_name(caller: str, task: MergeTask, pseudo_labels: str) -> str:
-    """Which teacher labels the inputs: "em" needs one answer for every input, and sites; else it is "z"."""
+    """Who labels the inputs: `"labels"`, if they are given; or the teacher that stands for `pseudo_labels`.
+
+    "em" needs one answer for every input, and sites; else it is "z".
+    """
+    if task.y is not None:
+        return "labels"
     works = len(logits_shape(caller, task)) == 1 and bool(task.spec.sites)
     return "z" if pseudo_labels == "em" and not works else pseudo_labels
 

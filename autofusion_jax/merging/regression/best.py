@@ -52,8 +52,9 @@ def best(
 
     Returns:
         The method. `history["loss"]` has the loss of each epoch, all rounds one after the other;
-        `diagnostics` what `prune_concat` says, its `agreement` with the labels of the inputs and that
-        of the distilled network, the fraction of inputs in [0, 1].
+        `diagnostics` what `prune_concat` says but its `head`; the `teacher` that taught, a name or
+        `"labels"`; and the `agreement` of both networks, after `prune_concat` and distilled, with
+        the labels of the inputs, fractions in [0, 1].
 
     Raises:
         ValueError: unknown pseudo-labels or augmentation, or an option out of its range.
@@ -74,7 +75,7 @@ def best(
         shape = list(probs.shape[1:])
         wanted = "one vector of logits for every input"
         require(len(shape) == 1, "best", "the networks' output", wanted, f"shape {shape}")
-        teacher = teacher_name("best", task, pseudo_labels) if task.y is None else "labels"
+        teacher = teacher_name("best", task, pseudo_labels)
         results = []
         for key in task.keys:
             copy_key, distil_key = jax.random.split(key)
@@ -105,7 +106,7 @@ def _distilled(
         params, losses = distil_network(task.spec, params, x, targets, options, key=round_key)
         curves.append(losses)
     diagnostics = {
-        **start.diagnostics,
+        **{name: value for name, value in start.diagnostics.items() if name != "head"},
         "teacher": teacher,
         "agreement": {
             "prune_concat": _agreement(task, start.params, probs),

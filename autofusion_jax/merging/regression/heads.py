@@ -14,7 +14,7 @@ from autofusion_jax.batching import predict
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.least_squares import Fit, as_leaves, ridge_regression, samples_of
 from autofusion_jax.merging.result import MergeTask
-from autofusion_jax.merging.teachers import find_targets
+from autofusion_jax.merging.teachers import find_targets, teacher_name
 from autofusion_jax.symmetry.flat import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.transport.moments import batch_moments
@@ -47,15 +47,15 @@ def fit_labelled_head(
         ridge: as for `fit_head`.
 
     Returns:
-        Path -> leaf of what was fitted; and `"labels"`, the teacher's name, or `"mean"` if the head
-        is left as it is.
+        Path -> leaf of what was fitted; and `"labels"`, the name of the teacher that gave them, or
+        `"mean"` if the head is left as it is.
     """
     if pseudo_labels is None or linear.head is None:
         return {}, "mean"
     probs = find_targets(caller, task, pseudo_labels=pseudo_labels, zeta=0.0).probs
     labels = jax.nn.one_hot(probs.argmax(-1), probs.shape[-1])
     leaves = fit_head(task.spec, linear, params, task.inputs, labels, ridge)
-    return leaves, pseudo_labels if task.y is None else "labels"
+    return leaves, teacher_name(caller, task, pseudo_labels)
 
 
 def fit_head(

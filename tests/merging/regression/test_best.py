@@ -1,5 +1,6 @@
 """The chain of teacher, least squares and distillation: each link is what it says."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,23 @@ def test_one_after_the_other(mlp):
     assert result.diagnostics["agreement"]["distilled"] == pytest.approx(agreement)
     assert result.diagnostics["teacher"] == "z"
     assert result.num_learned == num_params(models[0])
-    assert {"units", "residuals", "fitted"} <= set(result.diagnostics)
+    assert set(result.diagnostics) == {*start.diagnostics, "teacher", "agreement"} - {"head"}
+
+
+def test_every_copy_has_the_label_of_its_image(vgg):
+    """At a rate of nothing the result is `prune_concat` on the inputs and two augmented copies of each."""
+    models, x, spec = (params_for(vgg, 0), params_for(vgg, 1)), inputs_for(vgg), vgg.perm_spec
+    teacher = af.merge(*models, spec, x, method="z_ensemble")
+    labels = teacher.apply_fn(teacher.params, x).argmax(-1)
+    assert len(set(labels.tolist())) > 1
+    copies = augmented_copies(jax.random.split(jax.random.split(KEY, 1)[0])[0], x, "affine", 3)
+    batch = copies, jnp.concatenate([labels, labels, labels])
+    expected = af.merge(*models, spec, batch, method="prune_concat")
+    result = af.merge(
+        *models, spec, x, method="best", key=KEY, pseudo_labels="z", augment="affine", copies=3,
+        epochs=1, learning_rate=1e-20, rounds=0,
+    )  # fmt: skip
+    chex.assert_trees_all_close(result.params, expected.params, rtol=1e-4, atol=1e-5)
 
 
 def test_real_labels_take_the_teachers_place(mlp):
