@@ -54,7 +54,6 @@ def distil(
     *,
     key: Key[Array, ""],
     frozen: Collection[str] = (),
-    keep: Float[Array, " N"] | None = None,
 ) -> tuple[Params, np.ndarray]:
     """Train all float leaves by Adam on the mean cross-entropy to target distributions.
 
@@ -69,7 +68,6 @@ def distil(
         options: how.
         key: decides the batches and the augmentation.
         frozen: paths of leaves that are not trained.
-        keep: 1 for inputs that count, else 0; None: all do.
 
     Returns:
         The trained parameters, and the mean loss of each epoch `[epochs]`.
@@ -87,7 +85,8 @@ def distil(
         for path, leaf in leaves.items()
         if path not in frozen and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     }
-    data = (x, probs, jnp.ones(len(x)) if keep is None else keep)
+    trusted = jnp.ones(len(x))  # an argument of the program: as a constant in it, it might round otherwise
+    data = (x, probs, trusted)
     found, losses = _run(apply_fn, options, trained, params, data, key)
     curve = np.asarray(losses)
     bad = int(np.argmin(np.isfinite(curve)))
@@ -105,7 +104,7 @@ def _run(
     data: tuple[Array, Array, Array],
     key: Array,
 ) -> tuple[dict[str, Array], Array]:
-    x, probs, keep = data
+    x, probs, trusted = data
     batch = min(options.batch_size, len(x))
     num_steps = -(-len(x) // batch)
     optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.epochs * num_steps))
@@ -113,7 +112,7 @@ def _run(
 
     def objective(trained: dict[str, Array], index: Array, key: Array) -> Array:
         logits = apply_fn(unflatten_like(params, fixed | trained), augmented(key, x[index], options.augment))
-        return retain_loss(logits, probs[index], keep[index])
+        return retain_loss(logits, probs[index], trusted[index])
 
     def step(state: tuple[dict[str, Array], optax.OptState], draw: tuple[Array, Array]):
         trained, opt_state = state
@@ -153,7 +152,6 @@ def distil_network(
     options: DistilOptions,
     *,
     key: Key[Array, ""],
-    keep: Float[Array, " N"] | None = None,
 ) -> tuple[Params, np.ndarray]:
     """`distil` the network of a spec, which may have BatchNorm.
 
@@ -167,13 +165,12 @@ def distil_network(
         probs: target distributions.
         options: how.
         key: decides the batches and the augmentation.
-        keep: 1 for inputs that count, else 0; None: all do.
 
     Returns:
         As `distil`.
     """
     network, statistics = training_network(spec, params, x)
-    params, losses = distil(network, params, x, probs, options, key=key, frozen=statistics, keep=keep)
+    params, losses = distil(network, params, x, probs, options, key=key, frozen=statistics)
     return reset_norm(spec, params, x)[0] if statistics else params, losses
 
 

@@ -38,15 +38,6 @@ def test_one_step_of_adam_by_hand():
     assert got["count"] == 7
 
 
-def test_inputs_that_do_not_count_teach_nothing():
-    x, p = jax.random.normal(KEY, (6, 4)), targets(6)
-    params = {"w": jnp.ones((4, 3)), "b": jnp.zeros(3)}
-    keep, options = jnp.arange(6) < 4, DistilOptions(epochs=1)
-    some, _ = distil(affine, params, x, p, options, key=KEY, keep=keep.astype(float))
-    alone, _ = distil(affine, params, x[:4], p[:4], options, key=KEY)
-    chex.assert_trees_all_close(some, alone, atol=1e-6)
-
-
 def test_the_loss_falls_and_the_same_bits_come_twice(model):
     params, x, p = params_for(model, 0), inputs_for(model), targets()
     options = DistilOptions(epochs=8, learning_rate=1e-2, batch_size=9)
