@@ -40,7 +40,7 @@ OUT = flags.DEFINE_string("out", "", "File to write the metrics to, as JSON.")
 def rebuild(meta: dict[str, Any], data: Dataset) -> Model:
     """The network of a checkpoint, from what `pipeline.endpoints.network_meta` says of it."""
     tasks, disjoint = meta["tasks"], meta.get("labels", PROTOCOLS[0]) == "disjoint"
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["model"].items()}
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["model"].items()}
     name, cosine = options.pop("name"), options.pop("class_cosine", None)
     shape = data.test_images.shape[1:]
     if cosine is not None:
@@ -54,7 +54,7 @@ def main(console: Console) -> None:
     stored = load(CHECKPOINT.value)
     meta = stored.meta
     if "model" not in meta:
-        raise ValueError(f"evaluate: {CHECKPOINT.value} must be a network that train.py, merge.py or reproduce.py stored.")
+        raise ValueError(f"evaluate: {CHECKPOINT.value} must be a network of train.py, merge.py or reproduce.py.")
     protocol = meta.get("labels", PROTOCOLS[0])
     data = load_dataset(DATA.value or meta["data"], folder=DATA_DIR.value, report=console.print)
     given = [None if flag.value is None else [int(c) for c in flag.value] for flag in (TASK_A, TASK_B)]

@@ -175,6 +175,8 @@ def _draw_epoch(options: Options, num_samples: int, num_steps: int, epoch: Array
     order_key, gamma_key = jax.random.split(jax.random.fold_in(key, epoch))
     batch = min(options.batch_size, num_samples)
     order = jnp.resize(jax.random.permutation(order_key, num_samples), (num_steps, batch))
+    # With uniform gammas and augmentation both read `gamma_key`: a gamma is then a function of the key that
+    # changes its step's images, but not of the changes. Another key would change stored results.
     if options.gamma == "uniform":
         gamma = jax.random.uniform(gamma_key, (num_steps,))
     else:
