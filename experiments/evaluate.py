@@ -54,7 +54,7 @@ def main(console: Console) -> None:
     stored = load(CHECKPOINT.value)
     meta = stored.meta
     if "model" not in meta:
-        raise ValueError(f"evaluate: {CHECKPOINT.value} must be a network of train.py, merge.py or reproduce.py.")
+        raise ValueError(f"evaluate: {CHECKPOINT.value} must be a network that an experiment stored.")
     protocol = meta.get("labels", PROTOCOLS[0])
     data = load_dataset(DATA.value or meta["data"], folder=DATA_DIR.value, report=console.print)
     given = [None if flag.value is None else [int(c) for c in flag.value] for flag in (TASK_A, TASK_B)]
