@@ -3,9 +3,9 @@
 python experiments/reproduce.py --table=5
 """
 
+import functools
 import time
 from collections.abc import Callable
-from typing import Any
 
 from absl import flags
 from rich.console import Console
@@ -15,10 +15,11 @@ from autofusion_jax.validation import require, unknown_name
 from configs.schema import split_commas
 from figures import FIGURES, run_figure
 from tables import TABLES
-from tables.report import Finished, total_seconds, write_panel, write_table
+from tables.report import total_seconds, write_panel, write_table
 from tables.runner import run_rows
 from tables.schema import Panel, Table, TableConfig
 from tables.settings import make_fast, override
+from tables.stored import StoredPanel
 
 TABLE = flags.DEFINE_multi_string("table", [], f"Which table: {', '.join(TABLES)}; may be repeated.")
 FIGURE = flags.DEFINE_multi_string(
@@ -50,23 +51,27 @@ def main(console: Console) -> None:
     require(bool(tables or figures), "reproduce", "--table, --figure or --all", "given", "none of them")
     alone = len(tables) + len(figures) == 1
     require(alone or not OUT_DIR.value, "reproduce", "--out_dir", "left out with several", OUT_DIR.value)
+    for flag in (PANELS, ROWS, PAIRS, SET) if FIGURE.value else ():
+        require(not flag.value, "reproduce", f"--{flag.name}", "left out with --figure", flag.value)
     prepared = [(TABLES[name], _panels(TABLES[name])) for name in tables]  # refuse all that is wrong at once
-    failed = []
-    lines = [_guarded(failed, _run_table, table, panels, console) for table, panels in prepared]
-    lines += _run_figures(figures, console)
+    steps: list[tuple[str, Callable[[Console], str]]] = [
+        *(
+            (f"table {table.name}", functools.partial(_run_table, table, panels))
+            for table, panels in prepared
+        ),
+        *((f"figure {name}", functools.partial(_draw_figure, name)) for name in figures),
+    ]
+    lines, failed = [], []
+    for name, step in steps:  # what stops one does not stop the others
+        try:
+            lines.append(step(console))
+        except (ValueError, OSError) as error:
+            failed.append(error)
+            lines.append(f"[red]{name}: stopped:[/] {error}")
     for line in lines:
         console.print(line)
     if failed:
         raise failed[0]
-
-
-def _guarded(failed: list[Exception], run_one: Callable[..., str], table: Table, *rest: Any) -> str:
-    """Run a table; where several are run, what stops one does not stop the others."""
-    try:
-        return run_one(table, *rest)
-    except (ValueError, OSError) as error:
-        failed.append(error)
-        return f"[red]table {table.name}: stopped:[/] {error}"
 
 
 def _panels(table: Table) -> list[tuple[Panel, TableConfig, list[str]]]:
@@ -94,6 +99,9 @@ def _config(table: Table, panel: Panel) -> TableConfig:
     if FAST.value:
         make_fast(config)
     for assignment in SET.value:
+        field = assignment.partition("=")[0].strip()
+        has_flag = field in ("out_dir", "runs_dir", "data.dir", "pairs", "seed")
+        require(not has_flag, "reproduce", "--set", f"--{field.replace('.', '_')}, its own flag", assignment)
         override(config, assignment)
     config.out_dir, config.runs_dir, config.data.dir = OUT_DIR.value, RUNS_DIR.value, DATA_DIR.value
     config.out_dir = config.out_dir or f"{config.runs_dir}/table_{table.name}{'_fast' if FAST.value else ''}"
@@ -115,31 +123,27 @@ def _config(table: Table, panel: Panel) -> TableConfig:
 
 def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]], console: Console) -> str:
     """Run and report the panels of a table; returns what it wrote where, in one line."""
-    start, finished = time.perf_counter(), []
+    start, made = time.perf_counter(), 0.0
     for place, (panel, config, names) in enumerate(panels, 1):
         console.rule(f"table {table.name}, panel {place} of {len(panels)} {panel.name}")
         source = panel.open_source(config, console)
         records = run_rows(table, panel, config, source, console, names)
-        finished.append(Finished(panel, config, source, records))
-        write_panel(table, finished[-1], console)
-    folder, files = write_table(table, finished)
-    made = total_seconds([record for one in finished for record in one.records])
-    seconds = time.perf_counter() - start
-    took = f"{seconds:.0f} s now, {made:.0f} s of training and merging in all"
-    return f"table {table.name}: results in {folder}: {', '.join(files)} ({took})"
+        write_panel(table, StoredPanel(panel, config, source.notes, records), source, console)
+        made += total_seconds(records)
+    out_dir = panels[0][1].out_dir
+    files = write_table(table, out_dir)
+    took = f"{time.perf_counter() - start:.0f} s now, {made:.0f} s of training and merging in all"
+    return f"table {table.name}: results in {out_dir}: {', '.join(files)} ({took})"
 
 
-def _run_figures(names: list[str], console: Console) -> list[str]:
-    """Draw figures of the paper; returns one line for each."""
-    lines = []
-    for name in names:
-        start = time.perf_counter()
-        folder = run_figure(
-            name, out_dir=OUT_DIR.value, runs_dir=RUNS_DIR.value, data_dir=DATA_DIR.value,
-            seed=SEED.value, fast=FAST.value, console=console,
-        )  # fmt: skip
-        lines.append(f"figure {name}: in {folder} ({time.perf_counter() - start:.0f} s)")
-    return lines
+def _draw_figure(name: str, console: Console) -> str:
+    """Draw a figure of the paper; returns where it is, in one line."""
+    start = time.perf_counter()
+    folder = run_figure(
+        name, out_dir=OUT_DIR.value, runs_dir=RUNS_DIR.value, data_dir=DATA_DIR.value,
+        seed=SEED.value, fast=FAST.value, console=console,
+    )  # fmt: skip
+    return f"figure {name}: in {folder} ({time.perf_counter() - start:.0f} s)"
 
 
 if __name__ == "__main__":

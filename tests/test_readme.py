@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 import autofusion_jax as af
 from autofusion_jax.models.registry import MODELS
 from autofusion_jax.reporting.records import read_records
@@ -38,6 +40,31 @@ def test_results_tables_are_those_of_stored_records():
     found = re.findall(r"(?:^\|.*\|\n)+", README, re.M)
     numbers = [text for text in found if re.search(r"\d\.\d\d ", text)]
     assert len(numbers) >= 4 and set(numbers) <= texts
+
+
+def joint_of(panel, method, variant=None):
+    """The joint accuracy of a row, pair by pair."""
+    records = records_of(ROOT / "docs" / "results" / "best" / panel)
+    return [r.metrics["joint"] for r in records if (r.method, r.variant) == (method, variant)]
+
+
+GOALS = [
+    ("autofusion", "soft", 94, 95), ("autofusion", "hard", 93, 93), ("best", None, 95.5, 97),
+]  # fmt: skip
+
+
+def test_goals_are_reached_as_often_as_it_says():
+    for method, variant, *goals in GOALS:
+        for panel, goal in zip(("mnist_mlp", "mnist_vgg"), goals):
+            found = joint_of(panel, method, variant)
+            assert len(found) == 5 and np.mean(found) >= goal, (panel, method)
+    above = [
+        sum(best >= teacher for best, teacher in zip(joint_of(panel, "best"), joint_of(panel, "teacher_em")))
+        for panel in ("mnist_mlp", "mnist_vgg")
+    ]
+    assert f"{above[0]} of 5 of the MLP, {above[1]} of 5 of the VGG" in README
+    best, teacher = (round(84 - np.mean(joint_of("fashion_mlp", row))) for row in ("best", "teacher_em"))
+    assert f"missed by {best}, as is the teacher's own accuracy by {teacher}" in README
 
 
 def test_there_are_results():

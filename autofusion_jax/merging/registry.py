@@ -1,5 +1,6 @@
 """The one table of merging methods. A new method is one file, one line here, one test file."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -70,4 +71,9 @@ def get_method(name: str, **options: Any) -> Method:
     for option in options:
         if option not in known and not checks_itself:
             raise unknown_name(f"merge: {name}", "option", option, known)
-    return METHODS[name](**options)
+    method = METHODS[name](**options)
+    if checks_itself:  # and says itself what its options are
+        return method
+    bound = inspect.signature(METHODS[name]).bind(**options)
+    bound.apply_defaults()
+    return dataclasses.replace(method, options=bound.arguments)

@@ -98,9 +98,11 @@ class Method:
         run: takes a `MergeTask`, returns one `MergeResult` per key.
         uses_key: False if every key gives the same result.
         max_models: the largest number of networks it takes at once, or None for any.
+        options: all its options by name, defaults too, where it comes from the registry.
     """
 
     name: str
     run: Callable[[MergeTask], list[MergeResult]]
     uses_key: bool = True
     max_models: int | None = 2
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)

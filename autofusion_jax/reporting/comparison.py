@@ -9,7 +9,7 @@ from rich.box import HEAVY_HEAD
 from rich.table import Table
 
 from autofusion_jax.reporting.records import Row
-from autofusion_jax.reporting.tables import heading
+from autofusion_jax.reporting.tables import heading, markdown_rows
 
 PUBLISHED = "published"
 
@@ -97,19 +97,6 @@ def comparison_markdown(lines: Sequence[Line], metrics: Sequence[str], *, costs:
         for cell in cells
     ]
     return markdown_rows([headings, *marked])
-
-
-def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown: the headings, then the rows; all columns but the first are numbers.
-
-    Example:
-        >>> print(markdown_rows([["Method", "Joint"], ["ZipIt", "52.00"]]), end="")
-        | Method | Joint |
-        | --- | ---: |
-        | ZipIt | 52.00 |
-    """
-    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]) + "\n"
 
 
 def comparison_csv(sections: Mapping[str, Sequence[Line]], metrics: Sequence[str]) -> str:

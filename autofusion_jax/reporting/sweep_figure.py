@@ -43,8 +43,9 @@ def sweep_figure(
     figure = Figure(figsize=(8.5, 5.4), dpi=130, layout="constrained")
     axes = figure.subplots()
     for i, one in enumerate(series):
+        bars = yerror(one) if any(one.error) else None
         axes.errorbar(
-            one.x, one.y, yerror(one), label=one.label, color=PALETTE[i % len(PALETTE)],
+            one.x, one.y, bars, label=one.label, color=PALETTE[i % len(PALETTE)],
             linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], capsize=3, linewidth=1.8,
         )  # fmt: skip
     for dash, (name, level) in zip(LEVEL_DASHES, (levels or {}).items()):
@@ -54,6 +55,7 @@ def sweep_figure(
     axes.set_xticks(sorted({x for one in series for x in one.x}), minor=False)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
+    axes.tick_params(axis="x", labelsize=8)  # neighbours such as 0.95 and 0.99
     axes.set(xlabel=x_title, ylabel=y_title, ylim=(_lowest(series, levels or {}), 100))
     axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)

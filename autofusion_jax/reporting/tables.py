@@ -17,11 +17,11 @@ LABELS = {
     "pleas": "PLeaS",
     "ste": "Straight-through estimator",
     "sinkhorn_rebasin": "Sinkhorn re-basin",
-    "zipit": "ZipIt!",
+    "zipit": "ZipIt",
     "autofusion_paper": "AutoFusion (paper)",
     "autofusion": "AutoFusion",
-    "prune_concat": "Half of each, least squares",
-    "best": "Half of each, least squares, distilled",
+    "prune_concat": "prune_concat: half of each, least squares",
+    "best": "best: prune_concat, distilled",
     "confidence_ensemble": "Confidence ensemble",
     "z_ensemble": "Standardised-logit ensemble",
     "em_ensemble": "EM ensemble",
@@ -132,5 +132,22 @@ def rich_table(rows: Sequence[Row], title: str, *, width: int) -> Table:
 def markdown_table(rows: Sequence[Row]) -> str:
     """The table as Markdown."""
     headings, cells = table_cells(rows)
-    rule = ["---", *["---:"] * (len(headings) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [headings, rule, *cells]) + "\n"
+    return markdown_rows([headings, *cells])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]], *, numeric: bool = True) -> str:
+    r"""Any table as Markdown: the headings, then the rows.
+
+    Args:
+        rows: cells, as many in each row; their vertical bars are escaped.
+        numeric: whether all columns but the first are numbers, set to the right.
+
+    Example:
+        >>> print(markdown_rows([["Method", "Joint"], ["a|b", "52.00"]]), end="")
+        | Method | Joint |
+        | --- | ---: |
+        | a\|b | 52.00 |
+    """
+    rule = ["---", *["---:" if numeric else "---"] * (len(rows[0]) - 1)]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [escaped[0], rule, *escaped[1:]])

@@ -14,6 +14,6 @@ def get_config() -> Config:
         data=DataConfig("cifar10"),
         model=MLPConfig(widths=(512,) * 6),
         train=TrainOptions(epochs=8),
-        merge=MergeConfig(repeats=3, epochs=16),
+        merge=MergeConfig(repeats=1, epochs=16),
         evaluate=EvaluateConfig(curve_images=1000),
     )

@@ -14,6 +14,6 @@ def get_config() -> Config:
         data=DataConfig("cifar10"),
         model=VGGConfig(widths=(32, 64, 128, 128, 256, 256), pool_after=(0, 1, 3, 5)),
         train=TrainOptions(epochs=6),
-        merge=MergeConfig(repeats=3, epochs=8),
+        merge=MergeConfig(repeats=1, epochs=8),
         evaluate=EvaluateConfig(curve_images=1000),
     )

@@ -14,6 +14,6 @@ def get_config() -> Config:
         data=DataConfig("digits", num_validation=100, num_unlabelled=500),
         model=MLPConfig(widths=(64, 64)),
         train=TrainOptions(epochs=40, batch_size=32, learning_rate=3e-3, segment=50),
-        merge=MergeConfig(repeats=3, epochs=16),
+        merge=MergeConfig(repeats=1, epochs=16),
         evaluate=EvaluateConfig(curve_images=360),
     )

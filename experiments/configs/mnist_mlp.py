@@ -16,6 +16,6 @@ def get_config() -> Config:
         data=DataConfig("mnist"),
         model=MLPConfig(widths=(512,) * 6),
         train=TrainOptions(epochs=5, learning_rate=0.01, optimizer="sgd"),
-        merge=MergeConfig(repeats=3, epochs=16),
+        merge=MergeConfig(repeats=1, epochs=16),
         evaluate=EvaluateConfig(curve_images=1000),
     )

@@ -16,6 +16,6 @@ def get_config() -> Config:
         data=DataConfig("mnist"),
         model=VGGConfig(widths=(32, 64, 128, 128), pool_after=(0, 1, 2)),
         train=TrainOptions(epochs=3),
-        merge=MergeConfig(repeats=3, epochs=8),
+        merge=MergeConfig(repeats=1, epochs=8),
         evaluate=EvaluateConfig(curve_images=1000),
     )

@@ -11,7 +11,7 @@ REFERENCES = (
     "model_a", "model_b", "teacher_confidence", "teacher_z", "teacher_em", "control_ridge_head",
     "control_random_network", "control_distillation", "real_labels_finetuning", "real_labels_training",
 )  # fmt: skip
-METHODS = ("interpolation", "weight_matching", "autofusion_paper", "autofusion")
+METHODS = ("interpolation", "weight_matching", "autofusion_paper", "autofusion", "prune_concat", "best")
 
 
 @dataclasses.dataclass

@@ -21,7 +21,7 @@ class Sizes:
         test_images: test images that accuracies are measured on.
         activation_images: test images that activations are compared on.
         paper_epochs: epochs of AutoFusion in the paper's settings.
-        default_epochs: epochs of our default; None for its own.
+        default_epochs: epochs of our default, as in the short configs.
         pairs: endpoint pairs, where a figure shows a spread over pairs.
     """
 
@@ -29,7 +29,7 @@ class Sizes:
     test_images: int = 2000
     activation_images: int = 2000
     paper_epochs: int = 64
-    default_epochs: int | None = None
+    default_epochs: int = 8
     pairs: int = 3
 
 
@@ -39,7 +39,7 @@ FAST = Sizes(
     test_images=500,
     activation_images=500,
     paper_epochs=8,
-    default_epochs=8,
+    default_epochs=4,
     pairs=1,
 )
 

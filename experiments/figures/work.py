@@ -146,7 +146,7 @@ def merge_case(case: Case, entry: Entry, console: Console, *, labelled: bool = F
     """
     options = dict(entry.options)
     epochs = case.sizes.paper_epochs if entry.method == PAPER else case.sizes.default_epochs
-    if entry.method.startswith("autofusion") and epochs is not None:
+    if entry.method.startswith("autofusion"):
         options["epochs"] = epochs
     fields = case.setting.identity
     settings = {

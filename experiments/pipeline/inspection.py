@@ -13,6 +13,7 @@ from autofusion_jax.data.registry import dataset_info
 from autofusion_jax.models.registry import build_model
 from autofusion_jax.reporting.records import write_text
 from autofusion_jax.reporting.symmetry_figure import draw_perm_spec
+from autofusion_jax.reporting.tables import markdown_rows
 from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
 from configs.schema import Config
@@ -84,10 +85,4 @@ def markdown_spec(spec: PermSpec) -> str:
         *((group.name, str(group.size), ", ".join(group.nested_in)) for group in spec.groups.values()),
     ]
     notes = "".join(f"\nNote: {note}\n" for note in spec.notes)
-    return "\n".join(map(_markdown, (leaves, groups))) + notes
-
-
-def _markdown(rows: list[tuple[str, ...]]) -> str:
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
-    lines.insert(1, " | ".join(["---"] * len(rows[0])))
-    return "".join(f"| {line} |\n" for line in lines)
+    return "\n".join(markdown_rows(rows, numeric=False) for rows in (leaves, groups)) + notes

@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 from tables.autofusion import ENDPOINTS, panel, settings
-from tables.best import reference_rows
+from tables.best import chosen_rows, reference_rows
 from tables.schema import Entry, Table
 
 AUTOFUSION: dict[str, tuple[str, dict[str, Any]]] = {
@@ -42,10 +42,9 @@ ENTRIES = (
     Entry("pleas_matched", "PLeaS, matched by activations", "pleas", {"matching": "activation_matching"}),
     Entry("pleas_em", "PLeaS likewise, head on labels", "pleas",
           {"matching": "activation_matching", "pseudo_labels": "em"}),
-    Entry("prune_concat", "Half of each, least squares", "prune_concat"),
-    Entry("best", "Half of each, least squares, distilled", "best"),
+    *chosen_rows(("prune_concat", "best")),
     *(
-        Entry(f"best_{name}", f"Distilled, {title}", "best", options)
+        Entry(f"best_{name}", f"best: {title}", "best", options)
         for name, (title, options) in BEST.items()
     ),
     *reference_rows(("teacher_", "control_")),

@@ -19,6 +19,7 @@ COMPARED = (
     "interpolation", "weight_matching", "activation_matching", "zipit", "autofusion_paper", "autofusion",
     "pleas", "prune_concat", "best",
 )  # fmt: skip
+FAST = ("interpolation", "autofusion", "prune_concat", "best", "teacher_em", "control_ridge_head")
 SPLITS = {"2_8": (2, 8), "3_7": (3, 7), "3_3_4": (3, 3, 4)}
 ABOUT = (
     "*Hard* rows hold permutations, *soft* ones the Sinkhorn matrices. A teacher runs all networks; a "
@@ -50,7 +51,7 @@ def _panel(name: str, base: str, *, num_tasks: int = 2, **changes: Any) -> Panel
     return panel(
         name, f"{heading(named)}, {model.upper()}{kind}", entries, config, *ABOUT,
         metrics=("joint", *letters, "avg"), costs=True,
-        correction="reset_norm" if model == "resnet20" else None,
+        correction="reset_norm" if model == "resnet20" else None, fast=(*MODEL_ROLES[:num_tasks], *FAST),
     )  # fmt: skip
 
 

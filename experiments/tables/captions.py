@@ -36,7 +36,8 @@ def protocol(config: TableConfig) -> str:
     """How many pairs, and what merges see."""
     return (
         f"Mean ± standard deviation over {config.pairs} pair(s) of endpoints, seed {config.seed} and up; "
-        f"merges see {config.data.num_unlabelled:,} training images without labels."
+        f"merges see {config.data.num_unlabelled:,} training images, "
+        "without labels but where a row says otherwise."
     )
 
 

@@ -18,9 +18,8 @@ from autofusion_jax.types import Params
 from pipeline.outputs import evenly
 from pipeline.rows import PairContext
 from tables.runner import merge_once
-from tables.schema import Panel, Source, TableConfig
+from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Panel, Source, TableConfig
 
-LANDSCAPE_FIGURE, CURVE_FIGURE = "landscape.png", "interpolation.png"
 WITHIN_TITLES = {
     "avg_within": "Mean of both, each within its task",
     "task_a_within": "Task A, within its classes",

@@ -1,6 +1,5 @@
 """The files of a reproduced table: Markdown, CSV and figures, from the records of its panels."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,21 +14,11 @@ from autofusion_jax.reporting.comparison import (
 from autofusion_jax.reporting.records import Record, Row, summarise, write_text
 from tables.figures import draw_figures
 from tables.overview import overview_markdown
-from tables.runner import panel_folder
 from tables.schema import Panel, Source, Table, TableConfig
+from tables.stored import StoredPanel, panel_folder, read_panel
 from tables.sweeps import draw_sweeps
 
 TABLE_FILE, CSV_FILE = "results.md", "results.csv"
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A panel that was run."""
-
-    panel: Panel
-    config: TableConfig
-    source: Source
-    records: Sequence[Record]
 
 
 def panel_lines(panel: Panel, records: Sequence[Record]) -> list[Line]:
@@ -84,52 +73,52 @@ def total_seconds(records: Sequence[Record]) -> float:
     return sum({(r.config, r.method, r.pair, r.repeat): r.seconds for r in records}.values())
 
 
-def write_panel(table: Table, done: Finished, console: Console) -> None:
+def write_panel(table: Table, done: StoredPanel, source: Source, console: Console) -> None:
     """Write the table and the figures of one panel, and print the table."""
     panel, config, records = done.panel, done.config, done.records
     folder, lines = panel_folder(panel, config), panel_lines(panel, records)
     text = panel_text(table, panel, config, records)
     write_text(folder / TABLE_FILE, text + _notes([done]))
     write_text(folder / CSV_FILE, comparison_csv({panel.name: lines}, panel.metrics))
-    draw_figures(folder, panel, config, done.source, records)
+    draw_figures(folder, panel, config, source, records)
     console.print(comparison_table(lines, panel.metrics, heading_of(table, panel), costs=panel.costs))
-    for paragraph in [*caption(panel, config, records), *done.source.notes]:
+    for paragraph in [*caption(panel, config, records), *done.notes]:
         console.print(paragraph)
 
 
-def write_table(table: Table, finished: Sequence[Finished]) -> tuple[Path, list[str]]:
-    """Write what belongs to all panels that were run: one table, one CSV, the figures.
+def write_table(table: Table, out_dir: str) -> list[str]:
+    """Write what belongs to all panels that a folder holds: one table, one CSV, the figures.
 
     Returns:
-        The folder, and the names of the files in it.
+        The names of the files in the folder.
     """
-    folder = panel_folder(finished[0].panel, finished[0].config)
-    if finished[0].panel.name:
-        folder = folder.parent
-        sections = {done.panel.name: panel_lines(done.panel, done.records) for done in finished}
-        metrics = list(dict.fromkeys(metric for done in finished for metric in done.panel.metrics))
-        write_text(folder / TABLE_FILE, _all_panels(table, finished) + _notes(finished))
+    stored = [done for panel in table.panels if (done := read_panel(panel, out_dir)) is not None]
+    folder = Path(out_dir)
+    if stored and stored[0].panel.name:
+        sections = {done.panel.name: panel_lines(done.panel, done.records) for done in stored}
+        metrics = list(dict.fromkeys(metric for done in stored for metric in done.panel.metrics))
+        write_text(folder / TABLE_FILE, _all_panels(table, stored) + _notes(stored))
         write_text(folder / CSV_FILE, comparison_csv(sections, metrics))
-    draw_sweeps(folder, table, {done.panel.name: (done.config, done.records) for done in finished})
+    draw_sweeps(folder, table, {done.panel.name: (done.config, done.records) for done in stored})
     kinds = ("*.jsonl", "*.md", "*.csv", "*.png", "*.json")
-    return folder, [path.name for kind in kinds for path in sorted(folder.glob(kind))]
+    return [path.name for kind in kinds for path in sorted(folder.glob(kind))]
 
 
-def _all_panels(table: Table, finished: Sequence[Finished]) -> str:
+def _all_panels(table: Table, stored: Sequence[StoredPanel]) -> str:
     """The panels one after another; a paragraph that several share is said once."""
     parts, said = [f"# {table.title}"], set[str]()
     if table.overview:
-        records = {done.panel.name: done.records for done in finished}
+        records = {done.panel.name: done.records for done in stored}
         parts += ["Joint accuracy (%), all panels:", overview_markdown(table, records)]
-    for done in finished:
+    for done in stored:
         paragraphs = [text for text in caption(done.panel, done.config, done.records) if text not in said]
         said.update(paragraphs)
         parts += [f"## {done.panel.title}", *paragraphs, panel_markdown(done.panel, done.records)]
     return "\n\n".join(parts)
 
 
-def _notes(finished: Sequence[Finished]) -> str:
-    notes = dict.fromkeys(note for done in finished for note in done.source.notes)
-    seconds = total_seconds([record for done in finished for record in done.records])
+def _notes(stored: Sequence[StoredPanel]) -> str:
+    notes = dict.fromkeys(note for done in stored for note in done.notes)
+    seconds = total_seconds([record for done in stored for record in done.records])
     lines = [*(f"Note: {note}" for note in notes), f"Training and merging took {seconds:,.0f} s."]
     return "".join(f"\n{line}\n" for line in lines)

@@ -2,9 +2,7 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,19 +11,12 @@ from rich.console import Console
 
 from autofusion_jax.evaluation.accuracy import evaluate, task_masks
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.reporting.records import Record, read_records, summarise, write_records, write_text
+from autofusion_jax.reporting.records import Record, summarise, write_records
 from autofusion_jax.types import ApplyFn, Params
-from configs.schema import identity
 from pipeline.references import REFERENCE_ROWS
 from pipeline.rows import Outcome, PairContext, build_method, merge_outcomes
 from tables.schema import ENSEMBLE, Entry, Panel, Source, Table, TableConfig
-
-CONFIG_FILE, RESULTS_FILE = "config.json", "results.jsonl"
-
-
-def panel_folder(panel: Panel, config: TableConfig) -> Path:
-    """Where the results of a panel lie."""
-    return Path(config.out_dir) / panel.name
+from tables.stored import RESULTS_FILE, claim, in_order, panel_folder, read_results
 
 
 def run_rows(
@@ -40,9 +31,8 @@ def run_rows(
         ValueError: the folder holds results of other settings.
     """
     folder = panel_folder(panel, config)
-    _claim(folder, table, panel, config, source)
-    path = folder / RESULTS_FILE
-    records = read_records(path) if path.is_file() else []
+    claim(folder, table, panel, config, source)
+    path, records = folder / RESULTS_FILE, read_results(folder)
     done = {(record.method, record.pair) for record in records}
     for number in range(config.pairs):
         missing = [
@@ -58,49 +48,7 @@ def run_rows(
             write_records(path, records)
             left = sum(entry.name in names for entry in panel.entries) * (config.pairs - number - 1)
             _report(console, entry, context, new, left=left + len(missing) - place - 1)
-    order = [entry.name for entry in panel.entries]
-    wanted = [record for record in records if record.method in order and record.pair < config.pairs]
-    return sorted(wanted, key=lambda record: (order.index(record.method), record.pair))
-
-
-def panel_identity(config: TableConfig) -> dict[str, Any]:
-    """What makes two runs of a panel the same: its settings but those that its rows stand for."""
-    fields = identity(config)
-    for name in ("methods", "references"):
-        fields["merge"].pop(name)
-    return fields
-
-
-def _claim(folder: Path, table: Table, panel: Panel, config: TableConfig, source: Source) -> None:
-    """Write the resolved settings into a new folder, or check that those of an old one agree."""
-    settings = {**panel_identity(config), "data_sha256": source.sha256}
-    free = ("pairs", "landscape_points", "landscape_images", "evaluate")  # still the same table
-    rows = {entry.name: _resolved(panel, entry) for entry in panel.entries}
-    path = folder / CONFIG_FILE
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        old, new = stored["rows"], json.loads(json.dumps(rows))
-        now = json.loads(json.dumps(settings))
-        same = all(stored["config"][name] == now[name] for name in now if name not in free)
-        if not same or any(old[name] != new[name] for name in old if name in new):
-            raise ValueError(
-                f"reproduce: out_dir must be new or hold results of these settings; {folder} holds others. "
-                "Name another folder by --out_dir."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    named = {"table": table.name, **({"panel": panel.name} if panel.name else {})}
-    text = json.dumps({**named, "config": settings, "rows": rows}, indent=2)
-    write_text(path, text + "\n")
-
-
-def _resolved(panel: Panel, entry: Entry) -> dict[str, Any]:
-    correction = panel.correction if entry.method else None
-    more = {} if entry.real_labels is None else {"real_labels": entry.real_labels}
-    more |= {"members": list(entry.members)} if entry.members else {}
-    return {
-        "method": entry.method, "options": dict(entry.options), "correction": correction,
-        "search": {name: list(values) for name, values in entry.search.items()}, **more,
-    }  # fmt: skip
+    return in_order(panel, config, records)
 
 
 def _report(

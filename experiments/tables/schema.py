@@ -11,6 +11,7 @@ from configs.schema import Config
 from pipeline.endpoints import draw_pair, open_setting
 from pipeline.rows import PairContext, open_pair
 
+LANDSCAPE_FIGURE, CURVE_FIGURE = "landscape.png", "interpolation.png"
 ENSEMBLE = "ensemble"
 """The reference row of all networks side by side: one head for each task."""
 

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from autofusion_jax.validation import unknown_name
@@ -41,6 +42,18 @@ def override(config: Any, assignment: str) -> None:
             raise unknown_name("--set", "field", name, known)
         owner, value = value, getattr(value, name)
     setattr(owner, name, _parse(path, text, value))
+
+
+def restore(config: Any, stored: Mapping[str, Any]) -> None:
+    """Set the fields of a config to those that were stored as JSON; what is no field is left out."""
+    for field in dataclasses.fields(config):
+        if field.name not in stored:
+            continue
+        present, value = getattr(config, field.name), stored[field.name]
+        if dataclasses.is_dataclass(present):
+            restore(present, value)
+        else:
+            setattr(config, field.name, tuple(value) if isinstance(present, tuple) else value)
 
 
 def _parse(path: str, text: str, present: Any) -> Any:

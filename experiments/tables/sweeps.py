@@ -8,7 +8,9 @@ from typing import Any
 from autofusion_jax.reporting.figures import save_figure
 from autofusion_jax.reporting.records import Record, Row, summarise, write_text
 from autofusion_jax.reporting.sweep_figure import Series, sweep_figure
+from tables.commands import RanPanel, table_command
 from tables.schema import Point, Sweep, Table, TableConfig
+from tables.stored import panel_identity
 
 FIGURE_FILE = "figure.json"
 Y_TITLE = "joint accuracy (%)"
@@ -41,8 +43,17 @@ def draw_sweeps(folder: Path, table: Table, results: Results) -> None:
             log_x=sweep.log_x,
         )  # fmt: skip
         save_figure(figure, folder / f"{sweep.name}.png")
-        described = _described(table, sweep, caption, series)
+        described = _described(table, sweep, caption, series, _command(table, results))
         write_text(folder / FIGURE_FILE, json.dumps(described, indent=2) + "\n")
+
+
+def _command(table: Table, results: Results) -> str:
+    """The command that runs the panels of the figure again."""
+    ran = [(panel, *results[panel.name]) for panel in table.panels if panel.name in results]
+    return table_command([
+        RanPanel(table, panel, panel_identity(config), {record.method for record in records})
+        for panel, config, records in ran
+    ])  # fmt: skip
 
 
 def _caption(config: TableConfig, rows: Sequence[Row]) -> str:
@@ -71,7 +82,9 @@ def _one_series(label: str, points: Sequence[tuple[Point, Row]]) -> Series:
     return Series(label, [point.x for point, _ in points], [row.mean["joint"] for _, row in points], errors)
 
 
-def _described(table: Table, sweep: Sweep, caption: str, series: Sequence[Series]) -> dict[str, Any]:
+def _described(
+    table: Table, sweep: Sweep, caption: str, series: Sequence[Series], command: str
+) -> dict[str, Any]:
     """A figure in the form that reports read: the picture and the numbers behind it."""
     xs = sorted({x for one in series for x in one.x})
     curves = []
@@ -86,7 +99,7 @@ def _described(table: Table, sweep: Sweep, caption: str, series: Sequence[Series
     )
     return {
         "figure": f"table_{table.name}_{sweep.name}", "title": sweep.title, "caption": caption,
-        "command": f"python experiments/reproduce.py --table={table.name}",
+        "command": command,
         "panels": [{"file": f"{sweep.name}.png", "alt": alt, "layer": None, "method": None, "sample": None}],
         "curves": {"x_title": sweep.x_title, "y_title": Y_TITLE, "x": xs, "series": curves},
     }  # fmt: skip

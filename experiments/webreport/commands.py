@@ -7,6 +7,8 @@ from typing import Any
 
 from configs import CONFIGS, get_config
 from configs.schema import identity
+from tables import find_panel
+from tables.commands import RanPanel, differences, table_command
 from webreport.collect import Run
 
 PLACES = ("out_dir", "runs_dir")
@@ -21,25 +23,42 @@ def shown_config(run: Run) -> dict[str, Any]:
     return {"table": run.table, "config": config, "rows": dict(run.rows)} if run.table else config
 
 
-def command(run: Run) -> str | None:
-    """The command of a run: as stored, or from its settings; None for a config that is no more.
+def command(runs: Sequence[Run]) -> str | None:
+    """The command of one run, or of the panels of one table, a line each where their settings differ.
 
-    What a run of `merge.py` changed of its config follows as overrides.
+    As stored, or from the settings: what was changed of the config or of the panel follows as flags.
+    None for a config, or for panels, that are no more.
     """
-    if run.command:
-        return run.command
-    if run.table:
-        return f"python experiments/reproduce.py --table={shlex.quote(run.table)}"
-    if run.name not in CONFIGS:
+    first = runs[0]
+    if first.command:
+        return first.command
+    if first.table:
+        return table_command([one for one in map(_ran_panel, runs) if one]) or None
+    if first.name not in CONFIGS:
         return None
-    return " ".join(["python experiments/merge.py", f"--config={run.name}", *changes(run)])
+    return " ".join(["python experiments/merge.py", f"--config={first.name}", *changes(first)])
+
+
+def _ran_panel(run: Run) -> RanPanel | None:
+    try:
+        table, panel = find_panel(run.table or "", run.panel or "")
+    except KeyError:
+        return None
+    return RanPanel(table, panel, run.config, {record.method for record in run.records})
 
 
 def changes(run: Run) -> list[str]:
     """What a run of `merge.py` changed of its config, as flags; nothing for a config that is no more."""
     if run.table or run.name not in CONFIGS:
         return []
-    return _changes(identity(get_config(run.name)), shown_config(run), "--config")
+    return [_config_flag(*one) for one in differences(identity(get_config(run.name)), shown_config(run))]
+
+
+def _config_flag(field: str, value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        names = all(isinstance(item, str) for item in value)
+        value = ",".join(value) if names else tuple(value)
+    return f"--config.{field}={shlex.quote(str(value))}"
 
 
 def title_of_run(run: Run, runs: Sequence[Run]) -> str:
@@ -48,22 +67,6 @@ def title_of_run(run: Run, runs: Sequence[Run]) -> str:
     own = [flag for flag in changes(run) if any(flag not in flags for flags in same)]
     text = ", ".join(flag.removeprefix("--config.").replace("'", "") for flag in own)
     return f"{run.name} ({text})" if text else run.name
-
-
-def _changes(defaults: Mapping[str, Any], values: Mapping[str, Any], prefix: str) -> list[str]:
-    found = []
-    for name, default in defaults.items():
-        value, flag = values.get(name), f"{prefix}.{name}"
-        if value is None or value == default:
-            continue
-        if isinstance(default, Mapping):
-            found += _changes(default, value, flag)
-        elif not isinstance(default, (tuple, list)):
-            found.append(f"{flag}={shlex.quote(str(value))}")
-        elif list(value) != list(default):
-            names = all(isinstance(item, str) for item in value)
-            found.append(f"{flag}={shlex.quote(','.join(value) if names else str(tuple(value)))}")
-    return found
 
 
 def describe(config: Mapping[str, Any]) -> str:

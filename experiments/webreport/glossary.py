@@ -4,7 +4,9 @@ GLOSSARY = {
     "Joint": "Accuracy over the test images of all tasks together. The network must choose among all "
     "classes and is not told which task an image belongs to.",
     "Task A, task B": "Accuracy over the test images of one task alone, still choosing among all classes. "
-    "A specialist for A scores nothing on B: it never learned to name B's classes.",
+    "A specialist for A knows nothing of B. Where every class has a name of its own it scores next to "
+    "nothing on B, whose names it never learned; where the tasks share their names (0, 1, ...) it is "
+    "right now and then, by accident.",
     "Within": "Accuracy over the images of one task where the network is told the task and chooses "
     "among that task's classes alone. An easier question, which some papers ask.",
     "Avg": "The mean of the accuracies of the tasks.",

@@ -18,14 +18,18 @@ from webreport.summary import (
     TableLine,
 )
 
-PAPER = "autofusion_paper"
+AVERAGE, PAPER = "plain average of the weights", "the paper's method"
+BEST = "best merge into one network"
+BOTH_RUN, SIMPLER = "teacher: both networks run", "best control, one network"
+LABELLED = "reference: real labels"
 NAMES = {
-    PLAIN: "the plain average",
+    AVERAGE: "the plain average",
     PAPER: "the paper's settings",
-    TEACHER: "the teacher, which runs both networks",
-    CONTROL: "the best control",
-    REFERENCE: "training on all real labels",
+    BOTH_RUN: "the teacher, which runs both networks",
+    SIMPLER: "the best control",
+    LABELLED: "training on all real labels",
 }
+"""Role of a bar -> what a sentence calls it."""
 
 
 class Bar(NamedTuple):
@@ -37,15 +41,19 @@ class Bar(NamedTuple):
 
 
 def headline(setting: Setting) -> list[Bar]:
-    """The best one network beside the plain average, the paper's method, teacher, control, reference."""
-    best, paper = setting.of_kind(MERGED), setting.of_method(PAPER)
+    """The best one network beside the plain average, the paper's method, teacher, control, reference.
+
+    Where the best is the plain average or the paper's method, its bar says so, and is there once.
+    """
+    best = setting.of_kind(MERGED)
+    merges = {AVERAGE: setting.of_method(PLAIN), PAPER: setting.of_paper()}
+    same = "".join(f": {role}" for role, line in merges.items() if best and line is best)
     bars = [
-        ("plain average of the weights", setting.of_method(PLAIN)),
-        ("the paper's method", paper),
-        ("best merge into one network", best),
-        ("teacher: both networks run", setting.of_kind(TEACHER)),
-        ("best control, one network", setting.of_kind(CONTROL)),
-        ("reference: real labels", setting.of_kind(REFERENCE)),
+        *((role, line) for role, line in merges.items() if line is not best),
+        (f"{BEST}{same}", best),
+        (BOTH_RUN, setting.of_kind(TEACHER)),
+        (SIMPLER, setting.of_kind(CONTROL)),
+        (LABELLED, setting.of_kind(REFERENCE)),
     ]
     return [Bar(role, line, line is best) for role, line in bars if line is not None]
 
@@ -73,7 +81,7 @@ def overview_table(all_settings: Sequence[Setting]) -> Table:
         if best is None:
             continue
         others = (
-            setting.of_method(PAPER), setting.of_method(PLAIN),
+            setting.of_paper(), setting.of_method(PLAIN),
             *(setting.of_kind(kind) for kind in (TEACHER, CONTROL, REFERENCE)),
         )  # fmt: skip
         cells = [
@@ -89,9 +97,9 @@ def verdict(bars: Sequence[Bar], metric: str) -> list[str]:
     best = next(bar.line for bar in bars if bar.best)
     found = []
     for bar in bars:
-        name = NAMES.get(bar.line.method) or NAMES.get(bar.line.kind)
-        if bar.best or name is None:
+        if bar.best:
             continue
+        name = NAMES[bar.role]
         gap = best.row.mean[metric] - bar.line.row.mean[metric]
         if round(abs(gap), 1) == 0:
             found.append(f"level with {name}")

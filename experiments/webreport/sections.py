@@ -69,7 +69,7 @@ class Builder:
         if first.panel:
             drawn = pictures.other_pictures(first.home, title, self.images / anchor, drawn=False)
             parts.append(Part(anchor, panels=drawn))
-        return Section(anchor, title, command(first), parts)
+        return Section(anchor, title, command(runs), parts)
 
     def figure_section(self, figure: FigureRun) -> Section:
         """The section of a reproduced figure."""

@@ -12,7 +12,8 @@ MERGED, HEADS, SPECIALIST = "merge", "several heads", "specialist"
 TEACHER, CONTROL, REFERENCE = "ensemble", "control", "reference"
 PREFIXES = {"model_": SPECIALIST, "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE}
 ENSEMBLES = ("ensemble", "_ensemble")
-PLAIN = "interpolation"
+PLAIN, PAPER, PAPER_PRESET = "interpolation", "autofusion_paper", "paper"
+"""Methods that others are compared with: the plain average, the paper's by its own name or as a preset."""
 RANKING = ("joint", "avg", "avg_within")
 """The metric that networks are compared by: the first that a setting has."""
 
@@ -38,6 +39,7 @@ class Line:
         kind: what kind of network it is, see `kind_of`.
         row: our numbers.
         published: metric -> the published accuracy in percent.
+        paper: whether it is the paper's method in the paper's settings, or in those but for some.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Line:
     kind: str
     row: Row
     published: Mapping[str, float]
+    paper: bool = False
 
     def accuracy(self, metric: str) -> Cell:
         """The mean, with the spread over pairs, or over repeats where there is one pair."""
@@ -107,6 +110,10 @@ class Setting:
         """The best variant of a method."""
         return self.best(line for line in self.lines if line.method == method)
 
+    def of_paper(self) -> Line | None:
+        """The best merge in the paper's settings."""
+        return self.best(line for line in self.lines if line.paper and line.kind == MERGED)
+
 
 def kind_of(method: str) -> str:
     """Which kind of network a row is.
@@ -146,15 +153,17 @@ def _lines(run: Run, records: Sequence[Record], stored: Sequence[Published]) -> 
     for number, row in enumerate(rows):
         line = stored[number] if len(stored) == len(rows) else None
         entry = run.rows.get(row.method, {})
-        method = entry.get("method") or row.method
+        method, options = entry.get("method") or row.method, entry.get("options", {})
         kind = kind_of(row.method)
-        if "stop_at" in entry.get("options", {}):
+        if "stop_at" in options:
             kind = HEADS
         elif entry.get("real_labels") is not None:
             kind = REFERENCE
         published = {m: value for m, value in line.values.items() if value is not None} if line else {}
         title = line.title if line else title_of(row.method, row.variant)
-        lines.append(Line(title, method, kind if kind != MERGED else kind_of(method), row, published))
+        kind = kind if kind != MERGED else kind_of(method)
+        paper = method == PAPER or options.get("preset") == PAPER_PRESET
+        lines.append(Line(title, method, kind, row, published, paper))
     return lines
 
 

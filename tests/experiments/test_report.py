@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import html.parser
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autofusion_jax.reporting.records import read_records, write_records
 from autofusion_jax.reporting.tables import title_of
-from tests.experiments.report_runs import ACCURACY, HOSTILE, write_all, write_figure, write_merge
+from tables import find_panel
+from tables.commands import RanPanel, table_command
+from tables.settings import make_fast, override
+from tables.stored import panel_identity
+from tests.experiments.report_runs import ACCURACY, HOSTILE, record, write_all, write_figure, write_merge
 from webreport import charts, headline, page, summary
 from webreport.collect import collect, read_histories
 from webreport.commands import command, title_of_run
@@ -131,14 +137,100 @@ def test_the_headline_is_the_best_merge(tmp_path):
     assert set(headline.verdict(level, "joint")) == {f"level with {name}" for name in headline.NAMES.values()}
 
 
+@pytest.mark.parametrize(
+    ("ours", "roles"),
+    [
+        (30.0, [headline.AVERAGE, f"{headline.BEST}: {headline.PAPER}"]),
+        (70.0, [headline.AVERAGE, headline.PAPER, headline.BEST]),
+    ],
+)
+def test_rows_in_the_papers_settings_are_known_by_their_options(ours, roles, tmp_path):
+    """As tables 2 and 4 to 8 name them; with real labels they are references."""
+    rows = {
+        "average": ("interpolation", {}, 20.0), "weighted": ("autofusion", {"preset": "paper"}, 50.0),
+        "rounded": ("autofusion", {"preset": "paper"}, 60.0), "ours": ("autofusion", {}, ours),
+        "labels_10": ("autofusion", {"preset": "paper"}, 80.0),
+    }  # fmt: skip
+    stored = {name: {"method": method, "options": options} for name, (method, options, _) in rows.items()}
+    stored["labels_10"]["real_labels"] = 0.1
+    text = json.dumps({"table": "2", "panel": "vgg", "config": {}, "rows": stored})
+    (tmp_path / "config.json").write_text(text)
+    records = [record("2/vgg", name, None, 0, 0, joint) for name, (*_, joint) in rows.items()]
+    write_records(tmp_path / "results.jsonl", records)
+    (setting,) = summary.settings(collect(tmp_path)[0][0], "anchor", "")
+    assert setting.of_paper().row.method == "rounded"
+    bars = headline.headline(setting)
+    assert [bar.role for bar in bars] == [*roles, headline.LABELLED]
+    assert next(bar.line.row.mean["joint"] for bar in bars if bar.best) == max(ours, 60.0)
+    said = headline.verdict(bars, "joint")
+    assert len(said) == len(roles) and ("10.0 points above the paper's settings" in said) == (ours == 70.0)
+    (line,) = headline.overview_table([setting]).lines
+    assert line.cells[3].text == "60.00"
+
+
 def test_commands_repeat_what_was_changed(tmp_path):
     runs, _ = collect(write_all(tmp_path))
     by_name = {run.name: run for run in runs}
-    assert command(by_name["digits_mlp"]) == (
+    assert command([by_name["digits_mlp"]]) == (
         "python experiments/merge.py --config=digits_mlp --config.pairs=2"
     )
-    assert command(by_name["1/vgg"]) == "python experiments/reproduce.py --table=1"
-    assert command(by_name[HOSTILE]) is None
+    assert command([by_name["1/vgg"]]) is None  # no panel of that name
+    assert command([by_name[HOSTILE]]) is None
+
+
+def ran_panel(table, panel, rows=None, *, fast=False, **changes):
+    """A panel as it is stored after a run: its settings through JSON, with some changed."""
+    table, panel = find_panel(table, panel)
+    config = panel.get_config()
+    if fast:
+        make_fast(config)
+    for field, value in changes.items():
+        override(config, f"{field.replace('__', '.')}={value}")
+    stored = json.loads(json.dumps({**panel_identity(config), "data_sha256": "0"}))
+    return RanPanel(table, panel, stored, rows or [entry.name for entry in panel.entries])
+
+
+@pytest.mark.parametrize(
+    ("ran", "flags"),
+    [
+        ([("best", "mnist_vgg", None, {"pairs": 3})], ["--table=best --panels=mnist_vgg --pairs=3"]),
+        ([("4", "", None, {})], ["--table=4"]),
+        ([("4", "", None, {"seed": 0})], ["--table=4 --seed=0"]),
+        ([("5", "disjoint", None, {}), ("5", "shared", None, {})], ["--table=5"]),
+        (
+            [("5", "disjoint", None, {}), ("5", "shared", None, {"pairs": 1})],
+            ["--table=5 --panels=disjoint", "--table=5 --panels=shared --pairs=1"],
+        ),
+        (
+            [("5", "shared", ["omega_a_0.1", "model_a", "gone"], {"train__epochs": 7})],
+            ["--table=5 --panels=shared --rows=model_a,omega_a_0.1 --set=train.epochs=7"],
+        ),
+        (
+            [("inputs", "100", None, {"model__widths": "(8,)", "data__name": "digits"})],
+            ["--table=inputs --panels=100 --set=data.name=digits --set=model.widths='(8,)'"],
+        ),
+        (
+            [("5", "disjoint", find_panel("5", "disjoint")[1].fast, {"fast": True, "merge__epochs": 3})],
+            ["--table=5 --fast --set=merge.epochs=3"],
+        ),
+        ([("5", "disjoint", None, {"pairs": 1})], ["--table=5 --panels=disjoint --pairs=1"]),
+    ],
+)
+def test_commands_repeat_tables(ran, flags):
+    expected = "\n".join(f"python experiments/reproduce.py {text}" for text in flags)
+    assert table_command([ran_panel(*names, **changes) for *names, changes in ran]) == expected
+
+
+def test_commands_of_tables_give_their_settings():
+    """Read as `reproduce.py` reads its flags, they lead to what was stored."""
+    changes = {"seed": 7, "train__learning_rate": 0.5, "train__augment": True, "task__sizes": "(2, 8)",
+               "data__name": "digits+mnist", "train__optimizer": "sgd"}  # fmt: skip
+    ran = ran_panel("best", "mnist_mlp", **changes)
+    config = ran.panel.get_config()
+    for flag in shlex.split(table_command([ran])):
+        if flag.startswith(("--set=", "--seed=")):
+            override(config, flag.removeprefix("--set=").removeprefix("--"))
+    assert json.loads(json.dumps({**panel_identity(config), "data_sha256": "0"})) == ran.config
 
 
 def test_runs_of_one_config_are_told_apart(tmp_path):
@@ -189,9 +281,38 @@ def test_what_is_missing_is_left_out(tmp_path):
     assert not elements.named("table") and len(elements.named("img")) == 4
 
 
-def report(*args):
-    done = subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, timeout=120)
+def report(*args, script=SCRIPT):
+    done = subprocess.run([sys.executable, str(script), *args], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
+
+
+TINY = (
+    "--table=inputs", "--panels=100,300", "--rows=interpolation,teacher_em", "--pairs=1",
+    "--set=data.name=digits", "--set=data.num_validation=100", "--set=model.widths=(8,)",
+    "--set=train.epochs=1",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_it_shows_what_reproduce_writes(tmp_path):
+    runs = tmp_path / "runs"
+    status, printed = report(*TINY, f"--runs_dir={runs}", script=SCRIPT.with_name("reproduce.py"))
+    assert status == 0, printed
+    status, printed = report(f"--runs={runs}", f"--out={tmp_path / 'out'}")
+    assert status == 0 and printed.startswith("2 run(s) and 1 figure(s)"), printed
+    elements = Elements((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    texts = [text for _, text in elements.texts]
+    for panel in ("100", "300"):
+        records = read_records(runs / "table_inputs" / panel / "results.jsonl")
+        assert [one.method for one in records] == ["interpolation", "teacher_em"]
+        assert {f"{one.metrics['joint']:.2f}" for one in records} <= set(texts)
+        assert {title_of(one.method, None) for one in records} <= set(texts)
+    assert sum(image["src"].endswith("/inputs.png") for image in elements.named("img")) >= 1
+    charts_of = [json.loads(text) for text in texts if text.startswith('{"gammas"')]
+    assert ["EM teacher"] in [[d["name"] for d in c["views"][0]["figure"]["data"]] for c in charts_of]
+    shown = [shlex.split(text) for text in texts if text.startswith("python experiments/reproduce.py")]
+    assert len(shown) == 2  # the table's and the figure's
+    assert all(sorted(words[2:]) == sorted(TINY) for words in shown)
 
 
 def test_errors_are_one_line(tmp_path):

@@ -13,10 +13,11 @@ from autofusion_jax.evaluation.accuracy import ALL_METRICS
 from autofusion_jax.reporting.records import summarise
 from autofusion_jax.training.loop import TrainOptions
 from configs.schema import DataConfig, EvaluateConfig, MergeConfig, MLPConfig
-from tables.report import Finished, panel_text, total_seconds, write_panel, write_table
+from tables.report import panel_text, total_seconds, write_panel, write_table
 from tables.runner import run_rows
 from tables.schema import Entry, Panel, Point, Sweep, Table, TableConfig, open_config
 from tables.settings import override
+from tables.stored import StoredPanel
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,12 +73,12 @@ def reproduce(tmp_path, **changes):
     source = PANEL.open_source(config, console)
     names = [entry.name for entry in PANEL.entries]
     records = run_rows(TINY, PANEL, config, source, console, names)
-    return Finished(PANEL, config, source, records), console.export_text()
+    return StoredPanel(PANEL, config, source.notes, records), source, console.export_text()
 
 
 @pytest.mark.slow
 def test_rows_are_run_once(tmp_path):
-    done, printed = reproduce(tmp_path)
+    done, source, printed = reproduce(tmp_path)
     folder, records = tmp_path / "out", done.records
     runs = {e.name: [r for r in records if r.method == e.name] for e in PANEL.entries}
     keyed = {"rebasin": 2, "labels": 4, "ours": 4}  # two keys, soft and hard
@@ -101,16 +102,16 @@ def test_rows_are_run_once(tmp_path):
 
     lines = (folder / "results.jsonl").read_text().splitlines()
     (folder / "results.jsonl").write_text("\n".join(lines[:5]) + "\n")  # as if killed after the fifth row
-    again, printed = reproduce(tmp_path, pairs=2)
+    again, _, printed = reproduce(tmp_path, pairs=2)
     assert printed.count("within tasks") == 6 + 11
     assert [r.metrics for r in again.records if r.pair == 0] == [r.metrics for r in records]
 
-    with pytest.raises(ValueError, match="out_dir must be new or hold results of these settings"):
+    with pytest.raises(ValueError, match=r"out_dir must be new or hold results of these settings.*\(seed\)"):
         reproduce(tmp_path, seed=7)
 
     console = quiet()
-    write_panel(TINY, done, console)
-    assert write_table(TINY, [done])[0] == folder
+    write_panel(TINY, done, source, console)
+    write_table(TINY, done.config.out_dir)
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "results.jsonl", "results.md", "results.csv", "interpolation.png", "landscape.png",
         "share.png", "figure.json",
@@ -119,14 +120,15 @@ def test_rows_are_run_once(tmp_path):
     assert text.startswith(panel_text(TINY, PANEL, done.config, records)) and "Found by search" in text
     assert "*50.00*" in text and text.endswith(f"took {total_seconds(records):,.0f} s.\n")
     curves = json.loads((folder / "figure.json").read_text())["curves"]
-    rows = {(row.method, row.variant): row for row in summarise(records)}
+    rows = {(row.method, row.variant): row for row in summarise(again.records)}  # all that is stored
     assert curves["x"] == [0.5, 1.0] and [one["name"] for one in curves["series"]] == [
         "labels, soft",
         "labels, hard",
     ]
     assert curves["series"][0]["y"] == [rows[name, "soft"].mean["joint"] for name in ("labels", "ours")]
     stored = json.loads((folder / "config.json").read_text())["rows"]["labels"]
-    assert stored["options"] == {"zeta": 0.0} and stored["real_labels"] == 0.5
+    assert stored["options"]["zeta"] == 0.0 and stored["options"]["optimizer"].endswith(".adam")
+    assert stored["real_labels"] == 0.5
 
 
 def test_overrides_are_typed():
@@ -163,6 +165,8 @@ def test_bad_overrides(assignment, message):
         (["--table=5", "--set=task.ratio=0"], "ratio must be > 0; got 0.0"),
         (["--table=mudsc_s1", "--pairs=0"], "--pairs must be >= 1; got 0"),
         (["--table=mudsc_s1", "--rows=zipt"], "unknown row 'zipt'. Did you mean 'zipit'"),
+        (["--figure=5", "--pairs=2"], "--pairs must be left out with --figure; got 2"),
+        (["--table=5", "--set=data.dir=here"], "--set must be --data_dir, its own flag; got data.dir=here"),
         (["--table=mudsc_s1", "--set=sede=1"], "unknown field 'sede'. Did you mean 'seed'"),
     ],
 )

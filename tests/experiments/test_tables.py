@@ -20,10 +20,11 @@ from configs.schema import MLPConfig, VGGConfig
 from pipeline.references import REFERENCE_ROWS
 from tables import TABLES, find_panel
 from tables.mudsc_s1 import TASKS, ClipModel, class_labels
-from tables.report import Finished, panel_lines, panel_text, write_panel, write_table
-from tables.runner import panel_identity, run_rows
+from tables.report import panel_lines, panel_text, write_panel, write_table
+from tables.runner import run_rows
 from tables.schema import ENSEMBLE
 from tables.settings import make_fast, override
+from tables.stored import StoredPanel, panel_identity, read_panel, row_identity
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,13 +97,16 @@ def stored_panels():
 
 @pytest.mark.parametrize(("folder", "settings"), stored_panels(), ids=lambda v: getattr(v, "name", ""))
 def test_stored_tables_come_from_their_records(folder, settings):
-    """Text and numbers, in the settings that the table has today but for pairs and seeds."""
+    """Text and numbers, in the settings that the table and its methods have today but for pairs and seeds."""
     table, panel = find_panel(settings["table"], settings.get("panel", ""))
     stored, config = settings["config"], panel.get_config()
     config.pairs, config.seed = stored["pairs"], stored["seed"]
     stored.pop("data_sha256")
-    assert json.loads(json.dumps(panel_identity(config))) == stored
+    assert panel_identity(config) == stored
     records = read_records(folder / "results.jsonl")
+    rows = {entry.name: row_identity(panel, entry, config) for entry in panel.entries}
+    for name in {record.method for record in records}:
+        assert settings["rows"][name] == rows[name]
     assert (folder / "results.md").read_text().startswith(panel_text(table, panel, config, records))
     lines = panel_lines(panel, records)
     assert (folder / "results.csv").read_text() == comparison_csv({panel.name: lines}, panel.metrics)
@@ -128,6 +132,10 @@ def tiny(config):
     return config
 
 
+def tiny_config_of(panel):
+    return lambda: tiny(panel.get_config())
+
+
 SLOW_ROWS = {"activation_align", "mudsc_align", "weight_zip", "mudsc_zip", "autofusion", "rebasin"}
 """Rows of the ResNet that take long to compile, and that other panels have."""
 
@@ -147,7 +155,10 @@ def rows_to_run():
                 first = {option: values[:1] for option, values in entry.search.items()}
                 entries.append(dataclasses.replace(entry, search=first))
                 covered.add(kind)
-        chosen.append((table, dataclasses.replace(panel, entries=tuple(entries), curves=(), landscape=())))
+        panel = dataclasses.replace(
+            panel, entries=tuple(entries), curves=(), landscape=(), get_config=tiny_config_of(panel)
+        )
+        chosen.append((dataclasses.replace(table, panels=(panel,)), panel))
     return chosen
 
 
@@ -156,13 +167,16 @@ def rows_to_run():
 def test_every_table_at_a_tiny_size(table, panel, tmp_path, monkeypatch):
     for name in DIGITS_COPIES:
         monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS["digits"], name=name))
-    config, console = tiny(panel.get_config()), quiet()
+    config, console = panel.get_config(), quiet()
     names = [entry.name for entry in panel.entries]
     config.runs_dir, config.out_dir = str(tmp_path / "runs"), str(tmp_path / "out")
     source = panel.open_source(config, console)
     records = run_rows(table, panel, config, source, console, names)
     assert list(dict.fromkeys(record.method for record in records)) == names
-    done = Finished(panel, config, source, records)
-    write_panel(table, done, console)
-    folder, files = write_table(table, [done])
-    assert folder == tmp_path / "out" and {"results.md", "results.csv"} <= set(files)
+    done = StoredPanel(panel, config, source.notes, records)
+    write_panel(table, done, source, console)
+    files = write_table(table, config.out_dir)
+    assert {"results.md", "results.csv"} <= set(files)
+    stored = read_panel(panel, config.out_dir)
+    assert stored.records == records and stored.notes == source.notes
+    assert panel_identity(stored.config) == panel_identity(config)

@@ -1,5 +1,6 @@
 """AutoFusion as a merging method (papers: Tian, Lai, Yue, arXiv 2410.05746)."""
 
+import dataclasses
 import operator
 from typing import Any
 
@@ -95,7 +96,7 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         return run_options(name, options, task)
 
-    return Method(name, run)
+    return Method(name, run, options={"preset": preset, **dataclasses.asdict(options)})
 
 
 def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResult]:

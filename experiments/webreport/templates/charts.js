@@ -105,7 +105,7 @@ class Chart {
     svg.append(stroke);
     label.dataset.name = line.name;
     box.type = "checkbox";
-    box.checked = true;
+    box.checked = !this.hidden.has(line.name);
     box.addEventListener("change", () => {
       this.hidden[box.checked ? "delete" : "add"](line.name);
       this.draw();

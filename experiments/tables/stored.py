@@ -1,0 +1,135 @@
+"""The folder of a panel: under which settings its results were made, and what is there."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autofusion_jax.reporting.records import Record, read_records, write_text
+from configs.schema import identity
+from pipeline.rows import build_method
+from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Entry, Panel, Source, Table, TableConfig
+from tables.settings import restore
+
+CONFIG_FILE, RESULTS_FILE = "config.json", "results.jsonl"
+PICTURED = ("landscape_points", "landscape_images", "evaluate")
+"""Settings that no number depends on, only the pictures."""
+
+
+class StoredPanel(NamedTuple):
+    """What a panel's folder holds.
+
+    Attributes:
+        panel: the panel.
+        config: the settings it was run with.
+        notes: what every report made from it must say.
+        records: its results, in the order of the panel, pair by pair.
+    """
+
+    panel: Panel
+    config: TableConfig
+    notes: tuple[str, ...]
+    records: list[Record]
+
+
+def panel_folder(panel: Panel, config: TableConfig) -> Path:
+    """Where the results of a panel lie."""
+    return Path(config.out_dir) / panel.name
+
+
+def read_panel(panel: Panel, out_dir: str) -> StoredPanel | None:
+    """Read what is stored of a panel under the folder of its table; None if there are no results."""
+    config = panel.get_config()
+    config.out_dir = out_dir
+    folder = panel_folder(panel, config)
+    records = read_results(folder)
+    if not records:
+        return None
+    stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    restore(config, stored["config"])
+    return StoredPanel(panel, config, tuple(stored["notes"]), in_order(panel, config, records))
+
+
+def read_results(folder: Path) -> list[Record]:
+    """The records in a folder, as they were written; none if there is no file."""
+    path = folder / RESULTS_FILE
+    return read_records(path) if path.is_file() else []
+
+
+def in_order(panel: Panel, config: TableConfig, records: list[Record]) -> list[Record]:
+    """The records of the rows that a panel has today, and of the pairs asked for, in its order."""
+    order = [entry.name for entry in panel.entries]
+    wanted = [record for record in records if record.method in order and record.pair < config.pairs]
+    return sorted(wanted, key=lambda record: (order.index(record.method), record.pair))
+
+
+def panel_identity(config: TableConfig) -> dict[str, Any]:
+    """What makes two runs of a panel the same: its settings but those that its rows stand for."""
+    fields = identity(config)
+    for name in ("methods", "references"):
+        fields["merge"].pop(name)
+    return _plain(fields)
+
+
+def row_identity(panel: Panel, entry: Entry, config: TableConfig) -> dict[str, Any]:
+    """What makes two runs of a row the same: its method with all options, defaults too."""
+    method = build_method(entry.method, config, entry.options) if entry.method else None
+    return _plain({
+        "method": entry.method, "options": method.options if method else {},
+        "correction": panel.correction if method else None, "search": entry.search,
+        "real_labels": entry.real_labels, "members": entry.members,
+    })  # fmt: skip
+
+
+def claim(folder: Path, table: Table, panel: Panel, config: TableConfig, source: Source) -> None:
+    """Write the resolved settings into a new folder, or check that those of its results agree.
+
+    Pictures made under other settings of their own are removed, to be drawn again.
+
+    Raises:
+        ValueError: the folder holds results of other settings; says which.
+    """
+    settings = {**panel_identity(config), "data_sha256": source.sha256}
+    rows = {entry.name: row_identity(panel, entry, config) for entry in panel.entries}
+    path = folder / CONFIG_FILE
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        done = {record.method for record in read_results(folder)}
+        differing = [
+            *_differences("", stored["config"], settings, set(settings) - {"pairs", *PICTURED}),
+            *_differences("row ", stored["rows"], rows, done & set(rows)),
+        ]
+        if differing:
+            raise ValueError(
+                f"reproduce: out_dir must be new or hold results of these settings; {folder} holds others "
+                f"({'; '.join(differing)}). Name another folder by --out_dir."
+            )
+        if _differences("", stored["config"], settings, set(PICTURED)):
+            for name in (CURVE_FIGURE, LANDSCAPE_FIGURE):
+                (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {"table": table.name, **({"panel": panel.name} if panel.name else {})}
+    fields = {**named, "config": settings, "rows": rows, "notes": list(source.notes)}
+    write_text(path, json.dumps(fields, indent=2) + "\n")
+
+
+def _differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) -> list[str]:
+    """Which of some settings are not the same, in words."""
+    found = []
+    for name in sorted(names):
+        before, after = old.get(name), new[name]
+        inner: list[str] = []
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = [key for key in after if before.get(key) != after[key]]
+        if before != after:
+            found.append(f"{kind}{name}{': ' if inner else ''}{', '.join(inner)}")
+    return found
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON holds it; a function by its name."""
+    return json.loads(json.dumps(fields, default=_by_name))
+
+
+def _by_name(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else f"{value.__module__}.{value.__qualname__}"
