@@ -1,12 +1,15 @@
 """Evaluate any checkpoint on any data set and task split.
 
+Networks of `reproduce.py --table=mudsc_s1` answer two questions about every digit: they are evaluated on
+these alone.
+
 python experiments/evaluate.py --checkpoint=runs/NAME/checkpoints/pair0/autofusion_soft_repeat0
 """
 
-import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from rich.console import Console
@@ -14,15 +17,17 @@ from rich.table import Table
 
 from app import run
 from autofusion_jax.checkpoints.orbax_io import load
+from autofusion_jax.data.dataset import Dataset
 from autofusion_jax.data.registry import DATASETS, load_dataset
 from autofusion_jax.data.splits import PROTOCOLS, head_classes, task_labels
 from autofusion_jax.evaluation.accuracy import evaluate
-from autofusion_jax.models.registry import MODELS, build_model
+from autofusion_jax.models.registry import Model, build_model
 from autofusion_jax.reporting.records import flat_metrics, write_text
 from autofusion_jax.reporting.tables import heading
 from autofusion_jax.symmetry.transform import check_params
 from autofusion_jax.validation import require
 from pipeline.endpoints import names_of_tasks, to_inputs
+from tables.mudsc_s1 import ClipModel, class_labels
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the checkpoint.", required=True)
 DATA = flags.DEFINE_enum("data", None, sorted(DATASETS), "Data set; by default the checkpoint's own.")
@@ -32,27 +37,37 @@ TASK_B = flags.DEFINE_list("task_b", None, "Classes of task B; by default the ch
 OUT = flags.DEFINE_string("out", "", "File to write the metrics to, as JSON.")
 
 
+def rebuild(meta: dict[str, Any], data: Dataset) -> Model:
+    """The network of a checkpoint, from what `pipeline.endpoints.network_meta` says of it."""
+    tasks, disjoint = meta["tasks"], meta.get("labels", PROTOCOLS[0]) == "disjoint"
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["model"].items()}
+    name, cosine = options.pop("name"), options.pop("class_cosine", None)
+    shape = data.test_images.shape[1:]
+    if cosine is not None:
+        plain = build_model(name, shape, num_classes=sum(map(len, tasks)), **options)
+        return ClipModel(plain.module, plain.input_shape, (1 - cosine) ** 0.5)
+    num_classes = data.num_classes if disjoint else max(map(len, tasks))
+    return build_model(name, shape, num_classes=num_classes, **options)
+
+
 def main(console: Console) -> None:
     stored = load(CHECKPOINT.value)
     meta = stored.meta
     if "model" not in meta:
-        raise ValueError(f"evaluate: {CHECKPOINT.value} must be a checkpoint of train.py or merge.py.")
+        raise ValueError(f"evaluate: {CHECKPOINT.value} must be a network that an experiment stored.")
     protocol = meta.get("labels", PROTOCOLS[0])
     data = load_dataset(DATA.value or meta["data"], folder=DATA_DIR.value, report=console.print)
-    options = dict(meta["model"])
-    name = options.pop("name")
-    own = set(options) - {field.name for field in dataclasses.fields(MODELS[name])}
-    require(not own, "evaluate", "the checkpoint", f"of a plain {name}", f"one with {', '.join(sorted(own))}",
-            "Its table evaluates it: see results.jsonl there.")  # fmt: skip
-    model = build_model(
-        name, data.test_images.shape[1:],
-        num_classes=data.num_classes if protocol == "disjoint" else max(map(len, meta["tasks"])),
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()},
-    )  # fmt: skip
-    check_params(model.perm_spec, stored.params, caller="evaluate", name="checkpoint")
     given = [None if flag.value is None else [int(c) for c in flag.value] for flag in (TASK_A, TASK_B)]
+    model = rebuild(meta, data)
+    if isinstance(model, ClipModel):
+        own = data.name == meta["data"] and given == [None, None]
+        wanted, got = "left out: this network answers questions of its own", f"{data.name}, {given}"
+        require(own, "evaluate", "--data, --task_a and --task_b", wanted, got)
+    check_params(model.perm_spec, stored.params, caller="evaluate", name="checkpoint")
     classes = tuple(tuple(new or old) for new, old in itertools.zip_longest(given, meta["tasks"]))
     labels, tasks = task_labels(data.test_labels, classes, protocol), head_classes(classes, protocol)
+    if isinstance(model, ClipModel):
+        labels = class_labels(data.test_labels)
     names = names_of_tasks(data, len(classes))
     metrics = evaluate(model.apply, stored.params, to_inputs(data.test_images), labels, tasks, names=names)
     shown = [list(task) for task in classes]

@@ -21,7 +21,8 @@ def ridge_head(
     """Fit a linear head to targets by ridge regression, in closed form.
 
     Solves `argmin_W,b ||F W + b - T||^2 + lambda ||W||^2` with `lambda = ridge` times the mean
-    eigenvalue of the centred `F^T F`; the bias is not penalised.
+    eigenvalue of the centred `F^T F`; the bias is not penalised. `least_squares.ridge_regression` solves
+    the same from moments, in float64: kernels differ by 1e-4, and stored results are of this one.
 
     Args:
         features: what the head reads.

@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Float, Key
 
 from autofusion_jax.merging.augmentation import augmented, check_augment
+from autofusion_jax.merging.autofusion.losses import retain_loss
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics, training_rules
 from autofusion_jax.symmetry.flat import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
@@ -84,7 +85,9 @@ def distil(
         for path, leaf in leaves.items()
         if path not in frozen and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     }
-    found, losses = _run(apply_fn, options, trained, params, (x, probs), key)
+    trusted = jnp.ones(len(x))  # an argument of the program: as a constant in it, it might round otherwise
+    data = (x, probs, trusted)
+    found, losses = _run(apply_fn, options, trained, params, data, key)
     curve = np.asarray(losses)
     bad = int(np.argmin(np.isfinite(curve)))
     got = f"{curve[bad]} in epoch {bad}"
@@ -98,10 +101,10 @@ def _run(
     options: DistilOptions,
     trained: dict[str, Array],
     params: Params,
-    data: tuple[Array, Array],
+    data: tuple[Array, Array, Array],
     key: Array,
 ) -> tuple[dict[str, Array], Array]:
-    x, probs = data
+    x, probs, trusted = data
     batch = min(options.batch_size, len(x))
     num_steps = -(-len(x) // batch)
     optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.epochs * num_steps))
@@ -109,7 +112,7 @@ def _run(
 
     def objective(trained: dict[str, Array], index: Array, key: Array) -> Array:
         logits = apply_fn(unflatten_like(params, fixed | trained), augmented(key, x[index], options.augment))
-        return optax.softmax_cross_entropy(logits, probs[index]).mean()
+        return retain_loss(logits, probs[index], trusted[index])
 
     def step(state: tuple[dict[str, Array], optax.OptState], draw: tuple[Array, Array]):
         trained, opt_state = state

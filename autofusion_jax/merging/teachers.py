@@ -12,6 +12,7 @@ from jaxtyping import Int
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.ensembles.em import em_ensemble
+from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.ensembles.z import z_ensemble
 from autofusion_jax.merging.result import MergeTask, Method
 from autofusion_jax.validation import require, unknown_name
@@ -56,16 +57,15 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
         One-hot labels, all trusted; or the teacher's probabilities.
 
     Raises:
-        ValueError: the networks return something else than one array.
+        ValueError: the networks' output is not one array of logits; or not one vector of logits for
+            every input, where there are labels.
     """
-    outputs = jax.eval_shape(task.network, task.models[0], task.inputs[:1])
-    require(
-        isinstance(outputs, jax.ShapeDtypeStruct), caller, "the networks' outputs", "one array of logits",
-        f"a {type(outputs).__name__}", "Give a spec whose apply_fn returns the logits alone.",
-    )  # fmt: skip
+    shape = logits_shape(caller, task)
     if task.y is not None:
-        return real_labels(task.y, outputs.shape[-1])
-    (teacher, *_) = TEACHERS[teacher_name(task, pseudo_labels)]().run(task)
+        wanted = "one vector of logits for every input, as each has one label"
+        require(len(shape) == 1, caller, "the networks' output", wanted, f"shape {list(shape)}")
+        return real_labels(task.y, shape[-1])
+    (teacher, *_) = TEACHERS[teacher_name(caller, task, pseudo_labels)]().run(task)
     assert teacher.apply_fn is not None
     probs = jax.nn.softmax(predict(teacher.apply_fn, teacher.params, task.inputs))
     keep = (probs.max(-1) > zeta).astype(probs.dtype)
@@ -78,10 +78,14 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
     return Targets(probs, keep)
 
 
-def teacher_name(task: MergeTask, pseudo_labels: str) -> str:
-    """Who labels the inputs: "em" needs one answer for every input, and sites; else it is "z"."""
-    outputs = jax.eval_shape(task.network, task.models[0], task.inputs[:1])
-    works = outputs.ndim == 2 and bool(task.spec.sites)
+def teacher_name(caller: str, task: MergeTask, pseudo_labels: str) -> str:
+    """Who labels the inputs: `"labels"`, if they are given; or the teacher that stands for `pseudo_labels`.
+
+    "em" needs one answer for every input, and sites; else it is "z".
+    """
+    if task.y is not None:
+        return "labels"
+    works = len(logits_shape(caller, task)) == 1 and bool(task.spec.sites)
     return "z" if pseudo_labels == "em" and not works else pseudo_labels
 
 

@@ -110,8 +110,12 @@ def build_model(name: str, input_shape: tuple[int, ...], **options: Any) -> Mode
         options: attributes of the module.
 
     Raises:
-        ValueError: unknown name; lists the known ones.
+        ValueError: unknown name or option; lists the known ones.
     """
     if name not in MODELS:
         raise unknown_name("build_model", "model", name, MODELS)
+    known = [field.name for field in dataclasses.fields(MODELS[name]) if field.name not in ("parent", "name")]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"build_model: {name}", "option", option, known)
     return Model(MODELS[name](**options), tuple(input_shape))

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -148,15 +149,70 @@ def test_one_trusted_sample_does_not_warn(good):
     assert result.diagnostics["kept"] == 1.0
 
 
-@pytest.mark.parametrize("method", ["autofusion", "best"])
-def test_a_network_with_several_outputs_has_no_pseudo_labels(mlp, method):
-    def two_outputs(params, x):
-        logits = mlp.apply(params, x)
-        return logits, logits
+def network_of(outputs):
+    """Two networks of one hidden layer, whose logits `[N, 3]` are made into something else."""
 
-    models, x = (params_for(mlp, 0), params_for(mlp, 1)), inputs_for(mlp)
-    spec = af.infer_perm_spec(two_outputs, models[0], x)
-    with pytest.raises(
-        ValueError, match=f"{method}: the networks' outputs must be one array of logits; got a tuple"
-    ):
-        af.merge(*models, spec, x, method=method)
+    def apply_fn(params, x):
+        hidden = jnp.tanh(x @ params["up"])
+        return outputs(hidden @ params["down"], hidden.mean(-1, keepdims=True))
+
+    shapes = {"up": (4, 6), "down": (6, 3)}
+    keys = jax.random.split(jax.random.key(0), 2)
+    models = [
+        {name: jax.random.normal(jax.random.fold_in(key, size[0]), size) for name, size in shapes.items()}
+        for key in keys
+    ]
+    x = jax.random.normal(jax.random.key(1), (8, 4))
+    return models, af.infer_perm_spec(apply_fn, models[0], x), x
+
+
+LEARNS_FROM_LABELS = {
+    "autofusion": ("autofusion", {"epochs": 1}),
+    "autofusion_paper": ("autofusion_paper", {"epochs": 1}),
+    "best": ("best", {"epochs": 1}),
+    "ste": ("ste", {}),
+    "mudsc": ("mudsc", {"alpha": "auto"}),
+    **{f"{name}_ensemble": (f"{name}_ensemble", {}) for name in ("confidence", "em", "z")},
+}
+
+
+@pytest.mark.parametrize("name", LEARNS_FROM_LABELS)
+def test_several_outputs_have_no_labels(name):
+    method, options = LEARNS_FROM_LABELS[name]
+    models, spec, x = network_of(lambda logits, mean: (logits, {"mean": mean}))
+    message = (
+        r"^\w+: the networks' output must be one array of logits \[N, ..., classes\]; "
+        r"got a tuple of 2 arrays, shapes \[1, 3\], \[1, 1\]. Infer the spec of a function that returns"
+    )
+    for batch in (x, (x, np.zeros(8, int))):
+        with pytest.raises(ValueError, match=message):
+            af.merge(*models, spec, batch, method=method, **options)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "got"),
+    [
+        (lambda logits, _: {"logits": logits}, r"a dict of 1 arrays, shapes \[1, 3\]"),
+        (lambda logits, _: logits[:, 0], r"shape \[1\]"),
+    ],
+)
+def test_outputs_that_are_no_logits(outputs, got):
+    models, spec, x = network_of(outputs)
+    with pytest.raises(ValueError, match=f"autofusion: the networks' output must be .*; got {got}"):
+        af.merge(*models, spec, x)
+
+
+def test_methods_without_labels_take_several_outputs():
+    """A head for labels is one of a single output: with more, `prune_concat` fits it to the mean."""
+    models, spec, x = network_of(lambda *both: both)
+    result = af.merge(*models, spec, x, method="prune_concat", pseudo_labels="em")
+    assert result.diagnostics["head"] == "mean"
+    assert af.merge(*models, spec, x, method="activation_matching").params["up"].shape == (4, 6)
+
+
+@pytest.mark.parametrize("method", ["autofusion", "best", "ste"])
+def test_an_input_of_many_answers_has_no_one_label(method):
+    models, spec, x = network_of(lambda logits, _: jnp.stack([logits] * 8, 1))
+    message = rf"{method}: the networks' output must be one vector of logits .*; got shape \[8, 3\]"
+    with pytest.raises(ValueError, match=message):
+        af.merge(*models, spec, (x, np.zeros(8, int)), method=method)

@@ -175,11 +175,12 @@ def _draw_epoch(options: Options, num_samples: int, num_steps: int, epoch: Array
     order_key, gamma_key = jax.random.split(jax.random.fold_in(key, epoch))
     batch = min(options.batch_size, num_samples)
     order = jnp.resize(jax.random.permutation(order_key, num_samples), (num_steps, batch))
+    # With uniform gammas and augmentation both read `gamma_key`: a gamma is then a function of the key that
+    # changes its step's images, but not of the changes. Another key would change stored results.
     if options.gamma == "uniform":
         gamma = jax.random.uniform(gamma_key, (num_steps,))
     else:
         gamma = jnp.full((num_steps,), options.merge_gamma)
-    # gamma's key again: no preset both draws gamma and changes images; another would change all results
     return Draw(order, gamma, jax.random.split(gamma_key, num_steps))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.ensembles.members import run_members, stack_members
+from autofusion_jax.merging.ensembles.members import logits_shape, run_members, stack_members
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.types import Params
 
@@ -31,10 +31,14 @@ def confidence_ensemble() -> Method:
     Returns:
         A method whose result has parameters stacked `[N, ...]` and an `apply_fn` of its own,
         which returns log-probabilities.
+
+    Raises:
+        ValueError: the networks' output is not one array of logits.
     """
 
     def run(task: MergeTask) -> list[MergeResult]:
         apply_fn = task.network
+        logits_shape("confidence_ensemble", task)
 
         def ensemble(stacked: Params, x: Array) -> Array:
             return jnp.log(most_confident(jax.nn.softmax(run_members(apply_fn, stacked, x))))

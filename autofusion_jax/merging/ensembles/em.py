@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.ensembles.members import stack_members
+from autofusion_jax.merging.ensembles.members import logits_shape, stack_members
 from autofusion_jax.merging.ensembles.z import Standard, measure, standardised
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.symmetry.capture import capture_sites
@@ -55,7 +55,8 @@ def em_ensemble(*, rounds: int = 3, num_axes: int = 200, ridge: float = 0.01) ->
         A method whose result has an `apply_fn` of its own, which returns log-probabilities.
 
     Raises:
-        ValueError: an option is out of its range, or the spec has no sites to read features from.
+        ValueError: an option is out of its range, the networks' output is not one vector of logits for
+            every input, or the spec has no sites to read features from.
     """
     require(rounds >= 1, "em_ensemble", "rounds", ">= 1", rounds)
     require(num_axes >= 1, "em_ensemble", "num_axes", ">= 1", num_axes)
@@ -63,12 +64,13 @@ def em_ensemble(*, rounds: int = 3, num_axes: int = 200, ridge: float = 0.01) ->
 
     def run(task: MergeTask) -> list[MergeResult]:
         apply_fn, spec, x = task.network, task.spec, task.inputs
+        shape = list(logits_shape("em_ensemble", task))
+        require(
+            len(shape) == 1, "em_ensemble", "the networks' output", "one vector of logits for every input",
+            f"of shape {shape}", 'Use "z" or "confidence".',
+        )  # fmt: skip
         sites = feature_sites(spec, task.models[0], x)
         logits = jnp.stack([predict(apply_fn, params, x) for params in task.models])
-        require(
-            logits.ndim == 3, "em_ensemble", "the networks' outputs", "one vector of logits for every input",
-            f"of shape {list(logits.shape[1:])}", 'Use "z" or "confidence".',
-        )  # fmt: skip
         standard = measure(logits)
         read = _Features(spec, sites)
         features = [predict(read, params, x) for params in task.models]

@@ -8,10 +8,32 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import require
 
 KNOWN = 0.1
 """A network knows a class if its mean probability is at least this share of the largest one's."""
+
+
+def logits_shape(caller: str, task: MergeTask) -> tuple[int, ...]:
+    """The shape of what the networks say of one input, `[*places, classes]`.
+
+    Raises:
+        ValueError: that is not one array of logits.
+    """
+    outputs = jax.eval_shape(task.network, task.models[0], task.inputs[:1])
+    leaves = jax.tree.leaves(outputs)
+    one = len(leaves) == 1 and outputs is leaves[0]
+    shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
+    require(
+        one and len(outputs.shape) >= 2,
+        caller, "the networks' output", "one array of logits [N, ..., classes]",
+        f"shape {shapes}" if one else f"a {type(outputs).__name__} of {len(leaves)} arrays, shapes {shapes}",
+        "Infer the spec of a function that returns the logits alone, or take a method that needs no labels, "
+        'such as "activation_matching".',
+    )  # fmt: skip
+    return outputs.shape[1:]
 
 
 def stack_members(models: Sequence[Params]) -> Params:

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.ensembles.members import known_classes, run_members, stack_members
+from autofusion_jax.merging.ensembles.members import known_classes, logits_shape, run_members, stack_members
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.types import Params
 
@@ -58,9 +58,13 @@ def z_ensemble() -> Method:
 
     Returns:
         A method whose result has an `apply_fn` of its own, which returns logits.
+
+    Raises:
+        ValueError: the networks' output is not one array of logits.
     """
 
     def run(task: MergeTask) -> list[MergeResult]:
+        logits_shape("z_ensemble", task)
         apply_fn, stacked = task.network, stack_members(task.models)
 
         def ensemble(params: Params, x: Array) -> Array:

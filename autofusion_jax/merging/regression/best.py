@@ -52,8 +52,9 @@ def best(
 
     Returns:
         The method. `history["loss"]` has the loss of each epoch, all rounds one after the other;
-        `diagnostics` what `prune_concat` says, its `agreement` with the labels of the inputs and that
-        of the distilled network, the fraction of inputs in [0, 1].
+        `diagnostics` what `prune_concat` says but its `head`; the `teacher` that taught, a name or
+        `"labels"`; and the `agreement` of both networks, after `prune_concat` and distilled, with
+        the labels of the inputs, fractions in [0, 1].
 
     Raises:
         ValueError: unknown pseudo-labels or augmentation, or an option out of its range.
@@ -72,8 +73,9 @@ def best(
     def run(task: MergeTask) -> list[MergeResult]:
         probs = find_targets("best", task, pseudo_labels=pseudo_labels, zeta=0.0).probs
         shape = list(probs.shape[1:])
-        require(len(shape) == 1, "best", "the outputs", "one vector of logits for every input", shape)
-        teacher = teacher_name(task, pseudo_labels) if task.y is None else "labels"
+        wanted = "one vector of logits for every input"
+        require(len(shape) == 1, "best", "the networks' output", wanted, f"shape {shape}")
+        teacher = teacher_name("best", task, pseudo_labels)
         results = []
         for key in task.keys:
             copy_key, distil_key = jax.random.split(key)
@@ -104,8 +106,8 @@ def _distilled(
         params, losses = distil_network(task.spec, params, x, targets, options, key=round_key)
         curves.append(losses)
     diagnostics = {
-        **start.diagnostics,
-        "head": teacher,
+        **{name: value for name, value in start.diagnostics.items() if name != "head"},
+        "teacher": teacher,
         "agreement": {
             "prune_concat": _agreement(task, start.params, probs),
             "distilled": _agreement(task, params, probs),

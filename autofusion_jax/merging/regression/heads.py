@@ -47,15 +47,15 @@ def fit_labelled_head(
         ridge: as for `fit_head`.
 
     Returns:
-        Path -> leaf of what was fitted; and `"labels"`, the teacher's name, or `"mean"` if the head
-        is left as it is.
+        Path -> leaf of what was fitted; and `"labels"`, the name of the teacher that gave them, or
+        `"mean"` if the head is left as it is.
     """
     if pseudo_labels is None or linear.head is None:
         return {}, "mean"
     probs = find_targets(caller, task, pseudo_labels=pseudo_labels, zeta=0.0).probs
     labels = jax.nn.one_hot(probs.argmax(-1), probs.shape[-1])
     leaves = fit_head(task.spec, linear, params, task.inputs, labels, ridge)
-    return leaves, teacher_name(task, pseudo_labels) if task.y is None else "labels"
+    return leaves, teacher_name(caller, task, pseudo_labels)
 
 
 def fit_head(

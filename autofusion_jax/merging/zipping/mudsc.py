@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Key
 
 from autofusion_jax.merging.corrections.reset_norm import stored_statistics
+from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.zipping.aligned import aligned_correlations
 from autofusion_jax.merging.zipping.alpha import ALPHAS, score
@@ -115,6 +116,7 @@ def _merge(
 
 def _best(task: MergeTask, merge_with: Callable[..., MergeResult], visit_order: np.ndarray) -> MergeResult:
     """The best of the merges with all `ALPHAS`; the first of equals."""
+    logits_shape("mudsc", task)
     results = {alpha: merge_with(visit_order, alpha) for alpha in ALPHAS}
     scores = {alpha: score(task, result.params) for alpha, result in results.items()}
     best = results[max(scores, key=lambda alpha: scores[alpha])]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -103,6 +105,10 @@ def test_pleas_with_labels_changes_the_head_alone(mlp):
     chex.assert_trees_all_close(result.params["params"], expected, atol=1e-5)
     taught = af.merge(*models, spec, x, method="pleas", pseudo_labels="confidence")
     assert taught.diagnostics["head"] == "confidence"
+    without_sites = dataclasses.replace(spec, sites=())
+    em, z = (af.merge(*models, without_sites, x, method="pleas", pseudo_labels=name) for name in ("em", "z"))
+    assert em.diagnostics["head"] == z.diagnostics["head"] == "z"
+    chex.assert_trees_all_equal(em.params, z.params)
     with pytest.raises(ValueError, match="pleas: unknown pseudo_labels 'confident'"):
         af.methods.pleas(pseudo_labels="confident")
 
