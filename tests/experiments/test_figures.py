@@ -118,14 +118,14 @@ def test_curves_end_at_the_endpoints(runs):
     _, case = case_of("4", runs)
     stored = json.loads((make("4", runs) / FIGURE_FILE).read_text())["curves"]
     assert stored["x"] == [0, 0.5, 1]
+    images = TINY.test_images
     for series in stored["series"]:
-        images = 100 if series["name"].endswith("hard") else 200
         assert series["y"][-1] == pytest.approx(accuracy(case, case.params_a, images, "joint"), abs=1e-4)
         if not series["name"].endswith("soft"):  # a soft B is another network
             assert series["y"][0] == pytest.approx(accuracy(case, case.params_b, images, "joint"), abs=1e-4)
     middle = {series["name"]: series["y"][1] for series in stored["series"]}
     average = jax.tree.map(lambda a, b: (a + b) / 2, case.params_a, case.params_b)
-    assert middle["plain interpolation"] == pytest.approx(accuracy(case, average, 200, "joint"), abs=1e-4)
+    assert middle["plain interpolation"] == pytest.approx(accuracy(case, average, images, "joint"), abs=1e-4)
 
 
 @pytest.mark.slow
