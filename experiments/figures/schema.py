@@ -35,11 +35,11 @@ class Sizes:
 
 FULL = Sizes()
 FAST = Sizes(
-    gammas=11,
+    gammas=7,
     test_images=500,
     activation_images=500,
-    paper_epochs=8,
-    default_epochs=4,
+    paper_epochs=4,
+    default_epochs=2,
     pairs=1,
 )
 

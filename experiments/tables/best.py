@@ -85,5 +85,5 @@ TABLE = Table(
         *(_panel(f"{base}_5to1", base, task__ratio=5.0) for base in MNIST),
     ),
     overview=OVERVIEW,
-    fast=("mnist_vgg", "mnist_mlp_3_3_4"),
+    fast=("mnist_mlp",),
 )
