@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Callable
 
+import jax
 from absl import flags
 from rich.console import Console
 
@@ -130,6 +131,7 @@ def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]],
         records = run_rows(table, panel, config, source, console, names)
         write_panel(table, StoredPanel(panel, config, source.notes, records), source, console)
         made += total_seconds(records)
+        jax.clear_caches()  # programs hold memory maps, of which a process has few; see BUILD_NOTES.md
     out_dir = panels[0][1].out_dir
     files = write_table(table, out_dir)
     took = f"{time.perf_counter() - start:.0f} s now, {made:.0f} s of training and merging in all"
@@ -143,6 +145,7 @@ def _draw_figure(name: str, console: Console) -> str:
         name, out_dir=OUT_DIR.value, runs_dir=RUNS_DIR.value, data_dir=DATA_DIR.value,
         seed=SEED.value, fast=FAST.value, console=console,
     )  # fmt: skip
+    jax.clear_caches()
     return f"figure {name}: in {folder} ({time.perf_counter() - start:.0f} s)"
 
 
