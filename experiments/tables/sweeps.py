@@ -101,5 +101,6 @@ def _described(
         "figure": f"table_{table.name}_{sweep.name}", "title": sweep.title, "caption": caption,
         "command": command,
         "panels": [{"file": f"{sweep.name}.png", "alt": alt, "layer": None, "method": None, "sample": None}],
-        "curves": {"x_title": sweep.x_title, "y_title": Y_TITLE, "x": xs, "series": curves},
+        "curves": {"x_title": sweep.x_title, "y_title": Y_TITLE, "x": xs, "log_x": sweep.log_x,
+                   "series": curves},
     }  # fmt: skip

@@ -86,6 +86,7 @@ def figure_chart(curves: Mapping[str, Any], label: str) -> Chart:
     """The curves of a reproduced figure with their error bars, one view for each metric and subject.
 
     The name of a series may begin with its subject: `MLP: AutoFusion, soft` is a line of the view `MLP`.
+    With `log_x` the horizontal axis is logarithmic, with a tick at each point.
     """
     split = [(series, *_subject(series["name"])) for series in curves["series"]]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(name for _, _, name in split))}
@@ -100,7 +101,10 @@ def figure_chart(curves: Mapping[str, Any], label: str) -> Chart:
     for (subject, metric), lines in by_view.items():
         alone = subject and (not several or subjects.count(subject) == 1)
         title = subject if alone else ": ".join(filter(None, [subject, heading(metric)]))
-        views.append({"title": title, "figure": _figure(lines, curves["x_title"], curves["y_title"])})
+        figure = _figure(lines, curves["x_title"], curves["y_title"])
+        if curves.get("log_x"):
+            figure["layout"]["xaxis"] |= {"type": "log", "tickvals": curves["x"]}
+        views.append({"title": title, "figure": figure})
     return {"label": label, "views": views, "gammas": None, "start": None}
 
 
