@@ -141,6 +141,18 @@ def in_paper_settings(config: Config) -> Config:
     return config
 
 
+def in_fast_settings(config: Config) -> Config:
+    """The config with few images, epochs, pairs and keys, for a first look."""
+    num_parts = config.data.name.count("+") + 1
+    config.data.num_train = 4000 * num_parts
+    config.data.num_unlabelled = min(config.data.num_unlabelled, 500 * num_parts)
+    config.train.epochs = min(config.train.epochs, 2)
+    config.train.segment = min(config.train.segment, 20)
+    config.merge.epochs, config.merge.repeats, config.pairs = 2, 1, 1
+    config.evaluate.curve_points, config.evaluate.curve_images = 5, 200
+    return config
+
+
 def split_commas(values: tuple[str, ...]) -> tuple[str, ...]:
     """Read `a,b` (one string, as flags give it) as `("a", "b")`, each once."""
     parts = [part.strip() for value in values for part in value.split(",")]

@@ -1,5 +1,6 @@
 """The one table of reproduced figures, and how one is made."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from autofusion_jax.reporting.records import write_text
 from autofusion_jax.validation import unknown_name
+from configs.schema import in_fast_settings
 from figures import interpolation, layers, maps, permutations
 from figures.schema import FAST, FULL, Drawn, Figure
 from figures.work import Work
@@ -42,11 +44,11 @@ def run_figure(
 
     Args:
         name: a key of `FIGURES`.
-        out_dir: its folder; empty for `RUNS_DIR/figure_NAME`.
+        out_dir: its folder; empty for `RUNS_DIR/figure_NAME`, with `_fast` behind it for a first look.
         runs_dir: where endpoints and merges are kept and found again.
         data_dir: folder with the original files of the data set, or empty.
         seed: seed of the (first) endpoint pair; None for the config's.
-        fast: fewer points, images and epochs, for a first look.
+        fast: fewer points, images, epochs and merges, and networks trained briefly, for a first look.
         console: where progress is printed.
 
     Returns:
@@ -59,12 +61,14 @@ def run_figure(
     if name not in FIGURES:
         raise unknown_name("--figure", "figure", name, FIGURES)
     figure, configs = FIGURES[name], []
+    if fast and figure.fast:
+        figure = dataclasses.replace(figure, entries=figure.fast)
     for build in figure.configs:
-        config = build()
+        config = in_fast_settings(build()) if fast else build()
         config.runs_dir, config.data.dir = runs_dir, data_dir
         config.seed = config.seed if seed is None else seed
         configs.append(config)
-    folder = Path(out_dir or Path(runs_dir) / f"figure_{name}")
+    folder = Path(out_dir or Path(runs_dir) / f"figure_{name}{'_fast' if fast else ''}")
     work = Work(figure, folder, runs_dir, FAST if fast else FULL, tuple(configs), console)
     if _is_made(folder, work.settings):
         console.print(f"figure {name} is in {folder} already")

@@ -137,6 +137,7 @@ class Figure:
         title: its heading.
         configs: builders of the configs whose networks it shows.
         entries: the merges it shows.
+        fast: those of a first look; all if empty.
         draw: runs what is missing and draws the pictures.
     """
 
@@ -145,3 +146,4 @@ class Figure:
     configs: tuple[Callable[[], Config], ...]
     entries: tuple[Entry, ...]
     draw: Callable[["Work"], Drawn]
+    fast: tuple[Entry, ...] = ()

@@ -18,14 +18,14 @@ from matplotlib.figure import Figure as Picture
 from rich.console import Console
 
 import autofusion_jax as af
-from autofusion_jax.data.splits import hold_out, sample
+from autofusion_jax.data.splits import sample
 from autofusion_jax.reporting.figures import save_figure
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params, Perms, SoftPerms
 from configs.schema import Config
 from figures.schema import Entry, Figure, Panel, Sizes
-from pipeline.endpoints import Pair, Setting, draw_pair, get_network, open_setting, to_inputs
+from pipeline.endpoints import Pair, Setting, draw_pair, get_network, open_setting, to_inputs, training_pool
 
 LABELLED, LABELLED_SEED = 1000, 3315
 """Images with true labels that the permutations of Fig. 3 and 4 are learned from (B.5)."""
@@ -54,7 +54,7 @@ class Case:
     def labelled(self) -> tuple[Array, Array]:
         """Training images with their labels, drawn by the paper's seed for them."""
         dataset, config = self.setting.dataset, self.setting.config
-        pool, _ = hold_out(len(dataset.train_labels), config.data.num_validation, self.pair.seed)
+        pool, _ = training_pool(config, len(dataset.train_labels), self.pair.seed)
         chosen = sample(pool, min(LABELLED, len(pool)), LABELLED_SEED)
         return to_inputs(dataset.train_images[chosen]), jnp.asarray(dataset.train_labels[chosen])
 

@@ -163,12 +163,17 @@ def head_size(config: Config, sizes: tuple[int, ...]) -> int:
     return sum(sizes) if config.task.labels == "disjoint" else max(sizes)
 
 
+def training_pool(config: Config, num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training images that are used at all, and of those put aside."""
+    pool, validation = hold_out(num_images, config.data.num_validation, seed)
+    return (keep(pool, config.data.num_train, seed) if config.data.num_train else pool), validation
+
+
 def draw_pair(setting: Setting, number: int) -> Pair:
     """Draw the endpoint pair `number` of a config: a network for each task."""
     seed, dataset, config = setting.config.seed + number, setting.dataset, setting.config
     labels, protocol = dataset.train_labels, config.task.labels
-    pool, validation = hold_out(len(labels), config.data.num_validation, seed)
-    pool = keep(pool, config.data.num_train, seed) if config.data.num_train else pool
+    pool, validation = training_pool(config, len(labels), seed)
     classes = dataset.groups or split_classes(dataset.num_classes, seed, setting.sizes)
     train = {role: of_classes(labels, task, pool) for role, task in zip(MODEL_ROLES, classes)}
     return Pair(

@@ -12,14 +12,14 @@ from jax import Array
 from rich.console import Console
 
 from autofusion_jax.data.registry import load_dataset
-from autofusion_jax.data.splits import hold_out, sample
+from autofusion_jax.data.splits import sample
 from autofusion_jax.evaluation.accuracy import task_names
 from autofusion_jax.models.registry import Model, build_model
 from autofusion_jax.reporting.records import Row
 from autofusion_jax.training.loop import TrainOptions
 from autofusion_jax.types import Params
 from configs.schema import DataConfig, EvaluateConfig, MergeConfig, MLPConfig
-from pipeline.endpoints import Pair, Setting, get_network, to_inputs
+from pipeline.endpoints import Pair, Setting, get_network, to_inputs, training_pool
 from pipeline.rows import PairContext
 from tables.captions import endpoints, protocol, training
 from tables.mudsc import ALPHAS, PAPER, ZIP
@@ -106,7 +106,7 @@ def open_source(config: TableConfig, console: Console) -> Source:
 
     def open_pair(number: int) -> PairContext:
         seed = config.seed + number
-        pool, validation = hold_out(len(data.train_labels), config.data.num_validation, seed)
+        pool, validation = training_pool(config, len(data.train_labels), seed)
         seen = sample(pool, config.data.num_unlabelled, seed)
         roles = ("model_a", "model_b")
         pair = Pair(

@@ -64,7 +64,8 @@ def _found(panel: Panel, records: Sequence[Record]) -> str:
     for entry in panel.entries:
         for name in entry.search:
             values = [f"{r.found[name]:g}" for r in records if r.method == entry.name and name in r.found]
-            parts.append(f"{entry.title}: {name} {', '.join(values)}")
+            if values:
+                parts.append(f"{entry.title}: {name} {', '.join(values)}")
     return f"Found by search, pair by pair: {'; '.join(parts)}." if parts else ""
 
 

@@ -6,19 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from autofusion_jax.validation import unknown_name
+from configs.schema import in_fast_settings
 from tables.schema import TableConfig
 
 
 def make_fast(config: TableConfig) -> None:
     """Few images, epochs, pairs and keys, for a first look."""
-    num_parts = config.data.name.count("+") + 1
-    config.data.num_train = 4000 * num_parts
-    config.data.num_unlabelled = min(config.data.num_unlabelled, 500 * num_parts)
-    config.train.epochs = min(config.train.epochs, 2)
-    config.train.segment = min(config.train.segment, 20)
-    config.merge.epochs, config.merge.repeats, config.pairs = 2, 1, 1
+    in_fast_settings(config)
     config.landscape_points, config.landscape_images = 7, 200
-    config.evaluate.curve_points, config.evaluate.curve_images = 5, 200
 
 
 def override(config: Any, assignment: str) -> None:

@@ -21,7 +21,7 @@ from configs.schema import Config, DataConfig, VGGConfig
 from figures import FIGURE_FILE, FIGURES, layers, maps, run_figure
 from figures.interpolation import ENTRIES, STRATEGIES
 from figures.permutations import FIGURE_7
-from figures.schema import FAST, FULL, Curves, Entry, Series, Sizes
+from figures.schema import FAST, FULL, Curves, Drawn, Entry, Series, Sizes
 from figures.work import Work, file_name, merge_case, remember
 from pipeline.endpoints import open_setting
 
@@ -63,7 +63,7 @@ def tiny(figure):
 @pytest.fixture(scope="module")
 def tiny_figures():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "FAST", TINY)
+        patch.setattr(figures, "FULL", TINY)
         for name in RUN:
             patch.setitem(FIGURES, name, tiny(FIGURES[name]))
         yield FIGURES
@@ -75,7 +75,7 @@ def runs(tmp_path_factory, tiny_figures):
 
 
 def make(name, runs, **options):
-    arguments = {"out_dir": "", "runs_dir": str(runs), "data_dir": "", "seed": None, "fast": True}
+    arguments = {"out_dir": "", "runs_dir": str(runs), "data_dir": "", "seed": None, "fast": False}
     return run_figure(name, **{**arguments, "console": quiet(), **options})
 
 
@@ -101,7 +101,7 @@ def test_every_figure_says_what_it_holds(name, runs):
     assert folder == runs / f"figure_{name}"
     stored = json.loads((folder / FIGURE_FILE).read_text())
     assert stored["figure"] == name and stored["title"] and len(stored["caption"]) > 100
-    assert stored["command"] == f"python experiments/reproduce.py --figure={name} --fast"
+    assert stored["command"] == f"python experiments/reproduce.py --figure={name}"
     files = [panel["file"] for panel in stored["panels"]]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*files, FIGURE_FILE])
     for panel in stored["panels"]:
@@ -147,7 +147,7 @@ def test_other_settings_make_the_figure_anew(runs, tmp_path, monkeypatch):
     (tmp_path / "soft.png").write_bytes(b"")
     make("4", runs, out_dir=str(tmp_path))
     assert (tmp_path / "soft.png").stat().st_size == 0
-    monkeypatch.setattr(figures, "FAST", dataclasses.replace(TINY, activation_images=50))
+    monkeypatch.setattr(figures, "FULL", dataclasses.replace(TINY, activation_images=50))
     make("4", runs, out_dir=str(tmp_path))
     stored = json.loads((tmp_path / FIGURE_FILE).read_text())
     assert stored["settings"]["sizes"]["activation_images"] == 50
@@ -178,7 +178,7 @@ def test_spread_is_over_pairs(runs, monkeypatch, tmp_path):
 
     monkeypatch.setattr(layers, "_measure", measure)
     monkeypatch.setattr(Work, "case", lambda self, name, number=0: case)
-    monkeypatch.setattr(figures, "FAST", dataclasses.replace(TINY, pairs=2))
+    monkeypatch.setattr(figures, "FULL", dataclasses.replace(TINY, pairs=2))
     curves = json.loads((make("cka", runs, out_dir=str(tmp_path)) / FIGURE_FILE).read_text())["curves"]
     assert len(curves["series"]) == len(headings)
     for series in curves["series"]:
@@ -229,6 +229,22 @@ def test_the_figures_are_those_of_the_paper():
     assert [e.options["strategy"] for e in ENTRIES if "strategy" in e.options] == list(STRATEGIES)
     assert [build().name for build in FIGURE_7.configs] == ["mnist_vgg", "kmnist_vgg", "fashion_vgg"]
     assert FIGURES["9"].configs[0]().name == "kmnist_vgg" and FIGURES["8"].draw.func is maps.draw
+
+
+def test_a_first_look_is_small_and_in_a_folder_of_its_own(runs, monkeypatch):
+    seen = []
+    figure = dataclasses.replace(tiny(FIGURES["4"]), fast=ENTRIES[:1])
+    monkeypatch.setitem(
+        FIGURES, "4", dataclasses.replace(figure, draw=lambda work: seen.append(work) or Drawn("", ()))
+    )
+    folder = make("4", runs, fast=True)
+    (work,) = seen
+    assert folder == runs / "figure_4_fast"
+    assert json.loads((folder / FIGURE_FILE).read_text())["command"].endswith("--figure=4 --fast")
+    assert work.sizes == FAST and work.figure.entries == ENTRIES[:1]
+    full = figure.configs[0]()
+    assert work.configs[0].data.num_train == 4000 and full.data.num_train == 0
+    assert work.configs[0].data.num_unlabelled < full.data.num_unlabelled
 
 
 def test_missing_numbers_are_null():
