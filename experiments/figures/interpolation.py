@@ -99,8 +99,9 @@ def _caption(work: Work, case: Case) -> str:
         f"images with true labels, drawn by seed {LABELLED_SEED} (B.5). AutoFusion: the paper's settings, "
         f"gamma ~ U(0, 1) and {sizes.paper_epochs} epochs, its two losses combined in the ways named "
         f"({ways}; weights 0.5 and 0.5). Soft matrices are not permutations: at gamma 0 they give a blurred "
-        "B. The star is the network that our default gives, which may mix with weights of its own that no single "
-        "gamma has; its curve uses its permutations alone. The paper gives no numbers beside its curves."
+        "B. The star is the network that our default gives, which may mix with weights of its own that no "
+        "single gamma has; its curve uses its permutations alone. The paper gives no numbers beside its "
+        "curves."
     )
 
 

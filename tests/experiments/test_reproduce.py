@@ -118,6 +118,8 @@ def test_rows_are_run_once(tmp_path):
     }  # fmt: skip
     text = (folder / "results.md").read_text()
     assert text.startswith(panel_text(TINY, PANEL, done.config, records)) and "Found by search" in text
+    unsearched = [record for record in records if not record.found]
+    assert "Found by search" not in panel_text(TINY, PANEL, done.config, unsearched)
     assert "*50.00*" in text and text.endswith(f"took {total_seconds(records):,.0f} s.\n")
     curves = json.loads((folder / "figure.json").read_text())["curves"]
     rows = {(row.method, row.variant): row for row in summarise(again.records)}  # all that is stored
