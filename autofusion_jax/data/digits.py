@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from autofusion_jax.data.dataset import Arrays, DatasetInfo
 
@@ -13,6 +12,8 @@ SPLIT_SEED = 0
 
 def read_digits(_: Path) -> Arrays:
     """Read the digits from scikit-learn; a fixed seed takes 1,437 for training, 360 for testing."""
+    from sklearn.datasets import load_digits  # its import takes two seconds, and few need it
+
     pixels, labels = load_digits(return_X_y=True)
     images = np.rint(pixels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
