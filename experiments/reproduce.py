@@ -124,18 +124,17 @@ def _config(table: Table, panel: Panel) -> TableConfig:
 
 def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]], console: Console) -> str:
     """Run and report the panels of a table; returns what it wrote where, in one line."""
-    start, made = time.perf_counter(), 0.0
+    start, made, files = time.perf_counter(), 0.0, []
     for place, (panel, config, names) in enumerate(panels, 1):
         console.rule(f"table {table.name}, panel {place} of {len(panels)} {panel.name}")
         source = panel.open_source(config, console)
         records = run_rows(table, panel, config, source, console, names)
         write_panel(table, StoredPanel(panel, config, source.notes, records), source, console)
+        files = write_table(table, config.out_dir)
         made += total_seconds(records)
         jax.clear_caches()  # programs hold memory maps, of which a process has few; see BUILD_NOTES.md
-    out_dir = panels[0][1].out_dir
-    files = write_table(table, out_dir)
     took = f"{time.perf_counter() - start:.0f} s now, {made:.0f} s of training and merging in all"
-    return f"table {table.name}: results in {out_dir}: {', '.join(files)} ({took})"
+    return f"table {table.name}: results in {panels[0][1].out_dir}: {', '.join(files)} ({took})"
 
 
 def _draw_figure(name: str, console: Console) -> str:

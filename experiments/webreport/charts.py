@@ -17,6 +17,7 @@ from webreport.collect import Key
 from webreport.summary import overall
 
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
+MOST_TICKS = 10
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 DARK_PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#FFFFFF")
 """Okabe and Ito's colours in an order that reads on a dark ground, white in place of black."""
@@ -86,7 +87,7 @@ def figure_chart(curves: Mapping[str, Any], label: str) -> Chart:
     """The curves of a reproduced figure with their error bars, one view for each metric and subject.
 
     The name of a series may begin with its subject: `MLP: AutoFusion, soft` is a line of the view `MLP`.
-    With `log_x` the horizontal axis is logarithmic, with a tick at each point.
+    With `log_x` the horizontal axis is logarithmic; there, and where points are few, each has a tick.
     """
     split = [(series, *_subject(series["name"])) for series in curves["series"]]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(name for _, _, name in split))}
@@ -102,8 +103,11 @@ def figure_chart(curves: Mapping[str, Any], label: str) -> Chart:
         alone = subject and (not several or subjects.count(subject) == 1)
         title = subject if alone else ": ".join(filter(None, [subject, heading(metric)]))
         figure = _figure(lines, curves["x_title"], curves["y_title"])
+        axis = figure["layout"]["xaxis"]
         if curves.get("log_x"):
-            figure["layout"]["xaxis"] |= {"type": "log", "tickvals": curves["x"]}
+            axis["type"] = "log"
+        if curves.get("log_x") or len(curves["x"]) <= MOST_TICKS:
+            axis["tickvals"] = curves["x"]
         views.append({"title": title, "figure": figure})
     return {"label": label, "views": views, "gammas": None, "start": None}
 

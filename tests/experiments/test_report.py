@@ -174,11 +174,13 @@ def test_series_of_one_subject_share_a_view():
     names = ["MLP: soft", "MLP: hard", "VGG: soft"]
     series = [{"name": name, "metric": "cka", "y": [1.0, 2.0], "error": None} for name in names]
     curves = {"x_title": "x", "y_title": "y", "x": [1, 2], "series": series}
-    logarithmic = charts.figure_chart({**curves, "log_x": True}, "label")["views"][0]["figure"]["layout"][
-        "xaxis"
-    ]
-    assert logarithmic["type"] == "log" and logarithmic["tickvals"] == [1, 2]
-    assert "type" not in charts.figure_chart(curves, "label")["views"][0]["figure"]["layout"]["xaxis"]
+    many = {**curves, "x": list(range(50)), "series": [{**series[0], "y": [1.0] * 50}]}
+    log, linear, crowded = (
+        charts.figure_chart(c, "label")["views"][0]["figure"]["layout"]["xaxis"]
+        for c in ({**curves, "log_x": True}, curves, many)
+    )
+    assert log["type"] == "log" and "type" not in linear
+    assert log["tickvals"] == linear["tickvals"] == [1, 2] and "tickvals" not in crowded
     views = charts.figure_chart(curves, "label")["views"]
     lines = {view["title"]: [(d["name"], d["meta"]) for d in view["figure"]["data"]] for view in views}
     assert lines == {"MLP": [("soft", 0), ("hard", 1)], "VGG": [("soft", 0)]}
