@@ -1,7 +1,8 @@
 """KMNIST, 5 + 5 classes: all else as `mnist_vgg`.
 
 Command: `python experiments/merge.py --config=kmnist_vgg`
-Time: under that of `mnist_vgg`. Expect (% joint, seed 100, `--table=best`): AutoFusion 79, best 84, the EM teacher 82.
+Time: under that of `mnist_vgg`.
+Expect (% joint, seed 100, `--table=best`): AutoFusion 79, best 84, the EM teacher 82.
 """
 
 from configs import mnist_vgg
