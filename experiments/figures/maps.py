@@ -99,7 +99,7 @@ def _alt(rows: Sequence[MapRow], kind: str, layer: str, name: str) -> str:
 
 
 def _figure(name: str, title: str, config, per_task: int, entries) -> Figure:
-    return Figure(name, title, (config,), entries, functools.partial(draw, per_task=per_task))
+    return Figure(name, title, (config,), entries, functools.partial(draw, per_task=per_task), LEARNED[1:])
 
 
 FIGURE_6 = _figure(
