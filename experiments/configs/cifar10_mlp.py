@@ -1,7 +1,7 @@
 """CIFAR-10, 5 + 5 classes, an MLP of 6 hidden layers of 512 (paper, Table 1), for a laptop.
 
 Command: `python experiments/merge.py --config=cifar10_mlp`
-Time: 3 minutes for each endpoint, 8 for both kinds of AutoFusion, on one busy CPU core.
+Time: 3 minutes for each endpoint, 7 for both kinds of AutoFusion, on one busy CPU core.
 Expect (% joint, seed 100, `reproduce.py --table=1`): AutoFusion 40 soft, 41 hard; the paper's preset 17.
 """
 

@@ -1,7 +1,7 @@
 """CIFAR-10, 5 + 5 classes, a deeper VGG (paper, Table 1), for a laptop.
 
 Command: `python experiments/merge.py --config=cifar10_vgg`
-Time: 13 minutes for each endpoint, 20 for the merges, on one busy CPU core.
+Time: 11 to 13 minutes for each endpoint, 21 for merges, teachers and controls, on one busy CPU core.
 Expect (% joint, seed 100, `--table=best`): AutoFusion 54 soft, 53 hard, best 57, the EM teacher 60.
 """
 

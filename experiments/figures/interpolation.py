@@ -22,7 +22,7 @@ ENTRIES = (
     *(Entry(PAPER, f"AutoFusion, {name}", {"strategy": name}) for name in STRATEGIES),
     Entry("interpolation", "plain interpolation"),
 )
-FAST = tuple(e for e in ENTRIES if e.options.get("strategy", "normalized") == "normalized")
+FIRST_LOOK = tuple(e for e in ENTRIES if e.options.get("strategy", "normalized") == "normalized")
 
 Curve = Mapping[str, np.ndarray]
 
@@ -107,9 +107,9 @@ def _caption(work: Work, case: Case) -> str:
 
 FIGURE_3 = Figure(
     "3", "Interpolation on each task (paper, Fig. 3)", (mnist_vgg.get_config,), ENTRIES,
-    functools.partial(draw, metrics=METRICS[1:3]), FAST,
+    functools.partial(draw, metrics=METRICS[1:3]), FIRST_LOOK,
 )  # fmt: skip
 FIGURE_4 = Figure(
     "4", "Interpolation on both tasks together (paper, Fig. 4)", (mnist_vgg.get_config,), ENTRIES,
-    functools.partial(draw, metrics=METRICS[:1]), FAST,
+    functools.partial(draw, metrics=METRICS[:1]), FIRST_LOOK,
 )  # fmt: skip

@@ -137,8 +137,8 @@ class Figure:
         title: its heading.
         configs: builders of the configs whose networks it shows.
         entries: the merges it shows.
-        fast: those of a first look; all if empty.
         draw: runs what is missing and draws the pictures.
+        fast: the merges of a first look; all if empty.
     """
 
     name: str
