@@ -22,7 +22,11 @@ def _panel(model: str, labels: str):
     entries = (*(VGG_ENDPOINTS if model == "vgg" else ENDPOINTS), *STRATEGIES)
     name, repeats = f"{model}_{labels}", 2 if model == "vgg" else 1
     config = functools.partial(settings, f"mnist_{model}", f"2/{name}", repeats=repeats, labels=labels)
-    return panel(name, f"{model.upper()}, {labels} labels", entries, config, ABOUT)
+    title, fast = (
+        f"{model.upper()}, {labels} labels",
+        ("model_a", "model_b", "interpolation", "normalized", "align"),
+    )
+    return panel(name, title, entries, config, ABOUT, fast=fast)
 
 
 TABLE = Table(

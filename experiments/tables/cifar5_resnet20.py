@@ -85,7 +85,7 @@ TABLE = Table(
             caption=caption,
             correction="reset_norm",
             curves=("average", "rebasin", "activation_align", "mudsc_align", "zipit", "mudsc_zip"),
-            fast=("model_a", "model_b", "average", "zipit"),
+            fast=("average", "zipit"),
         ),
     ),
 )
