@@ -79,7 +79,7 @@ TABLE = Table(
             metrics=COLUMNS,
             fast=(
                 "model_a", "model_b", "model_c", "interpolation_all", "autofusion_paper_mnist_kmnist",
-                "prune_concat", "teacher_confidence",
+                "teacher_confidence",
             ),
         ),
     ),
