@@ -1,25 +1,22 @@
 """The front door: `merge` for two networks, `merge_many` for more, `merge_repeats` for many keys."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.merging.alignment import align_networks, get_aligner
+from autofusion_jax.merging.checks import Batch, check_batch, check_models, promoted
 from autofusion_jax.merging.corrections.apply import check_correction, corrected
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.sequence import merge_in_sequence
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.symmetry.transform import check_params
-from autofusion_jax.trees import check_finite, check_same_structure
-from autofusion_jax.types import Params
+from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
-
-Batch = Any
-"""Inputs `[N, ...]`, a pair `(x, y)` with labels `[N]`, or None for methods without data."""
 
 
 def merge(
@@ -45,7 +42,8 @@ def merge(
         key: random key; `jax.random.key(0)` if left out.
         correction: what follows the merge: `"repair"` gives every hidden unit the spread that its
             parts had; `"reset_norm"` measures BatchNorm statistics again on the inputs.
-        options: options of the method, if it is given by name.
+        options: options of the method, if it is given by name; and `base`, `align`, `apply_fn` and
+            `promote` of `merge_many`.
 
     Returns:
         The merged network.
@@ -72,7 +70,7 @@ def merge(
 
 def merge_many(
     models: Sequence[Params],
-    perm_spec: PermSpec,
+    perm_spec: PermSpec | None,
     batch: Batch,
     *,
     method: str | Method = "autofusion",
@@ -86,8 +84,27 @@ def merge_many(
     so on (AutoFusion, appendix B.4), each time with its own weights: with `gamma` 0.5 the last
     network counts as much as all before it.
 
+    Args:
+        models: parameters of the networks, A first.
+        perm_spec: their permutation spec; None is enough for methods that neither move hidden units
+            nor measure them.
+        batch: as in `merge`.
+        method: as in `merge`.
+        key: as in `merge`.
+        correction: as in `merge`.
+        options: options of the method, if it is given by name; and `base`, `align`, `apply_fn` and
+            `promote` of `merge_repeats`.
+
     Raises:
-        ValueError: as `merge`.
+        ValueError: as `merge_repeats`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import autofusion_jax as af
+        >>> base, tuned = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}]
+        >>> result = af.merge_many(tuned, None, None, base=base, method="task_arithmetic", scale=0.5)
+        >>> result.params["w"].tolist()
+        [0.5, 1.0]
     """
     keys = jax.random.split(jax.random.key(0) if key is None else key, 1)
     return merge_repeats(
@@ -97,12 +114,16 @@ def merge_many(
 
 def merge_repeats(
     models: Sequence[Params],
-    perm_spec: PermSpec,
+    perm_spec: PermSpec | None,
     batch: Batch,
     *,
     keys: Key[Array, " repeats"],
     method: str | Method = "autofusion",
+    base: Params | None = None,
+    align: str | Method | None = None,
     correction: str | None = None,
+    apply_fn: ApplyFn | None = None,
+    promote: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[MergeResult]:
@@ -110,11 +131,18 @@ def merge_repeats(
 
     Args:
         models: parameters of the networks, A first.
-        perm_spec: their permutation spec.
+        perm_spec: their permutation spec, or None, as in `merge_many`.
         batch: as in `merge`.
         keys: random keys `[repeats]`.
         method: as in `merge`.
+        base: parameters of the network that all were fine-tuned from, for methods that add up what
+            fine-tuning changed; others ignore it.
+        align: a method that finds permutations (`"weight_matching"`, `"autofusion"` and so on), by
+            which all networks are first brought to A's order of units; for methods that take the
+            networks' units in the order in which they are. `base` is taken to be in A's order.
         correction: as in `merge`.
+        apply_fn: the networks' function, where there is no spec that carries it.
+        promote: bring leaves of different dtypes to the widest one instead of refusing them.
         on_progress: called as `on_progress(done, total)` after every epoch of a learned method.
         options: options of the method, if it is given by name.
 
@@ -122,75 +150,49 @@ def merge_repeats(
         One result for every key.
 
     Raises:
-        ValueError: as `merge`.
+        ValueError: networks, base, spec and batch do not fit together, hold NaN, or an option is
+            out of its range; says which, what it must be and what it was.
     """
+    method = _as_method(method, options)
+    check_correction(correction)
+    aligner = None if align is None else get_aligner(align, method)
+    if promote:
+        models, base = promoted(models, base)
+    check_models(models, base, perm_spec)
+    network = _network(perm_spec, apply_fn)
+    x, y = check_batch(models[0], network, batch)
+    task = MergeTask(tuple(models), perm_spec, network, x, y, keys, on_progress, base)
+    if aligner is None:
+        results = _run(method, task)
+    else:
+        task, perms = align_networks(aligner, task)
+        results = [dataclasses.replace(r, perms=perms[1], alignments=perms) for r in _run(method, task)]
+    if correction is None:
+        return results
+    return [corrected(task.spec, models, result, task.inputs, correction) for result in results]
+
+
+def _run(method: Method, task: MergeTask) -> list[MergeResult]:
+    if method.max_models is None or len(task.models) <= method.max_models:
+        return method.run(task)
+    return [merge_in_sequence(method, task, key) for key in task.keys]
+
+
+def _as_method(method: str | Method, options: dict[str, Any]) -> Method:
     if isinstance(method, str):
-        method = get_method(method, **options)
-    elif options:
+        return get_method(method, **options)
+    if options:
         raise ValueError(
             f"merge: options must be given to the method itself when it is not a name; got {list(options)}. "
             f"Write methods.{method.name}({', '.join(f'{o}=...' for o in options)})."
         )
-    check_correction(correction)
-    _check_models(models, perm_spec)
-    x, y = _check_batch(models[0], perm_spec, batch)
-    task = MergeTask(tuple(models), perm_spec, perm_spec.apply_fn, x, y, keys, on_progress)
-    if method.max_models is None or len(models) <= method.max_models:
-        results = method.run(task)
-    else:
-        results = [merge_in_sequence(method, task, key) for key in keys]
-    if correction is None:
-        return results
-    return [corrected(perm_spec, models, result, task.inputs, correction) for result in results]
+    return method
 
 
-def _check_models(models: Sequence[Params], spec: PermSpec) -> None:
-    require(len(models) >= 2, "merge", "models", "two or more networks", len(models))
-    names = ["params_a", "params_b", *(f"models[{i}]" for i in range(2, len(models)))]
-    check_params(spec, models[0], caller="merge", name=names[0])
-    for name, params in zip(names[1:], models[1:]):
-        check_same_structure("merge", (names[0], name), models[0], params)
-    for name, params in zip(names, models):
-        check_finite("merge", name, params)
-
-
-def _check_batch(params: Params, spec: PermSpec, batch: Batch) -> tuple[Array | None, Array | None]:
-    x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
-    if x is None:
-        return None, None
-    x = jax.numpy.asarray(x)
+def _network(spec: PermSpec | None, apply_fn: ApplyFn | None) -> ApplyFn | None:
+    own = None if spec is None else spec.apply_fn
     require(
-        x.ndim >= 1 and x.shape[0] > 0, "merge", "batch", "a batch of one or more inputs [N, ...]",
-        f"shape {list(x.shape)}",
+        own is None or apply_fn is None or apply_fn is own, "merge", "apply_fn",
+        "left out where perm_spec carries one", "another",
     )  # fmt: skip
-    check_finite("merge", "batch", {"x": x})
-    if spec.apply_fn is None:
-        return x, y
-    try:
-        outputs = jax.eval_shape(spec.apply_fn, params, x)
-    except Exception as error:  # apply_fn is the user's: whatever it raises, the batch does not fit it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"merge: batch must be inputs [N, ...] that apply_fn takes; got shape {list(x.shape)}. "
-            f"apply_fn said: {reason}"
-        ) from error
-    logits = jax.tree.leaves(outputs)[0]
-    require(
-        logits.ndim >= 1 and logits.shape[0] == x.shape[0], "merge", "batch",
-        "of a rank at which apply_fn gives one output per input",
-        f"shape {list(x.shape)} -> outputs {list(logits.shape)}", "Does it lack its batch axis?",
-    )  # fmt: skip
-    return x, None if y is None else _check_labels(y, x, logits.shape[-1])
-
-
-def _check_labels(y: Any, x: Array, num_classes: int) -> Array:
-    labels = np.asarray(y)
-    ok = labels.shape == (x.shape[0],) and np.issubdtype(labels.dtype, np.integer)
-    got = f"{labels.dtype}{list(labels.shape)}"
-    require(ok, "merge", "labels (batch[1])", f"integers of shape [{x.shape[0]}]", got)
-    low, high = int(labels.min()), int(labels.max())
-    require(
-        low >= 0 and high < num_classes, "merge", "labels (batch[1])",
-        f"in [0, {num_classes}), the classes of the head", f"{low} to {high}",
-    )  # fmt: skip
-    return jax.numpy.asarray(labels)
+    return own or apply_fn

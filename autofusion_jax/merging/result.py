@@ -55,29 +55,52 @@ class MergeTask:
 
     Attributes:
         models: the networks' parameters, A first.
-        spec: their permutation spec.
-        apply_fn: the function of the networks, or None if the spec carries none.
+        perm_spec: their permutation spec, or None.
+        apply_fn: the function of the networks, or None.
         x: unlabelled inputs `[N, ...]`, or None.
         y: labels `[N]` that a method can use, or None.
         keys: random keys `[repeats]`; a method returns one result for each.
         on_progress: called as `on_progress(done, total)` now and then, or None.
+        base: the network that all were fine-tuned from, or None.
     """
 
     models: tuple[Params, ...]
-    spec: PermSpec
+    perm_spec: PermSpec | None
     apply_fn: ApplyFn | None
     x: Array | None
     y: Array | None
     keys: Key[Array, " repeats"]
     on_progress: Callable[[int, int], None] | None = None
+    base: Params | None = None
+
+    @property
+    def spec(self) -> PermSpec:
+        """The permutation spec; ValueError if there is none."""
+        if self.perm_spec is None:
+            raise ValueError(
+                "merge: this method moves or measures hidden units, so perm_spec must be a PermSpec; "
+                "got None. Give infer_perm_spec(apply_fn, params, x)."
+            )
+        return self.perm_spec
+
+    @property
+    def origin(self) -> Params:
+        """The network that all were fine-tuned from; ValueError if it was not given."""
+        if self.base is None:
+            raise ValueError(
+                "merge: this method adds up what fine-tuning changed, so base must be the parameters that "
+                "all networks were fine-tuned from; got None. Give base=..., or take a method without "
+                'one, such as "average".'
+            )
+        return self.base
 
     @property
     def network(self) -> ApplyFn:
-        """The networks' function; ValueError if the spec carries none."""
+        """The networks' function; ValueError if there is none."""
         if self.apply_fn is None:
             raise ValueError(
                 "merge: this method runs the networks, so perm_spec must carry an apply_fn; got none. "
-                "Give PermSpec(..., apply_fn=f) or dataclasses.replace(spec, apply_fn=f)."
+                "Give apply_fn=f, PermSpec(..., apply_fn=f) or dataclasses.replace(spec, apply_fn=f)."
             )
         return self.apply_fn
 
@@ -98,6 +121,8 @@ class Method:
         run: takes a `MergeTask`, returns one `MergeResult` per key.
         uses_key: False if every key gives the same result.
         max_models: the largest number of networks it takes at once, or None for any.
+        in_place: True if it takes unit i of one network for unit i of every other: networks of
+            different initialisation must be aligned before.
         options: all its options by name, defaults too, where it comes from the registry.
     """
 
@@ -105,4 +130,5 @@ class Method:
     run: Callable[[MergeTask], list[MergeResult]]
     uses_key: bool = True
     max_models: int | None = 2
+    in_place: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)

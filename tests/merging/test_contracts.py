@@ -27,29 +27,37 @@ METHODS = {
     "prune_concat": {},
     "sinkhorn_rebasin": {},
     "ste": SHORT,
+    "task_arithmetic": {},
     "weight_matching": {},
     "z_ensemble": {},
     "zipit": {},
 }
 ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
+NEED_BASE = {"task_arithmetic"}
+IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place}
+"""Methods that see through permutations only if they are aligned before."""
 
 NOT_ITSELF = {
     "best": "starts from prune_concat",
     "em_ensemble": "answers by a mixture of Gaussians",
     "prune_concat": "keeps half of the units of each",
+    "task_arithmetic": "adds what two networks learned",
     "z_ensemble": "answers in standard units",
 }
 """Methods under which a network merged with itself is not itself, with the reason."""
 
-NOT_A_COPY = {"interpolation": "knows of no permutations", **NOT_ITSELF}
-"""Methods that do not see through a permuted copy, with the reason."""
-
 cases = pytest.mark.parametrize("name", METHODS)
 
 
+def options_for(name, model, *, align=False):
+    """The options of a method, with a base where it needs one, and an alignment if asked for."""
+    base = {"base": params_for(model, 9)} if name in NEED_BASE else {}
+    return {**METHODS[name], **base, **({"align": "weight_matching"} if align and name in IN_PLACE else {})}
+
+
 def merged(name, model, models, seed=0, **more):
-    options = {**METHODS[name], **more}
+    options = {**options_for(name, model), **more}
     return af.merge_many(
         models, model.perm_spec, inputs_for(model), method=name, key=jax.random.key(seed), **options
     )
@@ -57,7 +65,7 @@ def merged(name, model, models, seed=0, **more):
 
 def test_the_table_is_complete():
     assert set(METHODS) == set(af.list_methods())
-    assert set(NOT_ITSELF) | set(NOT_A_COPY) <= set(METHODS)
+    assert set(NOT_ITSELF) | NEED_BASE <= set(METHODS)
 
 
 @cases
@@ -97,12 +105,14 @@ def test_a_model_with_itself_is_itself(name, model):
 def test_a_permuted_copy_is_as_good_as_the_model_itself(name, model):
     params, spec, x = params_for(model, 0), model.perm_spec, inputs_for(model)
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
-    outputs = [r.apply_fn(r.params, x) for r in (merged(name, model, [params, p]) for p in (params, copy))]
+    options = options_for(name, model, align=True)
+    results = [merged(name, model, [params, other], **options) for other in (params, copy)]
+    outputs = [result.apply_fn(result.params, x) for result in results]
     probs = [jax.nn.softmax(out) for out in outputs]
     np.testing.assert_allclose(probs[0], probs[1], atol=2e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_A_COPY])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_ITSELF])
 def test_a_permuted_copy_keeps_the_function(name, model):
     params, spec = params_for(model, 0), model.perm_spec
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
@@ -111,7 +121,7 @@ def test_a_permuted_copy_keeps_the_function(name, model):
 
 def aligned(name, model, params_a, params_b):
     """Merge; AutoFusion long enough, and on L_align, whose optimum is the planted permutation."""
-    options = ALIGNED if name in LEARNED else METHODS[name]
+    options = ALIGNED if name in LEARNED else options_for(name, model, align=True)
     return af.merge(params_a, params_b, model.perm_spec, inputs_for(model), method=name, **options)
 
 
@@ -126,7 +136,7 @@ def expect_function(result, name, model, params):
 def test_repeats_equal_single_merges(name, mlp):
     models = [params_for(mlp, 0), params_for(mlp, 1)]
     keys = jax.random.split(jax.random.key(3), 2)
-    x, options = inputs_for(mlp), METHODS[name]
+    x, options = inputs_for(mlp), options_for(name, mlp)
     both = af.merge_repeats(models, mlp.perm_spec, x, keys=keys, method=name, **options)
     assert len(both) == 2
     for i in range(2):

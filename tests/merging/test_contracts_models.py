@@ -8,7 +8,7 @@ import pytest
 import autofusion_jax as af
 from autofusion_jax.models.registry import build_model
 from tests.conftest import inputs_for, params_for
-from tests.merging.test_contracts import ALIGNED, ENSEMBLES, LEARNED, METHODS, NOT_A_COPY
+from tests.merging.test_contracts import ALIGNED, ENSEMBLES, LEARNED, METHODS, NOT_ITSELF, options_for
 
 IMAGE = (4, 4, 2)
 MODELS = {
@@ -37,7 +37,7 @@ def test_a_permuted_copy(name, network):
     model = MODELS[network]
     spec, params, x = model.perm_spec, params_for(model, 0), inputs_for(model)
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
-    options = METHODS[name] | (ALIGNED if name in LEARNED else {})
+    options = options_for(name, model, align=True) | (ALIGNED if name in LEARNED else {})
 
     def merge():
         return af.merge(params, copy, spec, x, method=name, **options)
@@ -51,6 +51,6 @@ def test_a_permuted_copy(name, network):
     if name not in ENSEMBLES:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, params)
     got = result.apply_fn(result.variants.get("hard", result.params), x)
-    if name not in NOT_A_COPY and (name, network) not in LOOSE:
+    if name not in NOT_ITSELF and (name, network) not in LOOSE:
         expected = model.apply(params, x)
         np.testing.assert_allclose(jax.nn.log_softmax(got), jax.nn.log_softmax(expected), atol=1e-3)

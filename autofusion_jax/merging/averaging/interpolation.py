@@ -1,8 +1,8 @@
 """Weight interpolation (AutoFusion, Eq. 5): the average of two networks as they are."""
 
 from autofusion_jax.merging.fuse import interpolate
+from autofusion_jax.merging.leafwise import results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.symmetry.transform import identity_perms
 from autofusion_jax.validation import require
 
 
@@ -22,10 +22,6 @@ def interpolation(*, gamma: float = 0.5) -> Method:
 
     def run(task: MergeTask) -> list[MergeResult]:
         params_a, params_b = task.models
-        params = interpolate(params_a, params_b, gamma)
-        perms = identity_perms(task.spec)
-        return [MergeResult(params, task.apply_fn, perms, (perms, perms), (gamma, 1 - gamma))] * len(
-            task.keys
-        )
+        return results_in_place(task, interpolate(params_a, params_b, gamma), weights=(gamma, 1 - gamma))
 
-    return Method("interpolation", run, uses_key=False)
+    return Method("interpolation", run, uses_key=False, in_place=True)

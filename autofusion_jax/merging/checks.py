@@ -1,0 +1,108 @@
+"""What the front door checks before any method runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.symmetry.transform import check_params
+from autofusion_jax.trees import check_finite, check_same_structure
+from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import require
+
+Batch = Any
+"""Inputs `[N, ...]`, a pair `(x, y)` with labels `[N]`, or None for methods without data."""
+
+
+def name_networks(num: int) -> list[str]:
+    """What messages call the networks: `params_a`, `params_b`, `models[2]` and so on."""
+    return ["params_a", "params_b", *(f"models[{i}]" for i in range(2, num))]
+
+
+def check_models(models: Sequence[Params], base: Params | None, spec: PermSpec | None) -> None:
+    """Raise ValueError if networks do not fit one another or the spec, or hold a NaN or an infinity."""
+    require(len(models) >= 2, "merge", "models", "two or more networks", len(models))
+    names = name_networks(len(models))
+    if spec is not None:
+        check_params(spec, models[0], caller="merge", name=names[0])
+    others = list(zip(names, models))[1:] + ([("base", base)] if base is not None else [])
+    for name, params in others:
+        check_same_structure("merge", (names[0], name), models[0], params)
+    for name, params in [(names[0], models[0]), *others]:
+        check_finite("merge", name, params)
+
+
+def promoted(models: Sequence[Params], base: Params | None) -> tuple[list[Params], Params | None]:
+    """Bring every leaf to the widest dtype that it has in any network.
+
+    Args:
+        models: parameters of one structure.
+        base: another one, or None.
+    """
+    together = [*models, *([] if base is None else [base])]
+
+    def widest(*leaves: Array) -> list[Array]:
+        dtype = jnp.result_type(*leaves)
+        return [jnp.asarray(leaf, dtype) for leaf in leaves]
+
+    cast = list(jax.tree.transpose(jax.tree.structure(models[0]), None, jax.tree.map(widest, *together)))
+    return cast[: len(models)], None if base is None else cast[-1]
+
+
+def check_batch(params: Params, apply_fn: ApplyFn | None, batch: Batch) -> tuple[Array | None, Array | None]:
+    """Take inputs and labels apart.
+
+    Args:
+        params: parameters of one of the networks.
+        apply_fn: their function, or None.
+        batch: what the caller gave.
+
+    Returns:
+        Inputs and labels, None for what is not there.
+
+    Raises:
+        ValueError: inputs are not finite or not what `apply_fn` takes, or labels do not fit them.
+    """
+    x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
+    if x is None:
+        return None, None
+    x = jnp.asarray(x)
+    require(
+        x.ndim >= 1 and x.shape[0] > 0, "merge", "batch", "a batch of one or more inputs [N, ...]",
+        f"shape {list(x.shape)}",
+    )  # fmt: skip
+    check_finite("merge", "batch", {"x": x})
+    if apply_fn is None:
+        return x, y
+    try:
+        outputs = jax.eval_shape(apply_fn, params, x)
+    except Exception as error:  # apply_fn is the user's: whatever it raises, the batch does not fit it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"merge: batch must be inputs [N, ...] that apply_fn takes; got shape {list(x.shape)}. "
+            f"apply_fn said: {reason}"
+        ) from error
+    logits = jax.tree.leaves(outputs)[0]
+    require(
+        logits.ndim >= 1 and logits.shape[0] == x.shape[0], "merge", "batch",
+        "of a rank at which apply_fn gives one output per input",
+        f"shape {list(x.shape)} -> outputs {list(logits.shape)}", "Does it lack its batch axis?",
+    )  # fmt: skip
+    return x, None if y is None else _check_labels(y, x, logits.shape[-1])
+
+
+def _check_labels(y: Any, x: Array, num_classes: int) -> Array:
+    labels = np.asarray(y)
+    ok = labels.shape == (x.shape[0],) and np.issubdtype(labels.dtype, np.integer)
+    got = f"{labels.dtype}{list(labels.shape)}"
+    require(ok, "merge", "labels (batch[1])", f"integers of shape [{x.shape[0]}]", got)
+    low, high = int(labels.min()), int(labels.max())
+    require(
+        low >= 0 and high < num_classes, "merge", "labels (batch[1])",
+        f"in [0, {num_classes}), the classes of the head", f"{low} to {high}",
+    )  # fmt: skip
+    return jnp.asarray(labels)

@@ -1,0 +1,53 @@
+"""Merging leaf by leaf, for networks whose units are in one order."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from autofusion_jax.merging.result import MergeResult, MergeTask
+from autofusion_jax.symmetry.transform import identity_perms
+from autofusion_jax.types import Params
+
+
+def merge_leaves(fn: Callable[..., Array], models: Sequence[Params]) -> Params:
+    """Apply a function to the corresponding leaves of all networks.
+
+    Args:
+        fn: takes one leaf of each network, returns the merged leaf in the same shape.
+        models: parameters of one structure.
+
+    Returns:
+        The merged parameters in the first one's dtypes; leaves that are not floats are the first one's.
+
+    Example:
+        >>> models = [{"w": jnp.array([1.0, 4.0]), "step": 3}, {"w": jnp.array([2.0, 0.0]), "step": 5}]
+        >>> merge_leaves(jnp.maximum, models)
+        {'step': 3, 'w': Array([2., 4.], dtype=float32)}
+    """
+
+    def leaf(*values: Array) -> Array:
+        dtype = jnp.result_type(values[0])
+        return fn(*values).astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else values[0]
+
+    return jax.tree.map(leaf, *models)
+
+
+def results_in_place(
+    task: MergeTask, params: Params, *, weights: Sequence[float] | None = None, **more: Any
+) -> list[MergeResult]:
+    """The results of a method that leaves all units in the order in which they are, one for every key.
+
+    Args:
+        task: what was merged.
+        params: the merged parameters.
+        weights: how much each network counts; all the same if left out.
+        more: other fields of the result.
+    """
+    num = len(task.models)
+    perms = {} if task.perm_spec is None else identity_perms(task.perm_spec)
+    weights = tuple(weights or [1 / num] * num)
+    result = MergeResult(params, task.apply_fn, perms, (perms,) * num, weights, **more)
+    return [result] * len(task.keys)

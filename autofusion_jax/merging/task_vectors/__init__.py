@@ -1,0 +1,1 @@
+"""Task vectors: what fine-tuning changed, added up in many ways."""

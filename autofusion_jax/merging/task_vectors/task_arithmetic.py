@@ -1,0 +1,54 @@
+"""Task arithmetic: the base plus the scaled sum of the task vectors."""
+
+from collections.abc import Sequence
+
+import jax
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require
+
+
+def task_arithmetic(*, scale: float = 0.3) -> Method:
+    """Add what every network learned to the base: `base + scale * sum_k (params_k - base)`.
+
+    Args:
+        scale: how much of each task vector is added, > 0 (lambda in the paper, 0.3 in FusionBench).
+
+    Returns:
+        A method for any number of networks; needs `base`. `add_task_vectors` is its formula as a
+        pure function, vmap-able over `scale`.
+
+    Raises:
+        ValueError: scale is not above 0.
+
+    References:
+        Ilharco, Ribeiro, Wortsman, Gururangan, Schmidt, Hajishirzi, Farhadi: Editing models with
+        task arithmetic, ICLR 2023.
+    """
+    require(scale > 0, "task_arithmetic", "scale", "> 0", scale)
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        return results_in_place(task, add_task_vectors(task.origin, task.models, scale))
+
+    return Method("task_arithmetic", run, uses_key=False, max_models=None, in_place=True)
+
+
+@jax.jit
+def add_task_vectors(base: Params, models: Sequence[Params], scale: float | Float[Array, ""]) -> Params:
+    """`base + scale * sum_k (models[k] - base)`, leaf by leaf.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> base, models = {"w": jnp.array([1.0])}, [{"w": jnp.array([2.0])}, {"w": jnp.array([4.0])}]
+        >>> jax.vmap(lambda scale: add_task_vectors(base, models, scale))(jnp.array([0.0, 0.5]))["w"].tolist()
+        [[1.0], [3.0]]
+    """
+
+    def leaf(origin: Array, *values: Array) -> Array:
+        return (1 - scale * len(values)) * origin + scale * sum(values)
+
+    return merge_leaves(leaf, [base, *models])
