@@ -56,11 +56,24 @@ def check_same_structure(caller: str, names: tuple[str, str], first: Params, sec
             )
 
 
+def _is_finite(values: np.ndarray) -> bool:
+    """Whether an array holds no NaN and no infinity: its sum shows both, unless it overflows itself."""
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+
+
+def all_finite(tree: Params) -> bool:
+    """Whether no leaf holds a NaN or an infinity."""
+    return all(_is_finite(np.asarray(leaf)) for leaf in jax.tree.leaves(tree))
+
+
 def check_finite(caller: str, name: str, tree: Params) -> None:
     """Raise ValueError naming the first leaf that holds a NaN or an infinity."""
     for path, leaf in flatten_by_path(tree).items():
         values = np.asarray(leaf)
-        if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+        if not _is_finite(values):
             bad = int(np.size(values) - np.isfinite(values).sum())
             raise ValueError(
                 f"{caller}: {name}[{path!r}] must be finite; got {bad} NaN or infinite "

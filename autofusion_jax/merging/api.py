@@ -9,12 +9,13 @@ from jax import Array
 from jaxtyping import Key
 
 from autofusion_jax.merging.alignment import align_networks, get_aligner
-from autofusion_jax.merging.checks import Batch, check_batch, check_models, promoted
+from autofusion_jax.merging.checks import Batch, check_batch, check_models, check_values, promoted
 from autofusion_jax.merging.corrections.apply import check_correction, corrected
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.sequence import merge_in_sequence
 from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.trees import all_finite
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
@@ -159,6 +160,8 @@ def merge_repeats(
     if promote:
         models, base = promoted(models, base)
     check_models(models, base, perm_spec)
+    if aligner is not None or not method.shows_nan:
+        check_values(models, base)
     network = _network(perm_spec, apply_fn)
     x, y = check_batch(models[0], network, batch)
     task = MergeTask(tuple(models), perm_spec, network, x, y, keys, on_progress, base)
@@ -167,6 +170,8 @@ def merge_repeats(
     else:
         task, perms = align_networks(aligner, task)
         results = [dataclasses.replace(r, perms=perms[1], alignments=perms) for r in _run(method, task)]
+    if method.shows_nan and not all_finite(results[0].params):
+        check_values(models, base)
     if correction is None:
         return results
     return [corrected(task.spec, models, result, task.inputs, correction) for result in results]

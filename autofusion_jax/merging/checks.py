@@ -18,21 +18,24 @@ Batch = Any
 """Inputs `[N, ...]`, a pair `(x, y)` with labels `[N]`, or None for methods without data."""
 
 
-def name_networks(num: int) -> list[str]:
-    """What messages call the networks: `params_a`, `params_b`, `models[2]` and so on."""
-    return ["params_a", "params_b", *(f"models[{i}]" for i in range(2, num))]
+def _by_name(models: Sequence[Params], base: Params | None) -> dict[str, Params]:
+    """The networks by what messages call them."""
+    names = ["params_a", "params_b", *(f"models[{i}]" for i in range(2, len(models)))]
+    return dict(zip(names, models)) | ({} if base is None else {"base": base})
 
 
 def check_models(models: Sequence[Params], base: Params | None, spec: PermSpec | None) -> None:
-    """Raise ValueError if networks do not fit one another or the spec, or hold a NaN or an infinity."""
+    """Raise ValueError if networks do not fit one another or the spec."""
     require(len(models) >= 2, "merge", "models", "two or more networks", len(models))
-    names = name_networks(len(models))
     if spec is not None:
-        check_params(spec, models[0], caller="merge", name=names[0])
-    others = list(zip(names, models))[1:] + ([("base", base)] if base is not None else [])
-    for name, params in others:
-        check_same_structure("merge", (names[0], name), models[0], params)
-    for name, params in [(names[0], models[0]), *others]:
+        check_params(spec, models[0], caller="merge", name="params_a")
+    for name, params in _by_name(models, base).items():
+        check_same_structure("merge", ("params_a", name), models[0], params)
+
+
+def check_values(models: Sequence[Params], base: Params | None) -> None:
+    """Raise ValueError naming the first network and leaf that hold a NaN or an infinity."""
+    for name, params in _by_name(models, base).items():
         check_finite("merge", name, params)
 
 
@@ -44,6 +47,8 @@ def promoted(models: Sequence[Params], base: Params | None) -> tuple[list[Params
         base: another one, or None.
     """
     together = [*models, *([] if base is None else [base])]
+    if len({jax.tree.structure(params) for params in together}) > 1:
+        return list(models), base  # and `check_models` says where they differ
 
     def widest(*leaves: Array) -> list[Array]:
         dtype = jnp.result_type(*leaves)

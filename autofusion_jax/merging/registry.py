@@ -11,6 +11,9 @@ from autofusion_jax.merging.autofusion.method import autofusion
 from autofusion_jax.merging.averaging.interpolation import interpolation
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.ensembles.em import em_ensemble
+from autofusion_jax.merging.ensembles.maximum import max_model
+from autofusion_jax.merging.ensembles.simple import simple_ensemble
+from autofusion_jax.merging.ensembles.weighted import weighted_ensemble
 from autofusion_jax.merging.ensembles.z import z_ensemble
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.c2m3 import c2m3
@@ -36,14 +39,17 @@ METHODS: dict[str, Callable[..., Method]] = {
     "confidence_ensemble": confidence_ensemble,
     "em_ensemble": em_ensemble,
     "interpolation": interpolation,
+    "max_model": max_model,
     "mudsc": mudsc,
     "ot_fusion": ot_fusion,
     "pleas": pleas,
     "prune_concat": prune_concat,
+    "simple_ensemble": simple_ensemble,
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "ste": ste,
     "task_arithmetic": task_arithmetic,
     "weight_matching": weight_matching,
+    "weighted_ensemble": weighted_ensemble,
     "z_ensemble": z_ensemble,
     "zipit": zipit,
 }

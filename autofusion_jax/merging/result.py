@@ -123,6 +123,8 @@ class Method:
         max_models: the largest number of networks it takes at once, or None for any.
         in_place: True if it takes unit i of one network for unit i of every other: networks of
             different initialisation must be aligned before.
+        shows_nan: True if a NaN or an infinity in any network always reaches the result, so that only
+            the result need be searched for them: a pass over one network instead of all.
         options: all its options by name, defaults too, where it comes from the registry.
     """
 
@@ -131,4 +133,5 @@ class Method:
     uses_key: bool = True
     max_models: int | None = 2
     in_place: bool = False
+    shows_nan: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)

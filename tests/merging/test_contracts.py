@@ -21,18 +21,23 @@ METHODS = {
     "confidence_ensemble": {},
     "em_ensemble": {},
     "interpolation": {},
+    "max_model": {},
     "mudsc": {},
     "ot_fusion": {},
     "pleas": {},
     "prune_concat": {},
+    "simple_ensemble": {},
     "sinkhorn_rebasin": {},
     "ste": SHORT,
     "task_arithmetic": {},
     "weight_matching": {},
+    "weighted_ensemble": {},
     "z_ensemble": {},
     "zipit": {},
 }
-ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
+ENSEMBLES = {
+    "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
+}  # fmt: skip
 LEARNED = {"autofusion", "autofusion_paper"}
 NEED_BASE = {"task_arithmetic"}
 IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place}

@@ -2,11 +2,12 @@
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.types import ApplyFn, Params
@@ -36,18 +37,16 @@ def logits_shape(caller: str, task: MergeTask) -> tuple[int, ...]:
     return outputs.shape[1:]
 
 
-def stack_members(models: Sequence[Params]) -> Params:
-    """Parameters of N networks with a leading axis `[N]` on every leaf."""
+def stack_members(models: Sequence[Any]) -> Any:
+    """Parameters or outputs of N networks with a leading axis `[N]` on every leaf."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
 
 
-def run_members(
-    apply_fn: ApplyFn, stacked: Params, x: Float[Array, "batch ..."]
-) -> Float[Array, "models batch *places classes"]:
-    """The logits of every member."""
+def run_members(apply_fn: ApplyFn, stacked: Params, x: Shaped[Array, "batch ..."]) -> Any:
+    """What every member says: logits `[models, batch, *places, classes]`, or a pytree of such outputs."""
     num = jax.tree.leaves(stacked)[0].shape[0]
     members = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(num)]
-    return jnp.stack([apply_fn(params, x) for params in members])
+    return stack_members([apply_fn(params, x) for params in members])
 
 
 def known_classes(logits: Float[Array, "models batch classes"]) -> Bool[Array, "models classes"]:

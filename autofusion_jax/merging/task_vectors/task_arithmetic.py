@@ -34,7 +34,7 @@ def task_arithmetic(*, scale: float = 0.3) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         return results_in_place(task, add_task_vectors(task.origin, task.models, scale))
 
-    return Method("task_arithmetic", run, uses_key=False, max_models=None, in_place=True)
+    return Method("task_arithmetic", run, uses_key=False, max_models=None, in_place=True, shows_nan=True)
 
 
 @jax.jit

@@ -1,0 +1,50 @@
+"""The weighted ensemble: a weighted mean of what all networks say."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from autofusion_jax.merging.ensembles.members import run_members, stack_members
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.weights import network_weights
+from autofusion_jax.types import Params
+
+
+def weighted_ensemble(*, weights: Sequence[float] | None = None, normalize: bool = True) -> Method:
+    """Run every network and answer with a weighted mean of their outputs: `sum_k w_k f(x; params_k)`.
+
+    Args:
+        weights: one for each network, finite; all the same if left out.
+        normalize: divide the weights by their sum, which must then not be 0.
+
+    Returns:
+        A method whose result has parameters stacked `[N, ...]` and an `apply_fn` of its own.
+
+    Raises:
+        ValueError: as many weights as networks are needed, or they sum to 0 or are not finite.
+
+    References:
+        Sagi, Rokach: Ensemble learning: A survey, WIREs Data Mining and Knowledge Discovery 2018;
+        FusionBench, Table 1.
+
+    Example:
+        >>> weighted_ensemble(weights=[3.0, 1.0]).name
+        'weighted_ensemble'
+    """
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        apply_fn = task.network
+        shares = jnp.asarray(
+            network_weights("weighted_ensemble", weights, len(task.models), normalize=normalize)
+        )
+
+        def ensemble(stacked: Params, x: Array) -> Any:
+            outputs = run_members(apply_fn, stacked, x)
+            return jax.tree.map(lambda out: jnp.tensordot(shares.astype(out.dtype), out, 1), outputs)
+
+        return [MergeResult(stack_members(task.models), ensemble)] * len(task.keys)
+
+    return Method("weighted_ensemble", run, uses_key=False, max_models=None)
