@@ -34,7 +34,9 @@ def _describe(leaf: Any) -> str:
     return "nothing" if leaf is None else f"{jnp.result_type(leaf)}{list(np.shape(leaf))}"
 
 
-def check_same_structure(caller: str, names: tuple[str, str], first: Params, second: Params) -> None:
+def check_same_structure(
+    caller: str, names: tuple[str, str], first: Params, second: Params, advice: str = ""
+) -> None:
     """Raise ValueError at the first path where two pytrees differ in structure, shape or dtype.
 
     Args:
@@ -42,6 +44,7 @@ def check_same_structure(caller: str, names: tuple[str, str], first: Params, sec
         names: what the caller calls the two trees.
         first: the reference tree.
         second: the tree that must agree with it.
+        advice: what to do where it does not.
 
     Raises:
         ValueError: naming the first path that differs and what stands there in each tree.
@@ -52,7 +55,7 @@ def check_same_structure(caller: str, names: tuple[str, str], first: Params, sec
         if here != there:
             raise ValueError(
                 f"{caller}: {names[1]}[{path!r}] must be {here} as in {names[0]}; got {there}. "
-                "Both networks must have one architecture and one dtype."
+                f"Networks must have one architecture and one dtype. {advice}".rstrip()
             )
 
 

@@ -30,7 +30,8 @@ def check_models(models: Sequence[Params], base: Params | None, spec: PermSpec |
     if spec is not None:
         check_params(spec, models[0], caller="merge", name="params_a")
     for name, params in _by_name(models, base).items():
-        check_same_structure("merge", ("params_a", name), models[0], params)
+        advice = "promote=True brings dtypes to the widest."
+        check_same_structure("merge", ("params_a", name), models[0], params, advice)
 
 
 def check_values(models: Sequence[Params], base: Params | None) -> None:
