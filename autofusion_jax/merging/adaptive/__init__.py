@@ -1,0 +1,1 @@
+"""Methods that adapt their coefficients on unlabelled inputs."""

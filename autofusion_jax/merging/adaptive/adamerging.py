@@ -1,0 +1,207 @@
+"""AdaMerging: task arithmetic whose coefficients are learned on unlabelled inputs."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float, Key
+
+from autofusion_jax.merging.checks import Batch
+from autofusion_jax.merging.ensembles.members import logits_shape
+from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.own_inputs import inputs_of_each
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.trees import flatten_by_path
+from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import require, unknown_name
+
+LEVELS = ("layer", "task")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaOptions:
+    """How coefficients are learned; see `adamerging`."""
+
+    level: str
+    scale: float
+    learning_rate: float
+    num_steps: int
+    batch_size: int
+    clamp: bool
+
+
+def adamerging(
+    *,
+    level: str = "layer",
+    scale: float = 0.3,
+    learning_rate: float = 1e-3,
+    num_steps: int = 1000,
+    batch_size: int = 16,
+    clamp: bool = False,
+    inputs: Sequence[Batch] | None = None,
+) -> Method:
+    r"""Learn how much of each task vector to add, so that the merged network is sure of its answers:
+
+    `base + sum_k lambda_k,l (params_k - base)` for every leaf l, `lambda` by Adam on the mean entropy
+    `-sum_c p_c log(p_c + 1e-8)` of its predictions, which need no labels.
+
+    Args:
+        level: `"layer"`: a coefficient for every leaf of every network; `"task"`: one for every network.
+        scale: where all coefficients start, > 0.
+        learning_rate: of Adam, > 0.
+        num_steps: how many steps it takes, >= 1.
+        batch_size: inputs in a step, >= 1; for each network, where `inputs` are given. All are taken, in
+            every step, where there are no more.
+        clamp: keep coefficients in [0, 1] where they are used.
+        inputs: inputs `[N, ...]` of each network's own data; the entropies of all are then added up.
+            Otherwise the batch of the merge, which should hold inputs of all tasks.
+
+    Returns:
+        A method for any number of networks; needs `base`, inputs and an `apply_fn`, no spec.
+        `diagnostics["coefficients"]` has `[networks]` for each leaf, or once for all; `history` the
+        `entropy` of every step. `add_task_vectors_by` is its formula as a pure function, vmap-able
+        over the coefficients.
+
+    Raises:
+        ValueError: an option is out of its range, or the networks do not give logits.
+
+    References:
+        Yang, Wang, Shen, Liu, Guo, Wang, Tao: AdaMerging: adaptive model merging for multi-task
+        learning, ICLR 2024.
+
+    Example:
+        >>> adamerging(level="task").name
+        'adamerging'
+    """
+    if level not in LEVELS:
+        raise unknown_name("adamerging", "level", level, LEVELS)
+    require(scale > 0, "adamerging", "scale", "> 0", scale)
+    require(learning_rate > 0, "adamerging", "learning_rate", "> 0", learning_rate)
+    require(num_steps >= 1, "adamerging", "num_steps", ">= 1", num_steps)
+    require(batch_size >= 1, "adamerging", "batch_size", ">= 1", batch_size)
+    options = AdaOptions(level, scale, learning_rate, num_steps, batch_size, clamp)
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        batches = [(task.inputs, None)] if inputs is None else inputs_of_each("adamerging", task, inputs)
+        logits_shape("adamerging", dataclasses.replace(task, x=batches[0][0]))
+        data = tuple(x for x, _ in batches)
+        return [_adapted(task, options, data, key) for key in task.keys]
+
+    return Method("adamerging", run, max_models=None, in_place=True)
+
+
+def _adapted(
+    task: MergeTask, options: AdaOptions, data: tuple[Array, ...], key: Key[Array, ""]
+) -> MergeResult:
+    learned, entropy = learn_coefficients(task.network, options, task.origin, task.models, data, key)
+    finite = np.isfinite(entropy)
+    got = f"{entropy[int(np.argmin(finite))]} in step {int(np.argmin(finite))}"
+    require(bool(finite.all()), "adamerging", "the entropy", "finite", got, "Lower the learning rate.")
+    paths = [path for path, leaf in flatten_by_path(task.origin).items() if _is_float(leaf)]
+    by_leaf = (
+        dict(zip(paths, np.asarray(learned).T)) if options.level == "layer" else np.asarray(learned)[:, 0]
+    )
+    (result, *_) = results_in_place(
+        task, add_task_vectors_by(task.origin, task.models, learned),
+        diagnostics={"coefficients": by_leaf}, history={"entropy": np.asarray(entropy)},
+        num_learned=int(np.size(learned)),
+    )  # fmt: skip
+    return result
+
+
+@jax.jit
+def add_task_vectors_by(
+    base: Params, models: Sequence[Params], coefficients: Float[Array, "models leaves"]
+) -> Params:
+    """`base + sum_k coefficients[k, l] (models[k] - base)` for every leaf l that is a float.
+
+    Args:
+        base: the network that all were fine-tuned from.
+        models: parameters of one structure.
+        coefficients: a column for every leaf, in the order of `jax.tree.leaves`; or one for all.
+
+    Example:
+        >>> base, models = {"v": jnp.zeros(1), "w": jnp.ones(1)}, [{"v": jnp.ones(1), "w": jnp.full(1, 3.0)}]
+        >>> add_task_vectors_by(base, models, jnp.array([[0.5, 2.0]]))
+        {'v': Array([0.5], dtype=float32), 'w': Array([5.], dtype=float32)}
+    """
+    leaves, tree = jax.tree.flatten(base)
+    tuned = zip(*map(jax.tree.leaves, models))
+    columns = iter(jnp.broadcast_to(coefficients, (len(models), sum(map(_is_float, leaves)))).T)
+    merged = [
+        origin + sum(c * (value - origin) for c, value in zip(next(columns), values))
+        if _is_float(origin)
+        else origin
+        for origin, values in zip(leaves, tuned)
+    ]
+    return tree.unflatten([jnp.asarray(new, jnp.result_type(old)) for new, old in zip(merged, leaves)])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def learn_coefficients(
+    apply_fn: ApplyFn,
+    options: AdaOptions,
+    base: Params,
+    models: tuple[Params, ...],
+    data: tuple[Array, ...],
+    key: Key[Array, ""],
+) -> tuple[Float[Array, "models leaves"], Float[Array, " steps"]]:
+    """Minimise the entropy of the merged network's predictions over the coefficients.
+
+    Args:
+        apply_fn: the networks' function.
+        options: how.
+        base: the network that all were fine-tuned from.
+        models: parameters of one structure.
+        data: inputs, one array or more; every step draws a batch of each.
+        key: decides the batches.
+
+    Returns:
+        The coefficients, clamped if asked for, and the entropy before each step.
+    """
+    columns = sum(map(_is_float, jax.tree.leaves(base))) if options.level == "layer" else 1
+    optimizer = optax.adam(options.learning_rate)
+
+    def used(coefficients: Array) -> Array:
+        return jnp.clip(coefficients, 0, 1) if options.clamp else coefficients
+
+    def objective(coefficients: Array, batches: list[Array]) -> Array:
+        params = add_task_vectors_by(base, models, used(coefficients))
+        return sum((mean_entropy(apply_fn(params, x)) for x in batches), jnp.zeros(()))
+
+    def step(state: tuple[Array, optax.OptState], key: Array):
+        coefficients, opt_state = state
+        keys = jax.random.split(key, len(data))
+        batches = [_draw(k, x, options.batch_size) for k, x in zip(keys, data)]
+        loss, grads = jax.value_and_grad(objective)(coefficients, batches)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (coefficients + updates, opt_state), loss
+
+    start = jnp.full((len(models), columns), options.scale)
+    keys = jax.random.split(key, options.num_steps)
+    (coefficients, _), losses = jax.lax.scan(step, (start, optimizer.init(start)), keys)
+    return used(coefficients), losses
+
+
+def mean_entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, ""]:
+    """`-sum_c p_c log(p_c + 1e-8)`, the mean over all predictions, in nats.
+
+    Example:
+        >>> round(float(mean_entropy(jnp.zeros((3, 4)))), 3)  # log 4
+        1.386
+    """
+    probs = jax.nn.softmax(logits)
+    return -(probs * jnp.log(probs + 1e-8)).sum(-1).mean()
+
+
+def _draw(key: Key[Array, ""], x: Array, size: int) -> Array:
+    return x if size >= len(x) else jax.random.choice(key, x, (size,), replace=False)
+
+
+def _is_float(leaf: Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
