@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from autofusion_jax.merging.autofusion.method import autofusion
+from autofusion_jax.merging.averaging.average import average
 from autofusion_jax.merging.averaging.interpolation import interpolation
+from autofusion_jax.merging.averaging.weighted_average import weighted_average
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.ensembles.em import em_ensemble
 from autofusion_jax.merging.ensembles.z import z_ensemble
@@ -31,6 +33,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "activation_matching": activation_matching,
     "autofusion": autofusion,
     "autofusion_paper": functools.partial(autofusion, preset="paper"),
+    "average": average,
     "best": best,
     "c2m3": c2m3,
     "confidence_ensemble": confidence_ensemble,
@@ -44,6 +47,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "ste": ste,
     "task_arithmetic": task_arithmetic,
     "weight_matching": weight_matching,
+    "weighted_average": weighted_average,
     "z_ensemble": z_ensemble,
     "zipit": zipit,
 }

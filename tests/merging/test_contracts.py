@@ -16,6 +16,7 @@ METHODS = {
     "activation_matching": {},
     "autofusion": SHORT,
     "autofusion_paper": SHORT,
+    "average": {},
     "best": {"epochs": 2, "batch_size": 8},
     "c2m3": {},
     "confidence_ensemble": {},
@@ -29,6 +30,7 @@ METHODS = {
     "ste": SHORT,
     "task_arithmetic": {},
     "weight_matching": {},
+    "weighted_average": {},
     "z_ensemble": {},
     "zipit": {},
 }

@@ -1,0 +1,41 @@
+"""How much each network counts."""
+
+import math
+from collections.abc import Sequence
+
+from autofusion_jax.validation import require
+
+
+def check_weights(caller: str, weights: Sequence[int | float] | None) -> None:
+    """Raise ValueError if weights are not finite or do not add up to more than 0; None is fine."""
+    if weights is not None:
+        total = math.fsum(weights) if all(map(math.isfinite, weights)) else math.nan
+        require(
+            total > 0, caller, "weights", "finite numbers with a sum above 0, one for each network",
+            list(weights),
+        )  # fmt: skip
+
+
+def weights_for(
+    caller: str, weights: Sequence[int | float] | None, num: int, *, normalize: bool = True
+) -> tuple[float, ...]:
+    """One weight for each network.
+
+    Args:
+        caller: the method, for messages.
+        weights: what the user gave, checked by `check_weights`; None: all the same.
+        num: how many networks there are.
+        normalize: divide by the sum.
+
+    Raises:
+        ValueError: there are not `num` of them.
+
+    Example:
+        >>> weights_for("average", [1, 3], 2)
+        (0.25, 0.75)
+    """
+    if weights is None:
+        return (1 / num,) * num
+    require(len(weights) == num, caller, "weights", f"{num} numbers, one for each network", list(weights))
+    total = math.fsum(weights) if normalize else 1.0
+    return tuple(float(weight / total) for weight in weights)
