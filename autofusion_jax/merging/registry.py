@@ -9,7 +9,12 @@ from typing import Any
 
 from autofusion_jax.merging.autofusion.method import autofusion
 from autofusion_jax.merging.averaging.average import average
+from autofusion_jax.merging.averaging.fisher import fisher
 from autofusion_jax.merging.averaging.interpolation import interpolation
+from autofusion_jax.merging.averaging.karcher import karcher
+from autofusion_jax.merging.averaging.model_stock import model_stock
+from autofusion_jax.merging.averaging.multislerp import multislerp
+from autofusion_jax.merging.averaging.slerp import slerp
 from autofusion_jax.merging.averaging.weighted_average import weighted_average
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.ensembles.em import em_ensemble
@@ -38,12 +43,17 @@ METHODS: dict[str, Callable[..., Method]] = {
     "c2m3": c2m3,
     "confidence_ensemble": confidence_ensemble,
     "em_ensemble": em_ensemble,
+    "fisher": fisher,
     "interpolation": interpolation,
+    "karcher": karcher,
+    "model_stock": model_stock,
     "mudsc": mudsc,
+    "multislerp": multislerp,
     "ot_fusion": ot_fusion,
     "pleas": pleas,
     "prune_concat": prune_concat,
     "sinkhorn_rebasin": sinkhorn_rebasin,
+    "slerp": slerp,
     "ste": ste,
     "task_arithmetic": task_arithmetic,
     "weight_matching": weight_matching,

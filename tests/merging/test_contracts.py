@@ -21,12 +21,17 @@ METHODS = {
     "c2m3": {},
     "confidence_ensemble": {},
     "em_ensemble": {},
+    "fisher": {},
     "interpolation": {},
+    "karcher": {},
+    "model_stock": {},
     "mudsc": {},
+    "multislerp": {},
     "ot_fusion": {},
     "pleas": {},
     "prune_concat": {},
     "sinkhorn_rebasin": {},
+    "slerp": {},
     "ste": SHORT,
     "task_arithmetic": {},
     "weight_matching": {},
@@ -36,7 +41,7 @@ METHODS = {
 }
 ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
-NEED_BASE = {"task_arithmetic"}
+NEED_BASE = {"model_stock", "task_arithmetic"}
 IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place}
 """Methods that see through permutations only if they are aligned before."""
 
