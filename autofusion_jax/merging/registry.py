@@ -28,6 +28,7 @@ from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
+from autofusion_jax.merging.regression.regmean import regmean
 from autofusion_jax.merging.result import Method
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.zipping.mudsc import mudsc
@@ -52,6 +53,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "ot_fusion": ot_fusion,
     "pleas": pleas,
     "prune_concat": prune_concat,
+    "regmean": regmean,
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "slerp": slerp,
     "ste": ste,

@@ -30,6 +30,7 @@ METHODS = {
     "ot_fusion": {},
     "pleas": {},
     "prune_concat": {},
+    "regmean": {},
     "sinkhorn_rebasin": {},
     "slerp": {},
     "ste": SHORT,

@@ -79,7 +79,7 @@ def fisher(
         >>> models = [{"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([5.0, 5.0])}]
         >>> known = [{"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([1.0, 0.0])}]
         >>> result = af.merge_many(models, None, None, method="fisher", fishers=known)
-        >>> result.params["w"].round(3).tolist()
+        >>> [round(value, 3) for value in result.params["w"].tolist()]
         [2.0, 3.0]
     """
     _check_options(weights, min_fisher, batch_size, predictions, variant)
@@ -123,8 +123,8 @@ def fisher_average(
     num = len(models)
 
     def leaf(*values: Array) -> Array:
-        counts = [weight * (value + min_fisher) for weight, value in zip(weights, values[num:])]
-        return sum(count * value for count, value in zip(counts, values)) / sum(counts)
+        counts = jnp.stack([weight * (value + min_fisher) for weight, value in zip(weights, values[num:])])
+        return jnp.sum(counts * jnp.stack(values[:num]), 0) / jnp.sum(counts, 0)
 
     return merge_leaves(leaf, [*models, *fishers])
 
