@@ -59,13 +59,17 @@ def promoted(models: Sequence[Params], base: Params | None) -> tuple[list[Params
     return cast[: len(models)], None if base is None else cast[-1]
 
 
-def check_batch(params: Params, apply_fn: ApplyFn | None, batch: Batch) -> tuple[Array | None, Array | None]:
+def check_batch(
+    params: Params, apply_fn: ApplyFn | None, batch: Batch, *, caller: str = "merge", name: str = "batch"
+) -> tuple[Array | None, Array | None]:
     """Take inputs and labels apart.
 
     Args:
         params: parameters of one of the networks.
         apply_fn: their function, or None.
         batch: what the caller gave.
+        caller: the function or method that checks, for messages.
+        name: what it calls the batch.
 
     Returns:
         Inputs and labels, None for what is not there.
@@ -78,10 +82,10 @@ def check_batch(params: Params, apply_fn: ApplyFn | None, batch: Batch) -> tuple
         return None, None
     x = jnp.asarray(x)
     require(
-        x.ndim >= 1 and x.shape[0] > 0, "merge", "batch", "a batch of one or more inputs [N, ...]",
+        x.ndim >= 1 and x.shape[0] > 0, caller, name, "a batch of one or more inputs [N, ...]",
         f"shape {list(x.shape)}",
     )  # fmt: skip
-    check_finite("merge", "batch", {"x": x})
+    check_finite(caller, name, {"x": x})
     if apply_fn is None:
         return x, y
     try:
@@ -89,26 +93,26 @@ def check_batch(params: Params, apply_fn: ApplyFn | None, batch: Batch) -> tuple
     except Exception as error:  # apply_fn is the user's: whatever it raises, the batch does not fit it
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"merge: batch must be inputs [N, ...] that apply_fn takes; got shape {list(x.shape)}. "
+            f"{caller}: {name} must be inputs [N, ...] that apply_fn takes; got shape {list(x.shape)}. "
             f"apply_fn said: {reason}"
         ) from error
     logits = jax.tree.leaves(outputs)[0]
     require(
-        logits.ndim >= 1 and logits.shape[0] == x.shape[0], "merge", "batch",
+        logits.ndim >= 1 and logits.shape[0] == x.shape[0], caller, name,
         "of a rank at which apply_fn gives one output per input",
         f"shape {list(x.shape)} -> outputs {list(logits.shape)}", "Does it lack its batch axis?",
     )  # fmt: skip
-    return x, None if y is None else _check_labels(y, x, logits.shape[-1])
+    return x, None if y is None else _check_labels(caller, f"labels ({name}[1])", y, x, logits.shape[-1])
 
 
-def _check_labels(y: Any, x: Array, num_classes: int) -> Array:
+def _check_labels(caller: str, name: str, y: Any, x: Array, num_classes: int) -> Array:
     labels = np.asarray(y)
     ok = labels.shape == (x.shape[0],) and np.issubdtype(labels.dtype, np.integer)
     got = f"{labels.dtype}{list(labels.shape)}"
-    require(ok, "merge", "labels (batch[1])", f"integers of shape [{x.shape[0]}]", got)
+    require(ok, caller, name, f"integers of shape [{x.shape[0]}]", got)
     low, high = int(labels.min()), int(labels.max())
     require(
-        low >= 0 and high < num_classes, "merge", "labels (batch[1])",
-        f"in [0, {num_classes}), the classes of the head", f"{low} to {high}",
+        low >= 0 and high < num_classes, caller, name, f"in [0, {num_classes}), the classes of the head",
+        f"{low} to {high}",
     )  # fmt: skip
     return jnp.asarray(labels)

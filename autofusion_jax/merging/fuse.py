@@ -36,8 +36,12 @@ def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, 
     return jax.tree.map(leaf, params_a, params_b)
 
 
-def average(models: Sequence[Params], weights: Sequence[float]) -> Params:
+def average(
+    models: Sequence[Params], weights: Sequence[float | Float[Array, ""]] | Float[Array, " models"]
+) -> Params:
     """`sum_k weights[k] * models[k]`, leaf by leaf; leaves that are not floats are the first one's.
+
+    Pure; jit-able, and vmap-able over `weights`.
 
     Args:
         models: parameters of one structure.

@@ -23,9 +23,9 @@ def merge_leaves(fn: Callable[..., Array], models: Sequence[Params]) -> Params:
         The merged parameters in the first one's dtypes; leaves that are not floats are the first one's.
 
     Example:
-        >>> models = [{"w": jnp.array([1.0, 4.0]), "step": 3}, {"w": jnp.array([2.0, 0.0]), "step": 5}]
+        >>> models = [{"step": jnp.array(n), "w": jnp.array([n, 4.0 / n])} for n in (1, 4)]
         >>> merge_leaves(jnp.maximum, models)
-        {'step': 3, 'w': Array([2., 4.], dtype=float32)}
+        {'step': Array(1, dtype=int32, weak_type=True), 'w': Array([4., 4.], dtype=float32)}
     """
 
     def leaf(*values: Array) -> Array:

@@ -7,8 +7,16 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from autofusion_jax.merging.adaptive.adamerging import adamerging
 from autofusion_jax.merging.autofusion.method import autofusion
+from autofusion_jax.merging.averaging.average import average
+from autofusion_jax.merging.averaging.fisher import fisher
 from autofusion_jax.merging.averaging.interpolation import interpolation
+from autofusion_jax.merging.averaging.karcher import karcher
+from autofusion_jax.merging.averaging.model_stock import model_stock
+from autofusion_jax.merging.averaging.multislerp import multislerp
+from autofusion_jax.merging.averaging.slerp import slerp
+from autofusion_jax.merging.averaging.weighted_average import weighted_average
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.ensembles.em import em_ensemble
 from autofusion_jax.merging.ensembles.maximum import max_model
@@ -24,6 +32,7 @@ from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
+from autofusion_jax.merging.regression.regmean import regmean
 from autofusion_jax.merging.result import Method
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.zipping.mudsc import mudsc
@@ -32,23 +41,32 @@ from autofusion_jax.validation import unknown_name
 
 METHODS: dict[str, Callable[..., Method]] = {
     "activation_matching": activation_matching,
+    "adamerging": adamerging,
     "autofusion": autofusion,
     "autofusion_paper": functools.partial(autofusion, preset="paper"),
+    "average": average,
     "best": best,
     "c2m3": c2m3,
     "confidence_ensemble": confidence_ensemble,
     "em_ensemble": em_ensemble,
+    "fisher": fisher,
     "interpolation": interpolation,
+    "karcher": karcher,
     "max_model": max_model,
+    "model_stock": model_stock,
     "mudsc": mudsc,
+    "multislerp": multislerp,
     "ot_fusion": ot_fusion,
     "pleas": pleas,
     "prune_concat": prune_concat,
+    "regmean": regmean,
     "simple_ensemble": simple_ensemble,
     "sinkhorn_rebasin": sinkhorn_rebasin,
+    "slerp": slerp,
     "ste": ste,
     "task_arithmetic": task_arithmetic,
     "weight_matching": weight_matching,
+    "weighted_average": weighted_average,
     "weighted_ensemble": weighted_ensemble,
     "z_ensemble": z_ensemble,
     "zipit": zipit,

@@ -1,37 +1,41 @@
 """How much each network counts."""
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from autofusion_jax.validation import require
 
 
-def network_weights(
-    caller: str, weights: Sequence[float] | None, num_models: int, *, normalize: bool = True
+def check_weights(caller: str, weights: Sequence[int | float] | None) -> None:
+    """Raise ValueError if weights are not finite or do not add up to more than 0; None is fine."""
+    if weights is not None:
+        total = math.fsum(weights) if all(map(math.isfinite, weights)) else math.nan
+        require(
+            total > 0, caller, "weights", "finite numbers with a sum above 0, one for each network",
+            list(weights),
+        )  # fmt: skip
+
+
+def weights_for(
+    caller: str, weights: Sequence[int | float] | None, num: int, *, normalize: bool = True
 ) -> tuple[float, ...]:
-    """One weight for each network, checked.
+    """One weight for each network.
 
     Args:
         caller: the method, for messages.
-        weights: what the caller gave; None for all the same, which sum to 1.
-        num_models: how many networks there are.
+        weights: what the user gave, checked by `check_weights`; None: all the same.
+        num: how many networks there are.
         normalize: divide by the sum.
 
     Raises:
-        ValueError: not as many weights as networks, not finite, or a sum of 0 to be divided by.
+        ValueError: there are not `num` of them.
 
     Example:
-        >>> network_weights("average", [3.0, 1.0], 2)
-        (0.75, 0.25)
+        >>> weights_for("average", [1, 3], 2)
+        (0.25, 0.75)
     """
-    values = np.full(num_models, 1 / num_models) if weights is None else np.asarray(weights, np.float64)
-    fits = values.shape == (num_models,)
-    require(fits, caller, "weights", f"one number for each of the {num_models} networks", weights)
-    require(bool(np.isfinite(values).all()), caller, "weights", "finite", weights)
-    total = float(values.sum())
-    if not normalize:
-        return tuple(values.tolist())
-    ok = abs(total) > 1e-12 * np.abs(values).max()
-    require(ok, caller, "weights", "numbers that do not sum to 0", weights, "Or give normalize=False.")
-    return tuple((values / total).tolist())
+    if weights is None:
+        return (1 / num,) * num
+    require(len(weights) == num, caller, "weights", f"{num} numbers, one for each network", list(weights))
+    total = math.fsum(weights) if normalize else 1.0
+    return tuple(float(weight / total) for weight in weights)

@@ -14,23 +14,32 @@ FIXED = {"gamma": 0.5, "start": "random"}
 ALIGNED = {"strategy": "align", "epochs": 100, "zeta": 0.0, "learning_rate": 1.0}
 METHODS = {
     "activation_matching": {},
+    "adamerging": {"num_steps": 5},
     "autofusion": SHORT,
     "autofusion_paper": SHORT,
+    "average": {},
     "best": {"epochs": 2, "batch_size": 8},
     "c2m3": {},
     "confidence_ensemble": {},
     "em_ensemble": {},
+    "fisher": {},
     "interpolation": {},
+    "karcher": {},
     "max_model": {},
+    "model_stock": {},
     "mudsc": {},
+    "multislerp": {},
     "ot_fusion": {},
     "pleas": {},
     "prune_concat": {},
+    "regmean": {},
     "simple_ensemble": {},
     "sinkhorn_rebasin": {},
+    "slerp": {},
     "ste": SHORT,
     "task_arithmetic": {},
     "weight_matching": {},
+    "weighted_average": {},
     "weighted_ensemble": {},
     "z_ensemble": {},
     "zipit": {},
@@ -39,11 +48,12 @@ ENSEMBLES = {
     "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
 }  # fmt: skip
 LEARNED = {"autofusion", "autofusion_paper"}
-NEED_BASE = {"task_arithmetic"}
+NEED_BASE = {"adamerging", "model_stock", "task_arithmetic"}
 IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place}
 """Methods that see through permutations only if they are aligned before."""
 
 NOT_ITSELF = {
+    "adamerging": "adds what two networks learned, each by what it learns itself",
     "best": "starts from prune_concat",
     "em_ensemble": "answers by a mixture of Gaussians",
     "prune_concat": "keeps half of the units of each",

@@ -180,7 +180,7 @@ def learn_coefficients(
         batches = [_draw(k, x, options.batch_size) for k, x in zip(keys, data)]
         loss, grads = jax.value_and_grad(objective)(coefficients, batches)
         updates, opt_state = optimizer.update(grads, opt_state)
-        return (coefficients + updates, opt_state), loss
+        return (jnp.add(coefficients, updates), opt_state), loss
 
     start = jnp.full((len(models), columns), options.scale)
     keys = jax.random.split(key, options.num_steps)

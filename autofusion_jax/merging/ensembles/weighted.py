@@ -9,22 +9,23 @@ from jax import Array
 
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.weights import network_weights
+from autofusion_jax.merging.weights import check_weights
 from autofusion_jax.types import Params
 
 
-def weighted_ensemble(*, weights: Sequence[float] | None = None, normalize: bool = True) -> Method:
+def weighted_ensemble(*, weights: Sequence[int | float] | None = None, normalize: bool = True) -> Method:
     """Run every network and answer with a weighted mean of their outputs: `sum_k w_k f(x; params_k)`.
 
     Args:
-        weights: one for each network, finite; all the same if left out.
-        normalize: divide the weights by their sum, which must then not be 0.
+        weights: one for each network, with a sum above 0; all the same if left out.
+        normalize: divide the weights by their sum.
 
     Returns:
         A method whose result has parameters stacked `[N, ...]` and an `apply_fn` of its own.
 
     Raises:
-        ValueError: as many weights as networks are needed, or they sum to 0 or are not finite.
+        ValueError: weights are not finite or their sum is not above 0; when it runs, they are not
+            as many as the networks.
 
     References:
         Sagi, Rokach: Ensemble learning: A survey, WIREs Data Mining and Knowledge Discovery 2018;
@@ -34,12 +35,12 @@ def weighted_ensemble(*, weights: Sequence[float] | None = None, normalize: bool
         >>> weighted_ensemble(weights=[3.0, 1.0]).name
         'weighted_ensemble'
     """
+    check_weights("weighted_ensemble", weights)
 
     def run(task: MergeTask) -> list[MergeResult]:
         apply_fn = task.network
-        shares = jnp.asarray(
-            network_weights("weighted_ensemble", weights, len(task.models), normalize=normalize)
-        )
+        each = weights_for("weighted_ensemble", weights, len(task.models), normalize=normalize)
+        shares = jnp.asarray(each)
 
         def ensemble(stacked: Params, x: Array) -> Any:
             outputs = run_members(apply_fn, stacked, x)

@@ -54,26 +54,27 @@ class LinearLayer:
 class LinearLayers:
     """Finds the linear layers of a program, and changes their leaves.
 
-    Left out are weights that are used more than once or not as they are, and those that read
-    the inputs with nothing learned in between.
+    Left out are weights that are used more than once or not as they are, and, unless asked for,
+    those that read the inputs with nothing learned in between.
 
     Attributes:
         layers: the layers, in the order of the program.
     """
 
-    def __init__(self, program: FlatProgram, params: Params) -> None:
+    def __init__(self, program: FlatProgram, params: Params, *, raw_inputs: bool = False) -> None:
         """Read a program.
 
         Args:
             program: the program.
             params: the parameters that it takes, arrays or shapes.
+            raw_inputs: take also weights that read the inputs with nothing learned in between.
         """
         self._program = program
         self._shapes = {path: jax.typeof(leaf) for path, leaf in flatten_by_path(params).items()}
         self._reader = AffineReader(program)
         self._users: dict[int, list[Equation]] = {}
         self._uses = dict.fromkeys(program.leaves, 0)
-        self._learned = set(program.leaves.values())
+        self._learned = {*program.leaves.values(), *(program.inputs if raw_inputs else ())}
         for equation in program.equations.values():
             if self._learned.intersection(equation.inputs):
                 self._learned.update(equation.outputs)

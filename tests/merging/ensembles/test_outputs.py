@@ -46,12 +46,9 @@ def test_several_outputs_are_averaged_one_by_one():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (
-            [1.0, 2.0],
-            r"weighted_ensemble: weights must be one number for each of the 3 networks; got",
-        ),
-        ([1.0, -1.0, 0.0], "weights must be numbers that do not sum to 0"),
-        ([1.0, float("nan"), 0.0], "weights must be finite"),
+        ([1, 2], "weighted_ensemble: weights must be 3 numbers, one for each network; got"),
+        ([1, -1, 0], "weighted_ensemble: weights must be finite numbers with a sum above 0"),
+        ([1, float("nan"), 0], "weights must be finite numbers"),
     ],
 )
 def test_bad_weights(weights, message):

@@ -1,0 +1,150 @@
+"""The diagonal of the Fisher information of a network's parameters."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from autofusion_jax.trees import flatten_by_path, unflatten_like
+from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import unknown_name
+
+Leaves = dict[str, Array]
+Squares = Callable[[Leaves, Any], Leaves]
+"""`(leaves, (x, y, counts)) -> ` the squared gradients of a batch, by path."""
+
+PREDICTIONS = ("expectation", "argmax")
+
+
+def check_predictions(caller: str, name: str) -> None:
+    """Raise ValueError unless `name` says what stands for labels: a member of `PREDICTIONS`."""
+    if name not in PREDICTIONS:
+        raise unknown_name(caller, "predictions", name, PREDICTIONS)
+
+
+@functools.partial(jax.jit, static_argnames=("apply_fn", "predictions", "batch_size"))
+def diagonal_fisher(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Array,
+    y: Int[Array, " N"] | None = None,
+    *,
+    predictions: str = "expectation",
+    batch_size: int = 32,
+) -> Params:
+    r"""Average squared gradients of single inputs: `F = 1/N sum_i sum_c q_ic (d log p_ic / d params)^2`.
+
+    `p_i` is the softmax of what the network says of input i, and `q_i` the label if there are any;
+    otherwise `p_i` itself (`"expectation"`: the Fisher information, one backward pass for every
+    class) or its largest entry (`"argmax"`, one backward pass).
+
+    Args:
+        apply_fn: the network; gives logits `[N, classes]`.
+        params: its parameters.
+        x: inputs `[N, ...]`.
+        y: labels.
+        predictions: what stands for labels where there are none.
+        batch_size: how many inputs are held at once, each with gradients as large as the network.
+
+    Returns:
+        The diagonal, in the structure of `params`; 0 for leaves that are not floats.
+
+    Example:
+        >>> apply_fn = lambda params, x: x[:, None] * params["w"]
+        >>> fisher = diagonal_fisher(apply_fn, {"w": jnp.zeros(2)}, jnp.array([1.0, 3.0]))
+        >>> fisher["w"].round(3).tolist()  # p (1 - p) E[x^2]
+        [1.25, 1.25]
+    """
+
+    def of_one(leaves: Leaves, single: tuple[Array, Array | None, Array]) -> Leaves:
+        x_i, y_i, counts = single
+        log_probs, pull = jax.vjp(lambda free: _log_probs(apply_fn, params, free, x_i[None])[0], leaves)
+        rows = _rows(log_probs, y_i, predictions) * counts
+
+        def add(total: Leaves, row: Array) -> tuple[Leaves, None]:
+            return jax.tree.map(lambda known, g: known + g**2, total, pull(row)[0]), None
+
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, leaves), rows)[0]
+
+    def squares(leaves: Leaves, batch: Any) -> Leaves:
+        each = jax.vmap(of_one, (None, 0))(leaves, batch)
+        return jax.tree.map(lambda values: jnp.sum(values, 0), each)
+
+    return _mean_over_batches(squares, params, x, y, batch_size)
+
+
+@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+def batch_summed_fisher(apply_fn: ApplyFn, params: Params, x: Array, *, batch_size: int = 32) -> Params:
+    r"""Average squared gradients of batches, as FusionBench does:
+
+    `F = 1/N sum_b (d/d params sum_{i in b} sum_c sqrt(p_ic) log p_ic)^2`, `sqrt(p_ic)` held fixed.
+    Gradients are added before they are squared, so this depends on the size of a batch and on which
+    inputs are in it; at size 1 it still mixes the classes.
+
+    Args:
+        apply_fn: the network; gives logits `[N, classes]`.
+        params: its parameters.
+        x: inputs `[N, ...]`.
+        batch_size: the size of a batch, in the order of the inputs.
+
+    Returns:
+        As `diagonal_fisher`.
+    """
+
+    def squares(leaves: Leaves, batch: Any) -> Leaves:
+        inputs, _, counts = batch
+
+        def total(free: Leaves) -> Float[Array, ""]:
+            log_probs = _log_probs(apply_fn, params, free, inputs)
+            roots = jax.lax.stop_gradient(jnp.exp(log_probs / 2))
+            return jnp.sum(counts[:, None] * roots * log_probs)
+
+        return jax.tree.map(jnp.square, jax.grad(total)(leaves))
+
+    return _mean_over_batches(squares, params, x, None, batch_size)
+
+
+def _log_probs(apply_fn: ApplyFn, params: Params, free: Leaves, x: Array) -> Float[Array, "N classes"]:
+    """What a network says, with some of its leaves replaced."""
+    whole = unflatten_like(params, flatten_by_path(params) | free)
+    return jax.nn.log_softmax(apply_fn(whole, x).astype(jnp.float32))
+
+
+def _rows(
+    log_probs: Float[Array, " classes"], y: Array | None, predictions: str
+) -> Float[Array, "rows classes"]:
+    """The directions in which the log probabilities are differentiated: their squares add up to F."""
+    num = log_probs.shape[-1]
+    if y is None and predictions == "expectation":
+        return jnp.diag(jnp.exp(log_probs / 2))
+    return jax.nn.one_hot(jnp.argmax(log_probs) if y is None else y, num)[None]
+
+
+def _mean_over_batches(
+    squares: Squares, params: Params, x: Array, y: Array | None, batch_size: int
+) -> Params:
+    """Sum over batches in one loop, divided by the number of inputs."""
+    num, size = len(x), min(batch_size, len(x))
+    order = jnp.arange(num + -num % size)
+    counts = (order < num).astype(jnp.float32)
+    batches = jax.tree.map(
+        lambda values: values.reshape(-1, size, *values.shape[1:]),
+        (x[order % num], None if y is None else y[order % num], counts),
+    )
+    leaves = {
+        path: jnp.asarray(leaf)
+        for path, leaf in flatten_by_path(params).items()
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    }
+    leaves = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), leaves)
+
+    def add(total: Leaves, batch: Any) -> tuple[Leaves, None]:
+        return jax.tree.map(jnp.add, total, squares(leaves, batch)), None
+
+    total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, leaves), batches)
+    zeros = {path: jnp.zeros(jnp.shape(leaf)) for path, leaf in flatten_by_path(params).items()}
+    return unflatten_like(params, zeros | {path: value / num for path, value in total.items()})

@@ -1,0 +1,91 @@
+"""The mean of any number of networks on a sphere, with a mean length."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.weights import check_weights, weights_for
+from autofusion_jax.types import Params
+
+SMALLEST_MEAN = 1e-6
+"""Length of the mean direction below which it is rounding."""
+
+
+def multislerp(*, weights: Sequence[int | float] | None = None) -> Method:
+    r"""Average directions and lengths apart from each other: leaf by leaf,
+
+    `base + (sum_k w_k |v_k|) m / |m|` with `m = sum_k w_k v_k / |v_k|` and `v_k = params_k - base`;
+    `base` is 0 if there is none.
+
+    mergekit goes on to project all `v_k / |v_k|` on the plane that touches the sphere at `m / |m|`
+    and adds their weighted mean; but that mean is 0 whatever they are, so nothing is left out here.
+    Where `m` is 0 (two opposite networks) the weighted mean of the `v_k` is taken, for any number of them.
+
+    Args:
+        weights: one for each network, with a sum above 0; divided by it. All the same if left out.
+
+    Returns:
+        A method for any number of networks; takes `base`, but does not need it. `mean_on_sphere` is
+        its formula as a pure function, vmap-able over `weights`.
+
+    Raises:
+        ValueError: weights are not finite or their sum is not above 0; when it runs, they are not
+            as many as the networks.
+
+    References:
+        Goddard et al.: Arcee's MergeKit, EMNLP 2024 industry track (method `multislerp`).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import autofusion_jax as af
+        >>> models = [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 3.0])}]
+        >>> print(af.merge_many(models, None, None, method="multislerp").params["w"])
+        [1.4142135 1.4142135]
+    """
+    check_weights("multislerp", weights)
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        each = weights_for("multislerp", weights, len(task.models))
+        origin = jax.tree.map(jnp.zeros_like, task.models[0]) if task.base is None else task.base
+        return results_in_place(task, mean_on_sphere(origin, task.models, each), weights=each)
+
+    return Method("multislerp", run, uses_key=False, max_models=None, in_place=True)
+
+
+@jax.jit
+def mean_on_sphere(
+    base: Params,
+    models: Sequence[Params],
+    weights: Sequence[float | Float[Array, ""]] | Float[Array, " models"],
+) -> Params:
+    """The formula of `multislerp`, leaf by leaf.
+
+    Args:
+        base: the origin of the sphere.
+        models: parameters of the networks.
+        weights: one for each, with the sum 1.
+
+    Example:
+        >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 3.0])}]
+        >>> shares = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> jax.vmap(mean_on_sphere, (None, None, 0))(base, models, shares)["w"].tolist()
+        [[1.0, 0.0], [0.0, 3.0]]
+    """
+
+    def leaf(origin: Array, *values: Array) -> Array:
+        wide = jnp.promote_types(origin.dtype, jnp.float32)
+        deltas = jnp.stack([value.astype(wide) - origin for value in values])
+        lengths = jnp.linalg.norm(deltas.reshape(len(deltas), -1), axis=-1)
+        shares = jnp.asarray(weights, wide)
+        directions = jnp.tensordot(shares / jnp.where(lengths > 0, lengths, 1), deltas, 1)
+        size = jnp.linalg.norm(directions)
+        opposite = size < SMALLEST_MEAN
+        on_sphere = jnp.dot(shares, lengths) / jnp.where(opposite, 1, size) * directions
+        return origin + jnp.where(opposite, jnp.tensordot(shares, deltas, 1), on_sphere)
+
+    return merge_leaves(leaf, [base, *models])
