@@ -9,7 +9,7 @@ from jax import Array
 
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.weights import check_weights
+from autofusion_jax.merging.weights import check_weights, weights_for
 from autofusion_jax.types import Params
 
 
