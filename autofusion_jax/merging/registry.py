@@ -23,6 +23,7 @@ from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
 from autofusion_jax.merging.result import Method
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
+from autofusion_jax.merging.task_vectors.ties import ties
 from autofusion_jax.merging.zipping.mudsc import mudsc
 from autofusion_jax.merging.zipping.zipit import zipit
 from autofusion_jax.validation import unknown_name
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "ste": ste,
     "task_arithmetic": task_arithmetic,
+    "ties": ties,
     "weight_matching": weight_matching,
     "z_ensemble": z_ensemble,
     "zipit": zipit,

@@ -28,13 +28,14 @@ METHODS = {
     "sinkhorn_rebasin": {},
     "ste": SHORT,
     "task_arithmetic": {},
+    "ties": {},
     "weight_matching": {},
     "z_ensemble": {},
     "zipit": {},
 }
 ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
-NEED_BASE = {"task_arithmetic"}
+NEED_BASE = {"task_arithmetic", "ties"}
 IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place}
 """Methods that see through permutations only if they are aligned before."""
 
@@ -43,6 +44,7 @@ NOT_ITSELF = {
     "em_ensemble": "answers by a mixture of Gaussians",
     "prune_concat": "keeps half of the units of each",
     "task_arithmetic": "adds what two networks learned",
+    "ties": "trims what each learned",
     "z_ensemble": "answers in standard units",
 }
 """Methods under which a network merged with itself is not itself, with the reason."""

@@ -1,0 +1,88 @@
+"""Exact magnitude thresholds of task vectors, found on the host, one network at a time.
+
+`numpy.partition` places one order statistic without sorting: on 25.6 million float32 values it took
+0.07 s on a CPU core, counting passes of a bisection over the bit patterns under jit 0.9 s.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autofusion_jax.types import Params
+
+
+def nth_largest(values: np.ndarray, rank: int) -> np.floating:
+    """The `rank`-th largest of non-negative values; reorders them.
+
+    Partitioning is slow where most values are equal, which of task vectors only zeros are
+    (layers that were frozen): they are left out.
+
+    Args:
+        values: one axis, no NaN.
+        rank: 1 for the largest; the smallest value is taken where there are fewer, 0 if there are none.
+
+    Example:
+        >>> float(nth_largest(np.array([0.5, 0.0, 2.0, 2.0]), 3))
+        0.5
+    """
+    nonzero, rank = np.count_nonzero(values), min(rank, values.size)
+    if nonzero < rank or values.size == 0:
+        return values.dtype.type(0)
+    if 2 * nonzero < values.size:
+        values = values[values != 0]
+    place = values.size - rank
+    values.partition(place)
+    return values[place]
+
+
+def magnitudes(base: Params, params: Params) -> np.ndarray:
+    """`|params - base|` of all leaves that are floats, one after another, in one array.
+
+    Example:
+        >>> magnitudes({"step": 1, "w": jnp.array([1.0, 2.0])}, {"step": 3, "w": jnp.array([1.5, 0.0])})
+        array([0.5, 2. ], dtype=float32)
+    """
+    pairs = [
+        (jnp.asarray(origin), jnp.asarray(value))
+        for origin, value in zip(jax.tree.leaves(base), jax.tree.leaves(params))
+        if jnp.issubdtype(jnp.result_type(origin), jnp.inexact)
+    ]
+    wide = jnp.result_type(jnp.float32, *(origin.dtype for origin, _ in pairs))
+    flat, start = np.empty(sum(origin.size for origin, _ in pairs), wide), 0
+    for origin, value in pairs:
+        part = flat[start : start + origin.size].reshape(origin.shape)
+        np.subtract(value, origin, out=part, dtype=jnp.promote_types(origin.dtype, jnp.float32))
+        start += origin.size
+    return np.abs(flat, out=flat)
+
+
+def global_thresholds(base: Params, models: Sequence[Params], rank_of: Callable[[int], int]) -> Params:
+    """For every network the magnitude of rank `rank_of(number of entries)` in its whole task vector.
+
+    Args:
+        base: parameters of the network that all were fine-tuned from.
+        models: parameters of one structure.
+        rank_of: takes the number of entries, gives the rank; 1 for the largest.
+
+    Returns:
+        For every leaf, the same `[models]` thresholds.
+
+    Example:
+        >>> base = {"v": jnp.zeros(2), "w": jnp.zeros(2)}
+        >>> params = {"v": jnp.ones(2), "w": jnp.array([3.0, -4.0])}
+        >>> global_thresholds(base, [params], lambda num: num // 2)
+        {'v': Array([3.], dtype=float32), 'w': Array([3.], dtype=float32)}
+    """
+    found = []
+    for params in models:
+        values = magnitudes(base, params)
+        found.append(nth_largest(values, rank_of(values.size)))
+    together = jnp.asarray(np.array(found))
+    return jax.tree.map(lambda _: together, base)
+
+
+def leaf_thresholds(base: Params, models: Sequence[Params], rank_of: Callable[[int], int]) -> Params:
+    """`global_thresholds` for every leaf by itself: `[models]` thresholds that differ from leaf to leaf."""
+    return jax.tree.map(lambda origin, *values: global_thresholds(origin, values, rank_of), base, *models)
