@@ -7,9 +7,9 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from autofusion_jax.merging.task_vectors.blocks import float_leaves, wide_dtype
 from autofusion_jax.types import Params
 
 
@@ -41,19 +41,14 @@ def magnitudes(base: Params, params: Params) -> np.ndarray:
     """`|params - base|` of all leaves that are floats, one after another, in one array.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> magnitudes({"step": 1, "w": jnp.array([1.0, 2.0])}, {"step": 3, "w": jnp.array([1.5, 0.0])})
         array([0.5, 2. ], dtype=float32)
     """
-    pairs = [
-        (jnp.asarray(origin), jnp.asarray(value))
-        for origin, value in zip(jax.tree.leaves(base), jax.tree.leaves(params))
-        if jnp.issubdtype(jnp.result_type(origin), jnp.inexact)
-    ]
-    wide = jnp.result_type(jnp.float32, *(origin.dtype for origin, _ in pairs))
-    flat, start = np.empty(sum(origin.size for origin, _ in pairs), wide), 0
-    for origin, value in pairs:
-        part = flat[start : start + origin.size].reshape(origin.shape)
-        np.subtract(value, origin, out=part, dtype=jnp.promote_types(origin.dtype, jnp.float32))
+    origins, values = float_leaves(base), float_leaves(params)
+    flat, start = np.empty(sum(origin.size for origin in origins), wide_dtype(origins)), 0
+    for origin, value in zip(origins, values):
+        np.subtract(value, origin, out=flat[start : start + origin.size], dtype=flat.dtype)
         start += origin.size
     return np.abs(flat, out=flat)
 
@@ -70,16 +65,17 @@ def global_thresholds(base: Params, models: Sequence[Params], rank_of: Callable[
         For every leaf, the same `[models]` thresholds.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> base = {"v": jnp.zeros(2), "w": jnp.zeros(2)}
         >>> params = {"v": jnp.ones(2), "w": jnp.array([3.0, -4.0])}
         >>> global_thresholds(base, [params], lambda num: num // 2)
-        {'v': Array([3.], dtype=float32), 'w': Array([3.], dtype=float32)}
+        {'v': array([3.], dtype=float32), 'w': array([3.], dtype=float32)}
     """
     found = []
     for params in models:
         values = magnitudes(base, params)
         found.append(nth_largest(values, rank_of(values.size)))
-    together = jnp.asarray(np.array(found))
+    together = np.array(found)
     return jax.tree.map(lambda _: together, base)
 
 

@@ -1,22 +1,26 @@
 """TIES: trim the task vectors, elect a sign for every entry, merge what agrees with it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
+from autofusion_jax.merging.leafwise import results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.task_vectors.deltas import delta_of, weights_of
+from autofusion_jax.merging.task_vectors.blocks import add_flat, trimmed_blocks
+from autofusion_jax.merging.task_vectors.deltas import weights_of
 from autofusion_jax.merging.task_vectors.election import MERGES, elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.threshold import global_thresholds, leaf_thresholds
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
 
 VARIANTS = ("paper", "fusionbench", "mergekit")
+BLOCK = 1 << 18
+"""How many entries are merged at once: few enough to stay in the cache with all networks'."""
 
 
 def ties(
@@ -42,12 +46,12 @@ def ties(
         weights: a factor for each network; all 1 if left out.
         variant: `"paper"`: the `int(density n)` largest of all n entries of a network; entries whose
             sum is zero stay at the base. `"fusionbench"`: one entry more; a sum of zero takes the
-            sign that most entries have. `"mergekit"`: the `int(density n)` largest, but at least one,
+            sign that most sums have. `"mergekit"`: the `int(density n)` largest, but at least one,
             of every leaf by itself; a sum of zero counts as positive.
 
     Returns:
-        A method for any number of networks; needs `base`. `merge_trimmed` is its formula as a pure
-        function, vmap-able over thresholds, weights and scale.
+        A method for any number of networks; needs `base`. `elect_and_merge` is its formula for
+        trimmed task vectors as a pure function, vmap-able over weights and scale.
 
     Raises:
         ValueError: an option is out of its range, or there is not one weight for each network.
@@ -65,11 +69,11 @@ def ties(
     def run(task: MergeTask) -> list[MergeResult]:
         factors = weights_of("ties", weights, len(task.models))
         thresholds = find_thresholds(task.origin, task.models, density, variant)
-        tie = {"paper": 0.0, "mergekit": 1.0}.get(variant)
-        if tie is None:
-            tie = majority_sign(task.origin, task.models, thresholds, factors)
-        params = merge_trimmed(task.origin, task.models, thresholds, factors, scale, tie, merge=merge)
-        return results_in_place(task, params)
+        blocks = functools.partial(trimmed_blocks, task.origin, task.models, thresholds, BLOCK)
+        flat, balance, disputed = _merge_blocks(blocks(), factors, scale, float(variant == "mergekit"), merge)
+        if variant == "fusionbench" and disputed:
+            flat, *_ = _merge_blocks(blocks(), factors, scale, float(np.sign(balance)), merge)
+        return results_in_place(task, add_flat(task.origin, flat))
 
     return Method("ties", run, uses_key=False, max_models=None, in_place=True)
 
@@ -80,82 +84,64 @@ def find_thresholds(base: Params, models: Sequence[Params], density: float, vari
     Example:
         >>> base, models = {"w": jnp.zeros(4)}, [{"w": jnp.array([1.0, -4.0, 3.0, 2.0])}]
         >>> find_thresholds(base, models, 0.5, "paper"), find_thresholds(base, models, 0.5, "fusionbench")
-        ({'w': Array([3.], dtype=float32)}, {'w': Array([2.], dtype=float32)})
+        ({'w': array([3.], dtype=float32)}, {'w': array([2.], dtype=float32)})
     """
     find = leaf_thresholds if variant == "mergekit" else global_thresholds
     one_more = variant == "fusionbench"
     return find(base, models, lambda num: max(1, int(num * density) + one_more))
 
 
-def merge_trimmed(
-    base: Params,
-    models: Sequence[Params],
-    thresholds: Params,
+@functools.partial(jax.jit, static_argnames="merge")
+def elect_and_merge(
+    deltas: Float[Array, "models *shape"],
     weights: Float[Array, " models"],
     scale: float | Float[Array, ""],
     tie: float | Float[Array, ""] = 0.0,
     *,
     merge: str = "mean",
-) -> Params:
-    """`base + scale * merged` of task vectors trimmed at given thresholds. See `ties`.
-
-    Every leaf is one program, so that no more than one leaf is in memory beside the parameters.
+) -> Float[Array, "*shape"]:
+    """Elect signs and merge the trimmed task vectors that agree, times `scale`. See `ties`.
 
     Args:
-        base: parameters of the network that all were fine-tuned from.
-        models: parameters of one structure.
-        thresholds: for every leaf `[models]` magnitudes from which on entries are kept.
-        weights: a factor for each network.
-        scale: how much is added.
+        deltas: trimmed task vectors.
+        weights: a factor for each.
+        scale: a factor for the result.
         tie: the sign that is elected where the sum is zero.
         merge: `"mean"`, `"sum"` or `"max"`.
 
     Example:
-        >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, 3.0])}, {"w": jnp.array([5.0, -2.0])}]
-        >>> merge_trimmed(base, models, {"w": jnp.array([1.0, 2.0])}, jnp.ones(2), 1.0)["w"].tolist()
+        >>> elect_and_merge(jnp.array([[1.0, 3.0], [5.0, -2.0]]), jnp.ones(2), 1.0).tolist()
         [3.0, 3.0]
     """
-    leaf = functools.partial(_merge_leaf, weights, scale, tie, merge=merge)
-    return merge_leaves(leaf, [base, thresholds, *models])
+    return scale * merge_agreeing(deltas, weights, elect(_total(deltas, weights), tie), merge=merge)
 
 
-def majority_sign(
-    base: Params, models: Sequence[Params], thresholds: Params, weights: Float[Array, " models"]
-) -> Float[Array, ""]:
-    """The sign that most of the elected signs have, over all leaves. See `merge_trimmed`.
+def _total(deltas: Float[Array, "models *shape"], weights: Float[Array, " models"]) -> Float[Array, "*shape"]:
+    return sum((weight * delta for weight, delta in zip(weights, deltas)), jnp.zeros_like(deltas[0]))
 
-    Example:
-        >>> base, models = {"w": jnp.zeros(3)}, [{"w": jnp.array([-1.0, -3.0, 2.0])}]
-        >>> float(majority_sign(base, models, {"w": jnp.zeros(1)}, jnp.ones(1)))
-        -1.0
-    """
-    counts = [
-        _count_signs(weights, origin, *others)
-        for origin, *others in zip(*map(jax.tree.leaves, (base, thresholds, *models)))
-        if jnp.issubdtype(jnp.result_type(origin), jnp.inexact)
-    ]
-    return jnp.sign(sum(count.astype(float) for count in counts))
+
+def _merge_blocks(
+    blocks: Iterator[np.ndarray], weights: Array, scale: float, tie: float, merge: str
+) -> tuple[np.ndarray, int, bool]:
+    """Merge all blocks; how many more sums are positive than negative, and whether one is a dispute."""
+    merged, balance, disputed = [], 0, False
+    for block in blocks:
+        part, more, zero = _merge_block(block, weights, scale, tie, merge=merge)
+        merged.append(np.asarray(part))
+        balance, disputed = balance + int(more), disputed or bool(zero)
+    return np.concatenate(merged), balance, disputed
 
 
 @functools.partial(jax.jit, static_argnames="merge")
-def _merge_leaf(
-    weights: Array, scale: Array, tie: Array, origin: Array, thresholds: Array, *values: Array, merge: str
-) -> Array:
-    deltas = _trimmed(origin, thresholds, values)
-    sign = elect(_total(weights, deltas), tie)
-    return origin + scale * merge_agreeing(deltas, weights, sign, merge)
-
-
-@jax.jit
-def _count_signs(weights: Array, origin: Array, thresholds: Array, *values: Array) -> Int[Array, ""]:
-    total = _total(weights, _trimmed(origin, thresholds, values))
-    return jnp.sum(jnp.sign(total).astype(jnp.int32))
-
-
-def _trimmed(origin: Array, thresholds: Array, values: Sequence[Array]) -> list[Array]:
-    deltas = [delta_of(value, origin) for value in values]
-    return [jnp.where(jnp.abs(d) >= threshold, d, 0) for d, threshold in zip(deltas, thresholds)]
-
-
-def _total(weights: Array, deltas: Sequence[Array]) -> Array:
-    return sum((w * delta for w, delta in zip(weights, deltas)), jnp.zeros_like(deltas[0]))
+def _merge_block(
+    deltas: Float[Array, "models size"],
+    weights: Array,
+    scale: float | Array,
+    tie: float | Array,
+    *,
+    merge: str,
+) -> tuple[Float[Array, " size"], Int[Array, ""], Bool[Array, ""]]:
+    total = _total(deltas, weights)
+    kept = functools.reduce(jnp.logical_or, [delta != 0 for delta in deltas])
+    merged = elect_and_merge(deltas, weights, scale, tie, merge=merge)
+    return merged, jnp.sign(total).astype(jnp.int32).sum(), jnp.any((total == 0) & kept)

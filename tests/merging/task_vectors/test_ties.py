@@ -1,12 +1,13 @@
 """TIES against recorded outputs of FusionBench and mergekit, and against the paper's algorithm in float64."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.task_vectors.ties import find_thresholds, majority_sign, merge_trimmed
+from autofusion_jax.merging.task_vectors.ties import elect_and_merge
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
 
 FUSIONBENCH = [(0.7, "0.7", 0.3), (0.2, "20", 0.3), (0.2, "20", 1.0), (0.5, "50", 0.3), (0.5, "50", 1.0)]
@@ -64,15 +65,21 @@ def test_a_sum_of_zero():
     assert merged(base, models, **options, variant="mergekit")["w"].tolist() == [2, -2, -2, 2]
 
 
-def test_vmap_over_the_scale_and_jit_of_all():
-    base, models = fusionbench_networks()
-    thresholds, weights = find_thresholds(base, models, 0.2, "paper"), jnp.ones(3)
+def test_vmap_over_the_scale():
+    deltas = jax.random.normal(jax.random.key(0), (3, 4, 5))
     scales = jnp.array([0.3, 1.0])
-    many = jax.jit(jax.vmap(lambda s: merge_trimmed(base, models, thresholds, weights, s)))(scales)
+    many = jax.vmap(lambda scale: elect_and_merge(deltas, jnp.ones(3), scale))(scales)
     for number, scale in enumerate(scales):
-        one = merge_trimmed(base, models, thresholds, weights, scale)
-        for leaf, value in one.items():
-            np.testing.assert_allclose(many[leaf][number], value, atol=1e-6)
+        np.testing.assert_allclose(many[number], elect_and_merge(deltas, jnp.ones(3), scale), atol=1e-6)
+
+
+def test_blocks_are_all_there(monkeypatch):
+    """Whatever the size of the blocks, and whether or not leaves end where they do."""
+    base, models = fusionbench_networks()
+    expected = merged(base, models)
+    for size in (1, 7, 16, 128):
+        monkeypatch.setattr("autofusion_jax.merging.task_vectors.ties.BLOCK", size)
+        chex.assert_trees_all_close(merged(base, models), expected, atol=1e-7)
 
 
 def test_leaves_that_are_not_floats_are_the_base_s():
@@ -88,11 +95,6 @@ def test_half_precision_keeps_its_dtype():
     models = [{"w": jnp.array([1.0, 2.0, 3.0, 4.0], jnp.bfloat16)}] * 2
     params = merged(base, models, density=0.5)
     assert params["w"].dtype == jnp.bfloat16 and params["w"].tolist() == [0, 0, 3, 4]
-
-
-def test_majority_is_over_all_leaves():
-    base, models = {"a": jnp.zeros(1), "b": jnp.zeros(3)}, [{"a": -jnp.ones(1), "b": jnp.ones(3)}]
-    assert majority_sign(base, models, {"a": jnp.zeros(1), "b": jnp.zeros(1)}, jnp.ones(1)) == 1
 
 
 @pytest.mark.parametrize(
