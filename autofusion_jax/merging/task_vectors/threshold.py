@@ -1,16 +1,20 @@
-"""Exact magnitude thresholds of task vectors, found on the host, one network at a time.
+"""Exact magnitude thresholds of task vectors, found on the host, few networks at a time.
 
 `numpy.partition` places one order statistic without sorting: on 25.6 million float32 values it took
 0.07 s on a CPU core, counting passes of a bisection over the bit patterns under jit 0.9 s.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 
 from autofusion_jax.merging.task_vectors.blocks import float_leaves, wide_dtype
 from autofusion_jax.types import Params
+
+THREADS = 2
+"""How many networks are looked at side by side; each takes one array as large as itself."""
 
 
 def nth_largest(values: np.ndarray, rank: int) -> np.floating:
@@ -71,11 +75,13 @@ def global_thresholds(base: Params, models: Sequence[Params], rank_of: Callable[
         >>> global_thresholds(base, [params], lambda num: num // 2)
         {'v': array([3.], dtype=float32), 'w': array([3.], dtype=float32)}
     """
-    found = []
-    for params in models:
+
+    def threshold(params: Params) -> np.floating:
         values = magnitudes(base, params)
-        found.append(nth_largest(values, rank_of(values.size)))
-    together = np.array(found)
+        return nth_largest(values, rank_of(values.size))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        together = np.array(list(pool.map(threshold, models)))
     return jax.tree.map(lambda _: together, base)
 
 

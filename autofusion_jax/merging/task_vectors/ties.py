@@ -1,7 +1,7 @@
 """TIES: trim the task vectors, elect a sign for every entry, merge what agrees with it."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +69,13 @@ def ties(
     def run(task: MergeTask) -> list[MergeResult]:
         factors = weights_of("ties", weights, len(task.models))
         thresholds = find_thresholds(task.origin, task.models, density, variant)
-        blocks = functools.partial(trimmed_blocks, task.origin, task.models, thresholds, BLOCK)
-        flat, balance, disputed = _merge_blocks(blocks(), factors, scale, float(variant == "mergekit"), merge)
-        if variant == "fusionbench" and disputed:
-            flat, *_ = _merge_blocks(blocks(), factors, scale, float(np.sign(balance)), merge)
+        combine = functools.partial(_merge_block, weights=factors, scale=scale, merge=merge)
+        blocks = trimmed_blocks(task.origin, task.models, thresholds, BLOCK)
+        if variant == "fusionbench":
+            flat = _merge_with_majority(combine, blocks)
+        else:
+            tie = float(variant == "mergekit")
+            flat = np.concatenate([combine(block, tie=tie)[0] for block in blocks])
         return results_in_place(task, add_flat(task.origin, flat))
 
     return Method("ties", run, uses_key=False, max_models=None, in_place=True)
@@ -120,28 +123,35 @@ def _total(deltas: Float[Array, "models *shape"], weights: Float[Array, " models
     return sum((weight * delta for weight, delta in zip(weights, deltas)), jnp.zeros_like(deltas[0]))
 
 
-def _merge_blocks(
-    blocks: Iterator[np.ndarray], weights: Array, scale: float, tie: float, merge: str
-) -> tuple[np.ndarray, int, bool]:
-    """Merge all blocks; how many more sums are positive than negative, and whether one is a dispute."""
-    merged, balance, disputed = [], 0, False
-    for block in blocks:
-        part, more, zero = _merge_block(block, weights, scale, tie, merge=merge)
-        merged.append(np.asarray(part))
-        balance, disputed = balance + int(more), disputed or bool(zero)
-    return np.concatenate(merged), balance, disputed
-
-
 @functools.partial(jax.jit, static_argnames="merge")
 def _merge_block(
     deltas: Float[Array, "models size"],
-    weights: Array,
+    weights: Float[Array, " models"],
     scale: float | Array,
     tie: float | Array,
     *,
     merge: str,
-) -> tuple[Float[Array, " size"], Int[Array, ""], Bool[Array, ""]]:
+) -> tuple[Float[Array, " size"], Int[Array, ""], Bool[Array, " size"]]:
+    """Also how many more sums are positive than negative, and which entries add up to zero."""
     total = _total(deltas, weights)
     kept = functools.reduce(jnp.logical_or, [delta != 0 for delta in deltas])
     merged = elect_and_merge(deltas, weights, scale, tie, merge=merge)
-    return merged, jnp.sign(total).astype(jnp.int32).sum(), jnp.any((total == 0) & kept)
+    return merged, jnp.sign(total).astype(jnp.int32).sum(), (total == 0) & kept
+
+
+def _merge_with_majority(combine: Callable[..., tuple], blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Merge all blocks, then the entries that add up to zero, with the sign that most sums have."""
+    merged, places, disputed, balance = [], [], [], 0
+    for number, block in enumerate(blocks):
+        part, more, zero = combine(block, tie=0.0)
+        found = np.flatnonzero(zero)
+        places.append(found + number * BLOCK)
+        disputed.append(block[:, found])
+        merged.append(np.asarray(part))
+        balance += int(more)
+    flat, place, columns = np.concatenate(merged), np.concatenate(places), np.concatenate(disputed, 1)
+    for start in range(0, place.size, BLOCK):
+        here = place[start : start + BLOCK]
+        padded = np.pad(columns[:, start : start + BLOCK], ((0, 0), (0, BLOCK - here.size)))
+        flat[here] = combine(padded, tie=float(np.sign(balance)))[0][: here.size]
+    return flat

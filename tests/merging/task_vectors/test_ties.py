@@ -1,5 +1,7 @@
 """TIES against recorded outputs of FusionBench and mergekit, and against the paper's algorithm in float64."""
 
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.task_vectors.ties import elect_and_merge
+from autofusion_jax.merging.task_vectors.ties import elect_and_merge, ties
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
 
 FUSIONBENCH = [(0.7, "0.7", 0.3), (0.2, "20", 0.3), (0.2, "20", 1.0), (0.5, "50", 0.3), (0.5, "50", 1.0)]
@@ -75,11 +77,20 @@ def test_vmap_over_the_scale():
 
 def test_blocks_are_all_there(monkeypatch):
     """Whatever the size of the blocks, and whether or not leaves end where they do."""
-    base, models = fusionbench_networks()
-    expected = merged(base, models)
-    for size in (1, 7, 16, 128):
-        monkeypatch.setattr("autofusion_jax.merging.task_vectors.ties.BLOCK", size)
-        chex.assert_trees_all_close(merged(base, models), expected, atol=1e-7)
+    base = {"a": jnp.zeros(7), "b": jnp.zeros((2, 3))}
+    models = [
+        {"a": sign * jnp.array([1.0, 2, 3, 4, 5, -6, -7]), "b": sign * jnp.ones((2, 3))} for sign in (1, -1)
+    ]
+    models = [*models, {"a": jnp.zeros(7), "b": jnp.array([[0.0, 0, 0], [9, 8, 7]])}]
+    options = {"density": 0.9, "variant": "fusionbench", "merge": "sum"}
+    expected = merged(base, models, **options)
+    assert expected["a"].tolist() == [1, 2, 3, 4, 5, 6, 7] and expected["b"].tolist() == [
+        [1, 1, 1],
+        [10, 9, 8],
+    ]
+    for size in (1, 2, 5, 13):
+        monkeypatch.setattr(sys.modules[ties.__module__], "BLOCK", size)
+        chex.assert_trees_all_equal(merged(base, models, **options), expected)
 
 
 def test_leaves_that_are_not_floats_are_the_base_s():
