@@ -22,6 +22,11 @@ from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
 from autofusion_jax.merging.result import Method
+from autofusion_jax.merging.task_vectors.breadcrumbs import breadcrumbs
+from autofusion_jax.merging.task_vectors.consensus import consensus
+from autofusion_jax.merging.task_vectors.dare import dare
+from autofusion_jax.merging.task_vectors.magmax import magmax
+from autofusion_jax.merging.task_vectors.sce import sce
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
 from autofusion_jax.merging.zipping.mudsc import mudsc
@@ -33,14 +38,19 @@ METHODS: dict[str, Callable[..., Method]] = {
     "autofusion": autofusion,
     "autofusion_paper": functools.partial(autofusion, preset="paper"),
     "best": best,
+    "breadcrumbs": breadcrumbs,
     "c2m3": c2m3,
     "confidence_ensemble": confidence_ensemble,
+    "consensus": consensus,
+    "dare": dare,
     "em_ensemble": em_ensemble,
     "interpolation": interpolation,
+    "magmax": magmax,
     "mudsc": mudsc,
     "ot_fusion": ot_fusion,
     "pleas": pleas,
     "prune_concat": prune_concat,
+    "sce": sce,
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "ste": ste,
     "task_arithmetic": task_arithmetic,

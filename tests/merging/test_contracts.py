@@ -17,14 +17,19 @@ METHODS = {
     "autofusion": SHORT,
     "autofusion_paper": SHORT,
     "best": {"epochs": 2, "batch_size": 8},
+    "breadcrumbs": {},
     "c2m3": {},
     "confidence_ensemble": {},
+    "consensus": {},
+    "dare": {},
     "em_ensemble": {},
     "interpolation": {},
+    "magmax": {},
     "mudsc": {},
     "ot_fusion": {},
     "pleas": {},
     "prune_concat": {},
+    "sce": {},
     "sinkhorn_rebasin": {},
     "ste": SHORT,
     "task_arithmetic": {},
@@ -35,14 +40,18 @@ METHODS = {
 }
 ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
-NEED_BASE = {"task_arithmetic", "ties"}
+NEED_BASE = {"breadcrumbs", "consensus", "dare", "magmax", "sce", "task_arithmetic", "ties"}
 IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place}
 """Methods that see through permutations only if they are aligned before."""
 
 NOT_ITSELF = {
     "best": "starts from prune_concat",
+    "breadcrumbs": "trims what each learned",
+    "consensus": "adds what two networks learned",
+    "dare": "drops a part of what each learned",
     "em_ensemble": "answers by a mixture of Gaussians",
     "prune_concat": "keeps half of the units of each",
+    "sce": "keeps only what networks differ in",
     "task_arithmetic": "adds what two networks learned",
     "ties": "trims what each learned",
     "z_ensemble": "answers in standard units",
