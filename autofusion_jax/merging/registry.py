@@ -25,10 +25,14 @@ from autofusion_jax.merging.result import Method
 from autofusion_jax.merging.task_vectors.breadcrumbs import breadcrumbs
 from autofusion_jax.merging.task_vectors.consensus import consensus
 from autofusion_jax.merging.task_vectors.dare import dare
+from autofusion_jax.merging.task_vectors.iso_c import iso_c
+from autofusion_jax.merging.task_vectors.iso_cts import iso_cts
 from autofusion_jax.merging.task_vectors.magmax import magmax
 from autofusion_jax.merging.task_vectors.sce import sce
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
+from autofusion_jax.merging.task_vectors.tsv import tsv
+from autofusion_jax.merging.task_vectors.wudi import wudi
 from autofusion_jax.merging.zipping.mudsc import mudsc
 from autofusion_jax.merging.zipping.zipit import zipit
 from autofusion_jax.validation import unknown_name
@@ -45,6 +49,8 @@ METHODS: dict[str, Callable[..., Method]] = {
     "dare": dare,
     "em_ensemble": em_ensemble,
     "interpolation": interpolation,
+    "iso_c": iso_c,
+    "iso_cts": iso_cts,
     "magmax": magmax,
     "mudsc": mudsc,
     "ot_fusion": ot_fusion,
@@ -55,7 +61,9 @@ METHODS: dict[str, Callable[..., Method]] = {
     "ste": ste,
     "task_arithmetic": task_arithmetic,
     "ties": ties,
+    "tsv": tsv,
     "weight_matching": weight_matching,
+    "wudi": wudi,
     "z_ensemble": z_ensemble,
     "zipit": zipit,
 }

@@ -24,6 +24,8 @@ METHODS = {
     "dare": {},
     "em_ensemble": {},
     "interpolation": {},
+    "iso_c": {},
+    "iso_cts": {},
     "magmax": {},
     "mudsc": {},
     "ot_fusion": {},
@@ -34,13 +36,27 @@ METHODS = {
     "ste": SHORT,
     "task_arithmetic": {},
     "ties": {},
+    "tsv": {},
     "weight_matching": {},
+    "wudi": {},
     "z_ensemble": {},
     "zipit": {},
 }
 ENSEMBLES = {"confidence_ensemble", "em_ensemble", "z_ensemble"}
 LEARNED = {"autofusion", "autofusion_paper"}
-NEED_BASE = {"breadcrumbs", "consensus", "dare", "magmax", "sce", "task_arithmetic", "ties"}
+NEED_BASE = {
+    "breadcrumbs",
+    "consensus",
+    "dare",
+    "iso_c",
+    "iso_cts",
+    "magmax",
+    "sce",
+    "task_arithmetic",
+    "ties",
+    "tsv",
+    "wudi",
+}
 IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place}
 """Methods that see through permutations only if they are aligned before."""
 
@@ -50,10 +66,14 @@ NOT_ITSELF = {
     "consensus": "adds what two networks learned",
     "dare": "drops a part of what each learned",
     "em_ensemble": "answers by a mixture of Gaussians",
+    "iso_c": "evens out singular values",
+    "iso_cts": "evens out singular values",
     "prune_concat": "keeps half of the units of each",
     "sce": "keeps only what networks differ in",
     "task_arithmetic": "adds what two networks learned",
     "ties": "trims what each learned",
+    "tsv": "keeps half of the singular values of each",
+    "wudi": "starts from the sum of what two networks learned",
     "z_ensemble": "answers in standard units",
 }
 """Methods under which a network merged with itself is not itself, with the reason."""
