@@ -38,7 +38,8 @@ def trimmed_blocks(
         size: entries of a network in a block.
 
     Yields:
-        Entries `[models, size]`, filled up with zeros at the end. The next block is written over them.
+        Entries `[models, size]`, filled up with zeros at the end. The next block is written over
+        them: be done with what works on one before asking for the next.
 
     Example:
         >>> base = {"a": jnp.zeros(2), "b": jnp.zeros(1)}

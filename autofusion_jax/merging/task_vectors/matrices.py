@@ -40,14 +40,11 @@ def add_matrices(
     """
 
     def leaf(origin: Array, *values: Array) -> Array:
-        deltas = jnp.stack([delta_of(value, origin) for value in values])
-        if origin.ndim == 2:
-            merged = fn(deltas)
-        elif origin.ndim == 4 and convs:
-            merged = fn(deltas.reshape(len(values), -1, origin.shape[-1])).reshape(origin.shape)
-        else:
-            merged = deltas.mean(0)
-        return origin + scale * merged
+        deltas = [delta_of(value, origin) for value in values]
+        if origin.ndim == 2 or (origin.ndim == 4 and convs):
+            together = jnp.stack(deltas).reshape(len(values), -1, origin.shape[-1])
+            return origin + scale * fn(together).reshape(origin.shape)
+        return origin + scale * sum(deltas) / len(values)
 
     return merge_leaves(leaf, [base, *models])
 

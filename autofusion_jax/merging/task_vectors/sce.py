@@ -66,11 +66,11 @@ def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params
     """
 
     def leaf(origin: Array, kept: Array, *values: Array) -> Array:
-        deltas = jnp.stack([jnp.where(kept, delta_of(value, origin), 0) for value in values])
-        squares = jnp.square(deltas).reshape(len(values), -1).sum(1)
+        deltas = [jnp.where(kept, delta_of(value, origin), 0) for value in values]
+        squares = jnp.stack([jnp.square(delta).sum() for delta in deltas])
         total = squares.sum()
         weights = jnp.where(total == 0, 1 / len(values), squares / jnp.where(total == 0, 1, total))
-        return origin + merge_agreeing(deltas, weights, elect(deltas.sum(0), 1.0))
+        return origin + merge_agreeing(jnp.stack(deltas), weights, elect(sum(deltas), 1.0))
 
     return merge_leaves(leaf, [base, selected, *models])
 
@@ -78,7 +78,9 @@ def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params
 @jax.jit
 def _variances(base: Params, models: Sequence[Params]) -> Params:
     def leaf(origin: Array, *values: Array) -> Array:
-        return jnp.stack([delta_of(value, origin) for value in values]).var(0)
+        deltas = [delta_of(value, origin) for value in values]
+        mean = sum(deltas) / len(deltas)
+        return sum(jnp.square(delta - mean) for delta in deltas) / len(deltas)
 
     return jax.tree.map(leaf, base, *models)
 

@@ -44,10 +44,10 @@ def ties(
         merge: `"mean"` over the weights that agree, `"sum"` (FusionBench's default), or `"max"`: the
             entry of largest magnitude.
         weights: a factor for each network; all 1 if left out.
-        variant: `"paper"`: the `int(density n)` largest of all n entries of a network; entries whose
-            sum is zero stay at the base. `"fusionbench"`: one entry more; a sum of zero takes the
-            sign that most sums have. `"mergekit"`: the `int(density n)` largest, but at least one,
-            of every leaf by itself; a sum of zero counts as positive.
+        variant: `"paper"`: the `int(density n)` largest, but at least one, of all n entries of a
+            network; entries whose sum is zero stay at the base. `"fusionbench"`: one entry more; a
+            sum of zero takes the sign that most sums have. `"mergekit"`: the largest of every leaf
+            by itself; a sum of zero counts as positive.
 
     Returns:
         A method for any number of networks; needs `base`. `elect_and_merge` is its formula for
@@ -75,7 +75,7 @@ def ties(
             flat = _merge_with_majority(combine, blocks)
         else:
             tie = float(variant == "mergekit")
-            flat = np.concatenate([combine(block, tie=tie)[0] for block in blocks])
+            flat = np.concatenate([np.asarray(combine(block, tie=tie)[0]) for block in blocks])
         return results_in_place(task, add_flat(task.origin, flat))
 
     return Method("ties", run, uses_key=False, max_models=None, in_place=True)

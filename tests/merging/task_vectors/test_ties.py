@@ -45,10 +45,11 @@ def reference(base, models, density, scale):
     return base + scale * (deltas * agree).sum(0) / np.maximum(agree.sum(0), 1)
 
 
+@pytest.mark.parametrize("size", [4000, 600_000])  # one block, and three
 @pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 1.0])
-def test_paper(density):
+def test_paper(density, size):
     rng = np.random.default_rng(0)
-    base, *models = rng.standard_normal((5, 4000)).astype(np.float32)
+    base, *models = rng.standard_normal((5, size)).astype(np.float32)
     trees = [
         {"a": jnp.asarray(v[:1000]).reshape(20, 50), "b": jnp.asarray(v[1000:])} for v in (base, *models)
     ]
