@@ -76,9 +76,8 @@ def find_bounds(base: Params, params: Params, density: float, outliers: float) -
     return jax.tree.map(leaf, base, params)
 
 
-@jax.jit
 def keep_between(base: Params, params: Params, bounds: Params) -> Params:
-    """`params - base` where its magnitude is within the bounds `[2]` of its leaf, else 0.
+    """`params - base` where its magnitude is within the bounds `[2]` of its leaf, else 0; by leaf.
 
     Example:
         >>> params = {"w": jnp.array([1.0, -5.0, 3.0])}
@@ -86,11 +85,13 @@ def keep_between(base: Params, params: Params, bounds: Params) -> Params:
         [0.0, 0.0, 3.0]
     """
 
-    def leaf(origin: Array, value: Array, bound: Float[Array, "2"]) -> Array:
-        if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
-            return origin
-        delta = delta_of(value, origin)
-        size = jnp.abs(delta)
-        return jnp.where((size >= bound[0]) & (size <= bound[1]), delta, 0)
+    return jax.tree.map(_keep_leaf, base, params, bounds)
 
-    return jax.tree.map(leaf, base, params, bounds)
+
+@jax.jit
+def _keep_leaf(origin: Array, value: Array, bound: Float[Array, "2"]) -> Array:
+    if not jnp.issubdtype(origin.dtype, jnp.inexact):
+        return origin
+    delta = delta_of(value, origin)
+    size = jnp.abs(delta)
+    return jnp.where((size >= bound[0]) & (size <= bound[1]), delta, 0)

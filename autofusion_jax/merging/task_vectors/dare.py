@@ -5,8 +5,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Float, Key
 
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.task_vectors.deltas import delta_of
@@ -50,16 +51,14 @@ def dare(*, density: float = 0.5, merge: str | Method = "task_arithmetic", varia
         results = []
         for key in task.keys:
             keys = jax.random.split(key, len(task.models))
-            masks = [draw_mask(task.origin, density, k) for k in keys]
             prune = functools.partial(drop_and_rescale, task.origin, density=density, variant=variant)
-            deltas = [prune(params, mask) for params, mask in zip(task.models, masks)]
+            deltas = [prune(p, draw_mask(p, density, k)) for p, k in zip(task.models, keys)]
             results += merge_deltas(method, dataclasses.replace(task, keys=key[None]), deltas)
         return results
 
     return Method("dare", run, max_models=None, in_place=True)
 
 
-@jax.jit
 def draw_mask(params: Params, density: float | Float[Array, ""], key: Key[Array, ""]) -> Params:
     """Draw which entries of a network are kept, each with probability `density`.
 
@@ -69,11 +68,17 @@ def draw_mask(params: Params, density: float | Float[Array, ""], key: Key[Array,
         ((2, 3), dtype('bool'))
     """
     leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return tree.unflatten([jax.random.bernoulli(k, density, jnp.shape(v)) for k, v in zip(keys, leaves)])
+    flat = np.asarray(_draw(key, density, sum(jnp.size(leaf) for leaf in leaves)))
+    parts = np.split(flat, np.cumsum([jnp.size(leaf) for leaf in leaves])[:-1])
+    return tree.unflatten([jnp.asarray(p.reshape(jnp.shape(v))) for p, v in zip(parts, leaves)])
 
 
-@functools.partial(jax.jit, static_argnames="variant")
+@functools.partial(jax.jit, static_argnums=2)
+def _draw(key: Array, density: float | Array, num: int) -> Array:
+    """All at once: random numbers take long to compile, and the shape of every leaf is a program."""
+    return jax.random.bernoulli(key, density, (num,))
+
+
 def drop_and_rescale(
     base: Params,
     params: Params,
@@ -82,7 +87,7 @@ def drop_and_rescale(
     *,
     variant: str = "paper",
 ) -> Params:
-    """`mask * (params - base) / density`, leaf by leaf, in float32 or wider. See `dare`.
+    """`mask * (params - base) / density`, in float32 or wider; every leaf is one program. See `dare`.
 
     Args:
         base: parameters of the network that was fine-tuned.
@@ -103,15 +108,18 @@ def drop_and_rescale(
         [0.0, 0.0, 3.0]
     """
 
-    def leaf(origin: Array, value: Array, kept: Bool[Array, "*shape"] | Float[Array, "*shape"]) -> Array:
-        if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
-            return origin
-        delta = delta_of(value, origin)
-        masked = delta * kept
-        if variant == "paper":
-            return masked / density
-        before, after = jnp.abs(delta).sum(), jnp.abs(masked).sum()
-        small = jnp.minimum(before, after) < 1e-7  # mergekit's bound
-        return masked * jnp.where(small, 1, before / jnp.where(small, 1, after))
-
+    leaf = functools.partial(_drop_leaf, density=density, variant=variant)
     return jax.tree.map(leaf, base, params, mask)
+
+
+@functools.partial(jax.jit, static_argnames="variant")
+def _drop_leaf(origin: Array, value: Array, kept: Array, density: float | Array, variant: str) -> Array:
+    if not jnp.issubdtype(origin.dtype, jnp.inexact):
+        return origin
+    delta = delta_of(value, origin)
+    masked = delta * kept
+    if variant == "paper":
+        return masked / density
+    before, after = jnp.abs(delta).sum(), jnp.abs(masked).sum()
+    small = jnp.minimum(before, after) < 1e-7  # mergekit's bound
+    return masked * jnp.where(small, 1, before / jnp.where(small, 1, after))

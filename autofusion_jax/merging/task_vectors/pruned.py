@@ -40,12 +40,9 @@ def merge_deltas(method: Method, task: MergeTask, deltas: Sequence[Params]) -> l
     """
     zeros = merge_leaves(jnp.zeros_like, deltas[:1])
     results = method.run(dataclasses.replace(task, base=zeros, models=tuple(deltas)))
-    return [dataclasses.replace(r, params=_add(task.origin, r.params)) for r in results]
+    return [dataclasses.replace(r, params=merge_leaves(_add_leaf, [task.origin, r.params])) for r in results]
 
 
 @jax.jit
-def _add(base: Params, delta: Params) -> Params:
-    def leaf(origin: Array, change: Array) -> Array:
-        return origin.astype(change.dtype) + change
-
-    return merge_leaves(leaf, [base, delta])
+def _add_leaf(origin: Array, change: Array) -> Array:
+    return origin.astype(change.dtype) + change

@@ -44,15 +44,15 @@ def sce(*, density: float = 0.1) -> Method:
     require(0 < density <= 1, "sce", "density", "in (0, 1], the share of entries kept", density)
 
     def run(task: MergeTask) -> list[MergeResult]:
-        selected = jax.tree.map(lambda v: _largest(v, density), _variances(task.origin, task.models))
+        variances = jax.tree.map(_variance, task.origin, *task.models)
+        selected = jax.tree.map(lambda variance: _largest(variance, density), variances)
         return results_in_place(task, calculate_and_erase(task.origin, task.models, selected))
 
     return Method("sce", run, uses_key=False, max_models=None, in_place=True)
 
 
-@jax.jit
 def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params) -> Params:
-    """Steps 2 and 3 of `sce`.
+    """Steps 2 and 3 of `sce`; every leaf is one program, for those alike the same.
 
     Args:
         base: parameters of the network that all were fine-tuned from.
@@ -65,29 +65,28 @@ def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params
         Array([2.8, 0. ], dtype=float32)
     """
 
-    def leaf(origin: Array, kept: Array, *values: Array) -> Array:
-        deltas = [jnp.where(kept, delta_of(value, origin), 0) for value in values]
-        squares = jnp.stack([jnp.square(delta).sum() for delta in deltas])
-        total = squares.sum()
-        weights = jnp.where(total == 0, 1 / len(values), squares / jnp.where(total == 0, 1, total))
-        return origin + merge_agreeing(jnp.stack(deltas), weights, elect(sum(deltas), 1.0))
-
-    return merge_leaves(leaf, [base, selected, *models])
+    return merge_leaves(_merge_leaf, [base, selected, *models])
 
 
 @jax.jit
-def _variances(base: Params, models: Sequence[Params]) -> Params:
-    def leaf(origin: Array, *values: Array) -> Array:
-        deltas = [delta_of(value, origin) for value in values]
-        mean = sum(deltas) / len(deltas)
-        return sum(jnp.square(delta - mean) for delta in deltas) / len(deltas)
+def _merge_leaf(origin: Array, kept: Array, *values: Array) -> Array:
+    deltas = [jnp.where(kept, delta_of(value, origin), 0) for value in values]
+    squares = jnp.stack([jnp.square(delta).sum() for delta in deltas])
+    total = squares.sum()
+    weights = jnp.where(total == 0, 1 / len(values), squares / jnp.where(total == 0, 1, total))
+    return origin + merge_agreeing(jnp.stack(deltas), weights, elect(sum(deltas), 1.0))
 
-    return jax.tree.map(leaf, base, *models)
+
+@jax.jit
+def _variance(origin: Array, *values: Array) -> Array:
+    deltas = [delta_of(value, origin) for value in values]
+    mean = sum(deltas) / len(deltas)
+    return sum(jnp.square(delta - mean) for delta in deltas) / len(deltas)
 
 
-def _largest(variance: Array, density: float) -> np.ndarray:
+def _largest(variance: Array, density: float) -> Array:
     values = np.array(variance)
     kept = int(density * np.count_nonzero(values))
     if kept == 0:
-        return np.zeros(values.shape, bool)
-    return np.asarray(variance) >= nth_largest(values.reshape(-1), kept)
+        return jnp.zeros(values.shape, bool)
+    return variance >= nth_largest(values.reshape(-1), kept)
