@@ -74,14 +74,17 @@ def _merge_leaf(origin: Array, kept: Array, *values: Array) -> Array:
     squares = jnp.stack([jnp.square(delta).sum() for delta in deltas])
     total = squares.sum()
     weights = jnp.where(total == 0, 1 / len(values), squares / jnp.where(total == 0, 1, total))
-    return origin + merge_agreeing(jnp.stack(deltas), weights, elect(sum(deltas), 1.0))
+    return origin + merge_agreeing(
+        jnp.stack(deltas), weights, elect(sum(deltas, jnp.zeros_like(deltas[0])), 1.0)
+    )
 
 
 @jax.jit
 def _variance(origin: Array, *values: Array) -> Array:
     deltas = [delta_of(value, origin) for value in values]
-    mean = sum(deltas) / len(deltas)
-    return sum(jnp.square(delta - mean) for delta in deltas) / len(deltas)
+    zero = jnp.zeros_like(deltas[0])
+    mean = sum(deltas, zero) / len(deltas)
+    return sum((jnp.square(delta - mean) for delta in deltas), zero) / len(deltas)
 
 
 def _largest(variance: Array, density: float) -> Array:
