@@ -34,7 +34,17 @@ from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
 from autofusion_jax.merging.regression.regmean import regmean
 from autofusion_jax.merging.result import Method
+from autofusion_jax.merging.task_vectors.breadcrumbs import breadcrumbs
+from autofusion_jax.merging.task_vectors.consensus import consensus
+from autofusion_jax.merging.task_vectors.dare import dare
+from autofusion_jax.merging.task_vectors.iso_c import iso_c
+from autofusion_jax.merging.task_vectors.iso_cts import iso_cts
+from autofusion_jax.merging.task_vectors.magmax import magmax
+from autofusion_jax.merging.task_vectors.sce import sce
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
+from autofusion_jax.merging.task_vectors.ties import ties
+from autofusion_jax.merging.task_vectors.tsv import tsv
+from autofusion_jax.merging.task_vectors.wudi import wudi
 from autofusion_jax.merging.zipping.mudsc import mudsc
 from autofusion_jax.merging.zipping.zipit import zipit
 from autofusion_jax.validation import unknown_name
@@ -46,12 +56,18 @@ METHODS: dict[str, Callable[..., Method]] = {
     "autofusion_paper": functools.partial(autofusion, preset="paper"),
     "average": average,
     "best": best,
+    "breadcrumbs": breadcrumbs,
     "c2m3": c2m3,
     "confidence_ensemble": confidence_ensemble,
+    "consensus": consensus,
+    "dare": dare,
     "em_ensemble": em_ensemble,
     "fisher": fisher,
     "interpolation": interpolation,
+    "iso_c": iso_c,
+    "iso_cts": iso_cts,
     "karcher": karcher,
+    "magmax": magmax,
     "max_model": max_model,
     "model_stock": model_stock,
     "mudsc": mudsc,
@@ -60,14 +76,18 @@ METHODS: dict[str, Callable[..., Method]] = {
     "pleas": pleas,
     "prune_concat": prune_concat,
     "regmean": regmean,
+    "sce": sce,
     "simple_ensemble": simple_ensemble,
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "slerp": slerp,
     "ste": ste,
     "task_arithmetic": task_arithmetic,
+    "ties": ties,
+    "tsv": tsv,
     "weight_matching": weight_matching,
     "weighted_average": weighted_average,
     "weighted_ensemble": weighted_ensemble,
+    "wudi": wudi,
     "z_ensemble": z_ensemble,
     "zipit": zipit,
 }

@@ -19,12 +19,18 @@ METHODS = {
     "autofusion_paper": SHORT,
     "average": {},
     "best": {"epochs": 2, "batch_size": 8},
+    "breadcrumbs": {},
     "c2m3": {},
     "confidence_ensemble": {},
+    "consensus": {},
+    "dare": {},
     "em_ensemble": {},
     "fisher": {},
     "interpolation": {},
+    "iso_c": {},
+    "iso_cts": {},
     "karcher": {},
+    "magmax": {},
     "max_model": {},
     "model_stock": {},
     "mudsc": {},
@@ -33,14 +39,18 @@ METHODS = {
     "pleas": {},
     "prune_concat": {},
     "regmean": {},
+    "sce": {},
     "simple_ensemble": {},
     "sinkhorn_rebasin": {},
     "slerp": {},
     "ste": SHORT,
     "task_arithmetic": {},
+    "ties": {},
+    "tsv": {},
     "weight_matching": {},
     "weighted_average": {},
     "weighted_ensemble": {},
+    "wudi": {},
     "z_ensemble": {},
     "zipit": {},
 }
@@ -48,16 +58,39 @@ ENSEMBLES = {
     "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
 }  # fmt: skip
 LEARNED = {"autofusion", "autofusion_paper"}
-NEED_BASE = {"adamerging", "model_stock", "task_arithmetic"}
+NEED_BASE = {
+    "adamerging",
+    "model_stock",
+    "breadcrumbs",
+    "consensus",
+    "dare",
+    "iso_c",
+    "iso_cts",
+    "magmax",
+    "sce",
+    "task_arithmetic",
+    "ties",
+    "tsv",
+    "wudi",
+}
 IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place}
 """Methods that see through permutations only if they are aligned before."""
 
 NOT_ITSELF = {
     "adamerging": "adds what two networks learned, each by what it learns itself",
     "best": "starts from prune_concat",
+    "breadcrumbs": "trims what each learned",
+    "consensus": "adds what two networks learned",
+    "dare": "drops a part of what each learned",
     "em_ensemble": "answers by a mixture of Gaussians",
+    "iso_c": "evens out singular values",
+    "iso_cts": "evens out singular values",
     "prune_concat": "keeps half of the units of each",
+    "sce": "keeps only what networks differ in",
     "task_arithmetic": "adds what two networks learned",
+    "ties": "trims what each learned",
+    "tsv": "keeps half of the singular values of each",
+    "wudi": "starts from the sum of what two networks learned",
     "z_ensemble": "answers in standard units",
 }
 """Methods under which a network merged with itself is not itself, with the reason."""

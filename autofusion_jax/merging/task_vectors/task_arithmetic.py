@@ -3,27 +3,30 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.task_vectors.deltas import weights_of
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
 
-def task_arithmetic(*, scale: float = 0.3) -> Method:
-    """Add what every network learned to the base: `base + scale * sum_k (params_k - base)`.
+def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = None) -> Method:
+    """Add what every network learned to the base: `base + scale * sum_k weights[k] * (params_k - base)`.
 
     Args:
         scale: how much of each task vector is added, > 0 (lambda in the paper, 0.3 in FusionBench).
+        weights: a factor for each network; all 1 if left out.
 
     Returns:
         A method for any number of networks; needs `base`. `add_task_vectors` is its formula as a
         pure function, vmap-able over `scale`.
 
     Raises:
-        ValueError: scale is not above 0.
+        ValueError: scale is not above 0, or there is not one weight for each network.
 
     References:
         Ilharco, Ribeiro, Wortsman, Gururangan, Schmidt, Hajishirzi, Farhadi: Editing models with
@@ -32,14 +35,22 @@ def task_arithmetic(*, scale: float = 0.3) -> Method:
     require(scale > 0, "task_arithmetic", "scale", "> 0", scale)
 
     def run(task: MergeTask) -> list[MergeResult]:
-        return results_in_place(task, add_task_vectors(task.origin, task.models, scale))
+        scales = scale * weights_of("task_arithmetic", weights, len(task.models))
+        return results_in_place(task, add_task_vectors(task.origin, task.models, scales))
 
     return Method("task_arithmetic", run, uses_key=False, max_models=None, in_place=True, shows_nan=True)
 
 
 @jax.jit
-def add_task_vectors(base: Params, models: Sequence[Params], scale: float | Float[Array, ""]) -> Params:
-    """`base + scale * sum_k (models[k] - base)`, leaf by leaf.
+def add_task_vectors(
+    base: Params, models: Sequence[Params], scale: float | Float[Array, ""] | Float[Array, " models"]
+) -> Params:
+    """`base + sum_k scale[k] * (models[k] - base)`, leaf by leaf.
+
+    Args:
+        base: parameters of the network that all were fine-tuned from.
+        models: parameters of one structure.
+        scale: a factor for all task vectors, or one for each.
 
     Example:
         >>> import jax.numpy as jnp
@@ -47,8 +58,9 @@ def add_task_vectors(base: Params, models: Sequence[Params], scale: float | Floa
         >>> jax.vmap(lambda scale: add_task_vectors(base, models, scale))(jnp.array([0.0, 0.5]))["w"].tolist()
         [[1.0], [3.0]]
     """
+    scales = jnp.broadcast_to(jnp.asarray(scale), (len(models),))
 
     def leaf(origin: Array, *values: Array) -> Array:
-        return (1 - scale * len(values)) * origin + scale * sum(values)
+        return (1 - scales.sum()) * origin + sum(s * value for s, value in zip(scales, values))
 
     return merge_leaves(leaf, [base, *models])

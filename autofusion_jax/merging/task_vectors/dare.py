@@ -1,0 +1,125 @@
+"""DARE: drop entries of the task vectors at random, rescale the rest, merge."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Key
+
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.task_vectors.deltas import delta_of
+from autofusion_jax.merging.task_vectors.pruned import merge_deltas, merge_method
+from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
+from autofusion_jax.merging.task_vectors.ties import ties
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require, unknown_name
+
+VARIANTS = ("paper", "mergekit")
+
+
+def dare(*, density: float = 0.5, merge: str | Method = "task_arithmetic", variant: str = "paper") -> Method:
+    """Merge task vectors `m_k * (params_k - base) / density`, entries of `m_k` 1 with probability `density`.
+
+    Args:
+        density: share of entries kept, in (0, 1]: 1 - p with the paper's drop rate p, for which it
+            gives no default (0.5 in FusionBench).
+        merge: what merges them: `"task_arithmetic"`, `"ties"`, or a method with options of its own,
+            such as `methods.ties(density=1.0, variant="mergekit")`.
+        variant: `"paper"` (FusionBench alike), or `"mergekit"`, which divides not by the density but
+            by what is left of the sum of magnitudes of the leaf.
+
+    Returns:
+        A method for any number of networks; needs `base`. `drop_and_rescale` is its formula for
+        given masks, as a pure function.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    References:
+        Yu, Yu, Yu, Huang, Li: Language models are super Mario: absorbing abilities from homologous
+        models as a free lunch, ICML 2024, Eq. 1.
+    """
+    require(0 < density <= 1, "dare", "density", "in (0, 1], the share of entries kept", density)
+    if variant not in VARIANTS:
+        raise unknown_name("dare", "variant", variant, VARIANTS)
+    method = merge_method("dare", merge, {"task_arithmetic": task_arithmetic(), "ties": ties()})
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        results = []
+        for key in task.keys:
+            keys = jax.random.split(key, len(task.models))
+            prune = functools.partial(drop_and_rescale, task.origin, density=density, variant=variant)
+            deltas = [prune(p, draw_mask(p, density, k)) for p, k in zip(task.models, keys)]
+            results += merge_deltas(method, dataclasses.replace(task, keys=key[None]), deltas)
+        return results
+
+    return Method("dare", run, max_models=None, in_place=True)
+
+
+def draw_mask(params: Params, density: float | Float[Array, ""], key: Key[Array, ""]) -> Params:
+    """Draw which entries of a network are kept, each with probability `density`.
+
+    Example:
+        >>> mask = draw_mask({"w": jnp.zeros((2, 3))}, 0.5, jax.random.key(0))["w"]
+        >>> mask.shape, mask.dtype
+        ((2, 3), dtype('bool'))
+    """
+    leaves, tree = jax.tree.flatten(params)
+    flat = np.asarray(_draw(key, density, sum(jnp.size(leaf) for leaf in leaves)))
+    parts = np.split(flat, np.cumsum([jnp.size(leaf) for leaf in leaves])[:-1])
+    return tree.unflatten([jnp.asarray(p.reshape(jnp.shape(v))) for p, v in zip(parts, leaves)])
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _draw(key: Array, density: float | Array, num: int) -> Array:
+    """All at once: random numbers take long to compile, and the shape of every leaf is a program."""
+    return jax.random.bernoulli(key, density, (num,))
+
+
+def drop_and_rescale(
+    base: Params,
+    params: Params,
+    mask: Params,
+    density: float | Float[Array, ""],
+    *,
+    variant: str = "paper",
+) -> Params:
+    """`mask * (params - base) / density`, in float32 or wider; every leaf is one program. See `dare`.
+
+    Args:
+        base: parameters of the network that was fine-tuned.
+        params: parameters of the fine-tuned one.
+        mask: for every leaf which entries are kept, 0 or 1.
+        density: the share that they were drawn with; vmap-able.
+        variant: `"paper"` or `"mergekit"`.
+
+    Returns:
+        The pruned task vector; leaves that are not floats are the base's.
+
+    Example:
+        >>> base, params = {"w": jnp.zeros(3)}, {"w": jnp.arange(3.0)}
+        >>> mask = {"w": jnp.array([True, False, True])}
+        >>> drop_and_rescale(base, params, mask, 0.5)["w"].tolist()
+        [0.0, 0.0, 4.0]
+        >>> drop_and_rescale(base, params, mask, 0.5, variant="mergekit")["w"].tolist()
+        [0.0, 0.0, 3.0]
+    """
+
+    leaf = functools.partial(_drop_leaf, density=density, variant=variant)
+    return jax.tree.map(leaf, base, params, mask)
+
+
+@functools.partial(jax.jit, static_argnames="variant")
+def _drop_leaf(origin: Array, value: Array, kept: Array, density: float | Array, variant: str) -> Array:
+    if not jnp.issubdtype(origin.dtype, jnp.inexact):
+        return origin
+    delta = delta_of(value, origin)
+    masked = delta * kept
+    if variant == "paper":
+        return masked / density
+    before, after = jnp.abs(delta).sum(), jnp.abs(masked).sum()
+    small = jnp.minimum(before, after) < 1e-7  # mergekit's bound
+    return masked * jnp.where(small, 1, before / jnp.where(small, 1, after))

@@ -1,0 +1,57 @@
+"""The election of signs (TIES): entries that disagree with the elected sign do not count.
+
+Sums over the networks are written out, one term each: XLA makes one loop of that on a CPU, and many
+of a sum over an axis.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+MERGES = ("mean", "sum", "max")
+"""How the entries that agree are put together."""
+
+
+def elect(total: Float[Array, "*shape"], tie: float | Float[Array, ""]) -> Float[Array, "*shape"]:
+    """The sign of a sum of entries, `tie` where it is zero.
+
+    Example:
+        >>> elect(jnp.array([-3.0, 0.0]), 1.0).tolist()
+        [-1.0, 1.0]
+    """
+    return jnp.where(total == 0, tie, jnp.sign(total))
+
+
+@functools.partial(jax.jit, static_argnames="merge")
+def merge_agreeing(
+    deltas: Float[Array, "models *shape"],
+    weights: Float[Array, " models"],
+    sign: Float[Array, "*shape"],
+    *,
+    merge: str = "mean",
+) -> Float[Array, "*shape"]:
+    """Put together the entries of elected sign: `sum_k a_k weights[k] deltas[k]`, `a_k` 1 where they agree.
+
+    Args:
+        deltas: task vectors.
+        weights: a factor for each.
+        sign: elected signs, -1, 0 or 1; nothing agrees with 0.
+        merge: one of `MERGES`: divide by the weights that agree, or not, or take the largest magnitude.
+
+    Example:
+        >>> deltas = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+        >>> merge_agreeing(deltas, jnp.ones(2), jnp.ones(2)).tolist()
+        [2.0, 2.0]
+    """
+    weighted = [weight * delta for weight, delta in zip(weights, deltas)]
+    agree = [value * sign > 0 for value in weighted]
+    kept = [jnp.where(yes, value, 0) for yes, value in zip(agree, weighted)]
+    if merge == "max":
+        return sign * functools.reduce(jnp.maximum, map(jnp.abs, kept))
+    if merge == "sum":
+        return sum(kept, jnp.zeros_like(sign))
+    divisor = sum((jnp.where(yes, weight, 0) for yes, weight in zip(agree, weights)), jnp.zeros_like(sign))
+    return sum(kept, jnp.zeros_like(sign)) / jnp.where(divisor == 0, 1, divisor)

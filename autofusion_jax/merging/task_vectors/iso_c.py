@@ -1,0 +1,62 @@
+"""Iso-C: the summed task vector with all singular values alike."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.task_vectors.matrices import Scalar, add_matrices
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require
+
+
+def iso_c(*, scale: float = 1.0, convs: bool = False) -> Method:
+    """Add an isotropic sum: `base + scale * mean(s) U V^T`, `U diag(s) V^T = sum_k (params_k - base)`.
+
+    So for leaves that are matrices; of all others the mean of the task vectors is added.
+
+    Args:
+        scale: how much is added, > 0 (alpha in the paper, chosen there on held-out data; 1 in
+            FusionBench).
+        convs: take kernels of four axes as matrices, too.
+
+    Returns:
+        A method for any number of networks; needs `base`. `add_isotropic` is its formula as a pure
+        function, vmap-able over `scale`.
+
+    Raises:
+        ValueError: scale is not above 0.
+
+    References:
+        Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de Weijer: No task left behind:
+        isotropic model merging with common and task-specific subspaces, ICML 2025, Algorithm 1.
+    """
+    require(scale > 0, "iso_c", "scale", "> 0", scale)
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        return results_in_place(task, add_isotropic(task.origin, task.models, scale, convs=convs))
+
+    return Method("iso_c", run, uses_key=False, max_models=None, in_place=True)
+
+
+@functools.partial(jax.jit, static_argnames="convs")
+def add_isotropic(base: Params, models: Sequence[Params], scale: Scalar, *, convs: bool = False) -> Params:
+    """The formula of `iso_c`.
+
+    Example:
+        >>> base = {"w": jnp.zeros((2, 2))}
+        >>> models = [{"w": jnp.array([[3.0, 0.0], [0.0, 0.0]])}, {"w": jnp.array([[0.0, 0.0], [0.0, 1.0]])}]
+        >>> add_isotropic(base, models, 1.0)["w"].round(4).tolist()
+        [[2.0, 0.0], [0.0, 2.0]]
+    """
+
+    def matrix(deltas: Float[Array, "models m n"]) -> Float[Array, "m n"]:
+        u, s, vt = jnp.linalg.svd(deltas.sum(0), full_matrices=False)
+        return s.mean() * u @ vt
+
+    return add_matrices(matrix, base, models, scale, convs=convs)

@@ -1,0 +1,59 @@
+"""MagMax: of all task vectors' entries the one of largest magnitude."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.task_vectors.deltas import delta_of
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require
+
+
+def magmax(*, scale: float = 1.0) -> Method:
+    """Add the largest change of every entry: `base + scale * delta_k`, `k = argmax_k |delta_k|` by entry.
+
+    Args:
+        scale: how much of it is added, > 0 (lambda in the paper, chosen on held-out data there).
+
+    Returns:
+        A method for any number of networks; needs `base`. `add_largest` is its formula as a pure
+        function, vmap-able over `scale`.
+
+    Raises:
+        ValueError: scale is not above 0.
+
+    References:
+        Marczak, Twardowski, Trzcinski, Cygert: MagMax: leveraging model merging for seamless
+        continual learning, ECCV 2024.
+    """
+    require(scale > 0, "magmax", "scale", "> 0", scale)
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        return results_in_place(task, add_largest(task.origin, task.models, scale))
+
+    return Method("magmax", run, uses_key=False, max_models=None, in_place=True)
+
+
+@jax.jit
+def add_largest(base: Params, models: Sequence[Params], scale: float | Float[Array, ""]) -> Params:
+    """`base + scale * delta` with the delta of largest magnitude; of two alike, the first network's.
+
+    Example:
+        >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, -3.0])}, {"w": jnp.array([-1.0, 2.0])}]
+        >>> add_largest(base, models, 0.5)["w"].tolist()
+        [0.5, -1.5]
+    """
+
+    def larger(first: Array, second: Array) -> Array:
+        return jnp.where(jnp.abs(second) > jnp.abs(first), second, first)
+
+    def leaf(origin: Array, *values: Array) -> Array:
+        return origin + scale * functools.reduce(larger, [delta_of(value, origin) for value in values])
+
+    return merge_leaves(leaf, [base, *models])

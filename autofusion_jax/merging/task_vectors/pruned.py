@@ -1,0 +1,48 @@
+"""Methods that prune task vectors and leave it to another method to merge them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from autofusion_jax.merging.leafwise import merge_leaves
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require, unknown_name
+
+
+def merge_method(caller: str, merge: str | Method, known: Mapping[str, Method]) -> Method:
+    """The method that merges pruned task vectors.
+
+    Raises:
+        ValueError: the name is not known, or the method moves units.
+    """
+    if isinstance(merge, str):
+        if merge not in known:
+            raise unknown_name(caller, "merge", merge, known)
+        return known[merge]
+    require(
+        merge.in_place, caller, "merge", 'a method for task vectors, such as "ties" or methods.ties(...)',
+        repr(merge.name),
+    )  # fmt: skip
+    return merge
+
+
+def merge_deltas(method: Method, task: MergeTask, deltas: Sequence[Params]) -> list[MergeResult]:
+    """Merge given task vectors: as networks with a base of zeros, to which the real one is added.
+
+    Args:
+        method: merges networks with a base.
+        task: what was merged.
+        deltas: a task vector for each network.
+    """
+    zeros = merge_leaves(jnp.zeros_like, deltas[:1])
+    results = method.run(dataclasses.replace(task, base=zeros, models=tuple(deltas)))
+    return [dataclasses.replace(r, params=merge_leaves(_add_leaf, [task.origin, r.params])) for r in results]
+
+
+@jax.jit
+def _add_leaf(origin: Array, change: Array) -> Array:
+    return origin.astype(change.dtype) + change

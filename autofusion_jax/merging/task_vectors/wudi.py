@@ -1,0 +1,92 @@
+"""WUDI-Merging: the task vector that disturbs no network's, by gradient descent and without data."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.task_vectors.matrices import Scalar, add_matrices
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require
+
+
+def wudi(
+    *, scale: float = 1.0, num_steps: int = 300, learning_rate: float = 1e-5, convs: bool = False
+) -> Method:
+    """Add the matrix that disturbs least: `min_delta sum_k |delta_k^T (delta - delta_k)|^2 / |delta_k|^2`.
+
+    The task vector of a kernel `[in, out]` spans the inputs that the network saw, so what is left of
+    `delta - delta_k` on it measures how much the outputs are disturbed. Adam, from `sum_k delta_k`.
+    Of leaves that are not matrices the mean of the task vectors is added. A matrix that no network
+    changed stays as it is.
+
+    Args:
+        scale: how much is added, > 0 (1 in the paper).
+        num_steps: steps of Adam, >= 1 (300 in the paper).
+        learning_rate: of Adam, > 0 (1e-5 in the paper).
+        convs: take kernels of four axes as matrices, too.
+
+    Returns:
+        A method for any number of networks; needs `base`. `add_undisturbed` is its formula as a
+        pure function, vmap-able over `scale` and `learning_rate`.
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    References:
+        Cheng, Xiong, Wei, Zhu, Yuan: Whoever started the interference should end it: guiding
+        data-free model merging via task vectors, ICML 2025.
+    """
+    require(scale > 0, "wudi", "scale", "> 0", scale)
+    require(num_steps >= 1, "wudi", "num_steps", ">= 1", num_steps)
+    require(learning_rate > 0, "wudi", "learning_rate", "> 0", learning_rate)
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        params = add_undisturbed(
+            task.origin, task.models, scale, learning_rate, num_steps=num_steps, convs=convs
+        )
+        return results_in_place(task, params)
+
+    return Method("wudi", run, uses_key=False, max_models=None, in_place=True)
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "convs"))
+def add_undisturbed(
+    base: Params,
+    models: Sequence[Params],
+    scale: Scalar,
+    learning_rate: Scalar,
+    *,
+    num_steps: int = 300,
+    convs: bool = False,
+) -> Params:
+    """The formula of `wudi`. The loss is quadratic in delta: its gradient is `2 (A delta - B)`.
+
+    Example:
+        >>> base, models = {"w": jnp.zeros((2, 1))}, [{"w": jnp.array([[1.0], [0.0]])}] * 2
+        >>> add_undisturbed(base, models, 1.0, 0.1, num_steps=200)["w"].round(2).tolist()
+        [[1.0], [0.0]]
+    """
+    adam = optax.adam(learning_rate)
+
+    def matrix(deltas: Float[Array, "models m n"]) -> Float[Array, "m n"]:
+        norms = jnp.square(deltas).sum((1, 2))
+        unit = deltas / jnp.sqrt(jnp.where(norms == 0, 1, norms))[:, None, None]
+        curvature = jnp.einsum("kmi,kni->mn", unit, unit)
+        target = jnp.einsum("kmi,kni,knj->mj", unit, unit, deltas)
+
+        def step(_: Array, state: tuple) -> tuple:
+            merged, moments = state
+            updates, moments = adam.update(2 * (curvature @ merged - target), moments)
+            return optax.apply_updates(merged, updates), moments
+
+        start = deltas.sum(0)
+        return jax.lax.fori_loop(0, num_steps, step, (start, adam.init(start)))[0]
+
+    return add_matrices(matrix, base, models, scale, convs=convs)

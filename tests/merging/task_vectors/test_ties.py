@@ -1,0 +1,132 @@
+"""TIES against recorded outputs of FusionBench and mergekit, and against the paper's algorithm in float64."""
+
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import autofusion_jax as af
+from autofusion_jax.merging.task_vectors.ties import elect_and_merge, ties
+from tests.merging.fusionbench import expect_oracle, fusionbench_networks
+
+FUSIONBENCH = [(0.7, "0.7", 0.3), (0.2, "20", 0.3), (0.2, "20", 1.0), (0.5, "50", 0.3), (0.5, "50", 1.0)]
+
+
+def merged(base, models, **options):
+    return af.merge_many(models, None, None, base=base, method="ties", **options).params
+
+
+@pytest.mark.parametrize("merge", ["sum", "mean", "max"])
+@pytest.mark.parametrize(("density", "threshold", "scale"), FUSIONBENCH)
+def test_fusionbench(density, threshold, scale, merge):
+    base, models = fusionbench_networks()
+    params = merged(base, models, density=density, scale=scale, merge=merge, variant="fusionbench")
+    expect_oracle(f"fb_ties_thr{threshold}_lam{scale}_{merge}", params)
+
+
+@pytest.mark.parametrize(("merge", "normalize"), [("sum", 0), ("mean", 1)])
+@pytest.mark.parametrize("density", [0.2, 0.5])
+def test_mergekit(density, merge, normalize):
+    base, models = fusionbench_networks()
+    params = merged(base, models, density=density, merge=merge, weights=(0.3, 0.4, 0.5), variant="mergekit")
+    expect_oracle(f"mk_ties_d{density}_norm{normalize}", params)
+
+
+def reference(base, models, density, scale):
+    """Algorithm 1 of the paper, on one vector, by a full sort."""
+    deltas = np.stack(models).astype(np.float64) - base
+    for delta in deltas:
+        delta[np.argsort(-np.abs(delta))[int(density * delta.size) :]] = 0
+    sign = np.sign(deltas.sum(0))
+    agree = (np.sign(deltas) == sign) & (deltas != 0)
+    return base + scale * (deltas * agree).sum(0) / np.maximum(agree.sum(0), 1)
+
+
+@pytest.mark.parametrize("size", [4000, 600_000])  # one block, and three
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 1.0])
+def test_paper(density, size):
+    rng = np.random.default_rng(0)
+    base, *models = rng.standard_normal((5, size)).astype(np.float32)
+    trees = [
+        {"a": jnp.asarray(v[:1000]).reshape(20, 50), "b": jnp.asarray(v[1000:])} for v in (base, *models)
+    ]
+    params = merged(trees[0], trees[1:], density=density, scale=0.7)
+    got = np.concatenate([params["a"].ravel(), params["b"]])
+    np.testing.assert_allclose(got, reference(base, models, density, 0.7), atol=1e-6)
+
+
+def test_a_sum_of_zero():
+    """Entry 0 is disputed: the paper leaves it, FusionBench follows the majority, mergekit takes plus."""
+    base = {"w": jnp.zeros(4)}
+    models = [{"w": jnp.array([2.0, -1.0, -1.0, 1.0])}, {"w": jnp.array([-2.0, -1.0, -1.0, 1.0])}]
+    options = {"density": 1.0, "merge": "sum"}
+    assert merged(base, models, **options)["w"].tolist() == [0, -2, -2, 2]
+    assert merged(base, models, **options, variant="fusionbench")["w"].tolist() == [-2, -2, -2, 2]
+    assert merged(base, models, **options, variant="mergekit")["w"].tolist() == [2, -2, -2, 2]
+
+
+def test_vmap_over_the_scale():
+    deltas = jax.random.normal(jax.random.key(0), (3, 4, 5))
+    scales = jnp.array([0.3, 1.0])
+    many = jax.vmap(lambda scale: elect_and_merge(deltas, jnp.ones(3), scale))(scales)
+    for number, scale in enumerate(scales):
+        np.testing.assert_allclose(many[number], elect_and_merge(deltas, jnp.ones(3), scale), atol=1e-6)
+
+
+def test_blocks_are_all_there(monkeypatch):
+    """Whatever the size of the blocks, and whether or not leaves end where they do."""
+    base = {"a": jnp.zeros(7), "b": jnp.zeros((2, 3))}
+    models = [
+        {"a": sign * jnp.array([1.0, 2, 3, 4, 5, -6, -7]), "b": sign * jnp.ones((2, 3))} for sign in (1, -1)
+    ]
+    models = [*models, {"a": jnp.zeros(7), "b": jnp.array([[0.0, 0, 0], [9, 8, 7]])}]
+    options = {"density": 0.9, "variant": "fusionbench", "merge": "sum"}
+    expected = merged(base, models, **options)
+    assert expected["a"].tolist() == [1, 2, 3, 4, 5, 6, 7] and expected["b"].tolist() == [
+        [1, 1, 1],
+        [10, 9, 8],
+    ]
+    for size in (1, 2, 5, 13):
+        monkeypatch.setattr(sys.modules[ties.__module__], "BLOCK", size)
+        chex.assert_trees_all_equal(merged(base, models, **options), expected)
+
+
+def test_leaves_that_are_not_floats_are_the_base_s():
+    base = {"step": jnp.array(7), "w": jnp.zeros(2)}
+    models = [{"step": jnp.array(8), "w": jnp.ones(2)}, {"step": jnp.array(9), "w": jnp.ones(2)}]
+    for variant in ("paper", "fusionbench", "mergekit"):
+        params = merged(base, models, variant=variant)
+        assert params["step"] == 7 and params["w"].tolist() == [1, 1]
+
+
+def test_half_precision_keeps_its_dtype():
+    base = {"w": jnp.zeros(4, jnp.bfloat16)}
+    models = [{"w": jnp.array([1.0, 2.0, 3.0, 4.0], jnp.bfloat16)}] * 2
+    params = merged(base, models, density=0.5)
+    assert params["w"].dtype == jnp.bfloat16 and params["w"].tolist() == [0, 0, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"density": 0.0}, r"ties: density must be in \(0, 1\].* got 0.0"),
+        ({"density": 20.0}, r"ties: density must be in \(0, 1\].* got 20.0"),
+        ({"scale": -1.0}, "ties: scale must be > 0; got -1.0"),
+        ({"merge": "average"}, "ties: unknown merge 'average'.*Known: max, mean, sum"),
+        ({"variant": "mergkit"}, "ties: unknown variant 'mergkit'. Did you mean 'mergekit'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        af.methods.ties(**options)
+
+
+def test_base_and_weights_are_asked_for():
+    base, models = fusionbench_networks()
+    with pytest.raises(ValueError, match="base must be the parameters"):
+        af.merge_many(models, None, None, method="ties")
+    with pytest.raises(ValueError, match="ties: weights must be 3 numbers"):
+        merged(base, models, weights=(1.0, 2.0))
