@@ -1,8 +1,9 @@
 """CIFAR-10, 5 + 5 classes, a ResNet20 of width 16 with BatchNorm, for a laptop.
 
 Command: `python experiments/merge.py --config=cifar10_resnet20`
-Time: 59 minutes for each endpoint on a busy machine; the merges are not timed yet.
-Expect endpoints of 82 and 87 % on the test images of their own five classes (pair 0).
+Time: 38 to 59 minutes for each endpoint on a busy core; `prune_concat` takes 2 minutes, `best` over 44.
+Expect endpoints of 82 to 88 % on the test images of their own five classes, and 61 % joint by
+`prune_concat` (seed 100, `--table=best`).
 """
 
 from autofusion_jax.training.loop import TrainOptions

@@ -32,7 +32,7 @@ def _panel(data: str, model: str, labels: str):
     entries = (*(VGG_ENDPOINTS if known else ENDPOINTS), *methods)
     title = f"{heading(data)}, {model.upper()}, {labels} labels"
     config = functools.partial(
-        settings, f"{data}_{model}", f"1/{name}", repeats=3 if model == "vgg" else 1, labels=labels
+        settings, f"{data}_{model}", f"1/{name}", repeats=3 if known else 1, labels=labels
     )
     return panel(name, title, entries, config, *ABOUT)
 

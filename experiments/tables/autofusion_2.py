@@ -16,17 +16,14 @@ STRATEGIES = (
     paper_row("retain", "L_retain only", strategy="retain"),
 )
 ABOUT = f"Published: {PAPER}, Table 2; of its body only the endpoints of the VGG are known to us."
+FAST = ("model_a", "model_b", "interpolation", "normalized", "align")
 
 
 def _panel(model: str, labels: str):
     entries = (*(VGG_ENDPOINTS if model == "vgg" else ENDPOINTS), *STRATEGIES)
     name, repeats = f"{model}_{labels}", 2 if model == "vgg" else 1
     config = functools.partial(settings, f"mnist_{model}", f"2/{name}", repeats=repeats, labels=labels)
-    title, fast = (
-        f"{model.upper()}, {labels} labels",
-        ("model_a", "model_b", "interpolation", "normalized", "align"),
-    )
-    return panel(name, title, entries, config, ABOUT, fast=fast)
+    return panel(name, f"{model.upper()}, {labels} labels", entries, config, ABOUT, fast=FAST)
 
 
 TABLE = Table(

@@ -20,6 +20,7 @@ COMPARED = (
     "pleas", "prune_concat", "best",
 )  # fmt: skip
 FAST = ("interpolation", "autofusion", "prune_concat", "best", "teacher_em", "control_ridge_head")
+MODEL_NAMES = {"resnet20": "ResNet20"}
 SPLITS = {"2_8": (2, 8), "3_7": (3, 7), "3_3_4": (3, 3, 4)}
 ABOUT = (
     "*Hard* rows hold permutations, *soft* ones the Sinkhorn matrices. A teacher runs all networks; a "
@@ -49,7 +50,7 @@ def _panel(name: str, base: str, *, num_tasks: int = 2, **changes: Any) -> Panel
     kind = next((text for key, text in task.items() if name.endswith(key)), "")
     entries = (*endpoints, *chosen_rows(COMPARED), *reference_rows())
     return panel(
-        name, f"{heading(named)}, {model.upper()}{kind}", entries, config, *ABOUT,
+        name, f"{heading(named)}, {MODEL_NAMES.get(model, model.upper())}{kind}", entries, config, *ABOUT,
         metrics=("joint", *letters, "avg"), costs=True,
         correction="reset_norm" if model == "resnet20" else None, fast=(*MODEL_ROLES[:num_tasks], *FAST),
     )  # fmt: skip
