@@ -29,6 +29,7 @@ from autofusion_jax.merging.matching.ot_fusion import ot_fusion
 from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
+from autofusion_jax.merging.mixing.recombination import recombination
 from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
@@ -75,6 +76,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "ot_fusion": ot_fusion,
     "pleas": pleas,
     "prune_concat": prune_concat,
+    "recombination": recombination,
     "regmean": regmean,
     "sce": sce,
     "simple_ensemble": simple_ensemble,

@@ -38,6 +38,7 @@ METHODS = {
     "ot_fusion": {},
     "pleas": {},
     "prune_concat": {},
+    "recombination": {},
     "regmean": {},
     "sce": {},
     "simple_ensemble": {},
