@@ -30,6 +30,7 @@ from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.mixing.recombination import recombination
+from autofusion_jax.merging.mixing.smile import smile
 from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
@@ -82,6 +83,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "simple_ensemble": simple_ensemble,
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "slerp": slerp,
+    "smile": smile,
     "ste": ste,
     "task_arithmetic": task_arithmetic,
     "ties": ties,

@@ -44,6 +44,7 @@ METHODS = {
     "simple_ensemble": {},
     "sinkhorn_rebasin": {},
     "slerp": {},
+    "smile": {},
     "ste": SHORT,
     "task_arithmetic": {},
     "ties": {},
@@ -58,6 +59,9 @@ METHODS = {
 ENSEMBLES = {
     "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
 }  # fmt: skip
+OTHER_STRUCTURE = {"smile"}
+"""Methods whose network has units in the order of the merged ones, but a program and parameters of its own."""
+
 LEARNED = {"autofusion", "autofusion_paper"}
 NEED_BASE = {
     "adamerging",
@@ -69,6 +73,7 @@ NEED_BASE = {
     "iso_cts",
     "magmax",
     "sce",
+    "smile",
     "task_arithmetic",
     "ties",
     "tsv",
@@ -125,9 +130,9 @@ def test_structure_finiteness_and_the_same_bits_twice(name, model):
     chex.assert_trees_all_equal(dict(result.variants), dict(again.variants))
     chex.assert_tree_all_finite(result.params)
     outputs = result.apply_fn(result.params, inputs_for(model))
-    chex.assert_shape(outputs, (24, 3))
+    chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
     chex.assert_tree_all_finite(outputs)
-    if name not in ENSEMBLES:
+    if name not in ENSEMBLES | OTHER_STRUCTURE:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         expect_whole_units(model.perm_spec, result)
 
@@ -199,15 +204,16 @@ def test_three_networks(name, mlp):
     models = [params_for(mlp, seed) for seed in range(3)]
     result = merged(name, mlp, models)
     chex.assert_tree_all_finite(result.params)
-    chex.assert_shape(result.apply_fn(result.params, inputs_for(mlp)), (24, 3))
-    if name not in ENSEMBLES:
+    outputs = result.apply_fn(result.params, inputs_for(mlp))
+    chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
+    if name not in ENSEMBLES | OTHER_STRUCTURE:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         assert len(result.alignments) == len(result.weights) == 3
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ENSEMBLES])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ENSEMBLES | OTHER_STRUCTURE])
 def test_corrections_follow_every_method(name, mlp):
-    """But not ensembles, whose members are whole (refused: corrections/test_repair.py)."""
+    """But not those whose network is another program (refused: corrections/test_repair.py)."""
     models = [params_for(mlp, 0), params_for(mlp, 1)]
     result = merged(name, mlp, models, correction="repair")
     assert result.diagnostics["correction"]["corrected"] == 2
