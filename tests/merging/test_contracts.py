@@ -60,7 +60,7 @@ ENSEMBLES = {
     "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
 }  # fmt: skip
 OTHER_STRUCTURE = {"smile"}
-"""Methods whose network has units in the order of the merged ones, but a program and parameters of its own."""
+"""Methods whose network has a program and parameters of its own."""
 
 LEARNED = {"autofusion", "autofusion_paper"}
 NEED_BASE = {

@@ -131,3 +131,11 @@ def test_networks_that_are_the_base_are_refused(mlp):
     base = params_for(mlp, 0)
     with pytest.raises(ValueError, match="smile: linear layers must be changed by fine-tuning"):
         af.merge_many([base, base], mlp.perm_spec, inputs_for(mlp), base=base, method="smile")
+
+
+@pytest.mark.parametrize("align", [None, "weight_matching"])
+def test_no_correction_follows(mlp, align):
+    base, models = fine_tuned(mlp)
+    options = {"base": base, "method": "smile", "align": align, "correction": "repair"}
+    with pytest.raises(ValueError, match="None for an ensemble, or for another program"):
+        af.merge_many(models, mlp.perm_spec, inputs_for(mlp), **options)
