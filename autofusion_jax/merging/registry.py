@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from autofusion_jax.merging.adaptive.adamerging import adamerging
+from autofusion_jax.merging.adaptive.concrete import concrete
+from autofusion_jax.merging.adaptive.surgery import surgery
 from autofusion_jax.merging.autofusion.method import autofusion
 from autofusion_jax.merging.averaging.average import average
 from autofusion_jax.merging.averaging.fisher import fisher
@@ -60,6 +62,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "best": best,
     "breadcrumbs": breadcrumbs,
     "c2m3": c2m3,
+    "concrete": concrete,
     "confidence_ensemble": confidence_ensemble,
     "consensus": consensus,
     "dare": dare,
@@ -85,6 +88,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "slerp": slerp,
     "smile": smile,
     "ste": ste,
+    "surgery": surgery,
     "task_arithmetic": task_arithmetic,
     "ties": ties,
     "tsv": tsv,

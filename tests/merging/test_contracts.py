@@ -21,6 +21,7 @@ METHODS = {
     "best": {"epochs": 2, "batch_size": 8},
     "breadcrumbs": {},
     "c2m3": {},
+    "concrete": {"num_steps": 5},
     "confidence_ensemble": {},
     "consensus": {},
     "dare": {},
@@ -46,6 +47,7 @@ METHODS = {
     "slerp": {},
     "smile": {},
     "ste": SHORT,
+    "surgery": {"num_steps": 5},
     "task_arithmetic": {},
     "ties": {},
     "tsv": {},
@@ -59,7 +61,7 @@ METHODS = {
 ENSEMBLES = {
     "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
 }  # fmt: skip
-OTHER_STRUCTURE = {"smile"}
+OTHER_STRUCTURE = {"smile", "surgery"}
 """Methods whose network has a program and parameters of its own."""
 
 LEARNED = {"autofusion", "autofusion_paper"}
@@ -67,6 +69,7 @@ NEED_BASE = {
     "adamerging",
     "model_stock",
     "breadcrumbs",
+    "concrete",
     "consensus",
     "dare",
     "iso_c",
@@ -74,6 +77,7 @@ NEED_BASE = {
     "magmax",
     "sce",
     "smile",
+    "surgery",
     "task_arithmetic",
     "ties",
     "tsv",
@@ -86,6 +90,7 @@ NOT_ITSELF = {
     "adamerging": "adds what two networks learned, each by what it learns itself",
     "best": "starts from prune_concat",
     "breadcrumbs": "trims what each learned",
+    "concrete": "masks and adds what two networks learned",
     "consensus": "adds what two networks learned",
     "dare": "drops a part of what each learned",
     "em_ensemble": "answers by a mixture of Gaussians",
@@ -93,6 +98,7 @@ NOT_ITSELF = {
     "iso_cts": "evens out singular values",
     "prune_concat": "keeps half of the units of each",
     "sce": "keeps only what networks differ in",
+    "surgery": "starts from task arithmetic",
     "task_arithmetic": "adds what two networks learned",
     "ties": "trims what each learned",
     "tsv": "keeps half of the singular values of each",
