@@ -130,7 +130,9 @@ def _masked(
     learned = num_params(floats) + (0 if options.level == "task" else int(np.size(coefficients)))
     (result, *_) = results_in_place(
         task, add_masked(task.origin, merged, mask), history={"entropy": curve}, num_learned=learned,
-        diagnostics={"mask": mask, "coefficients": np.asarray(coefficients), "num_params": num_params(merged)},
+        diagnostics={
+            "mask": mask, "coefficients": np.asarray(coefficients), "num_params": num_params(merged),
+        },
     )  # fmt: skip
     return result
 
