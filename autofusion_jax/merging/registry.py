@@ -31,6 +31,7 @@ from autofusion_jax.merging.matching.ot_fusion import ot_fusion
 from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
+from autofusion_jax.merging.mixing.pareto import pareto
 from autofusion_jax.merging.mixing.recombination import recombination
 from autofusion_jax.merging.mixing.smile import smile
 from autofusion_jax.merging.regression.best import best
@@ -78,6 +79,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mudsc": mudsc,
     "multislerp": multislerp,
     "ot_fusion": ot_fusion,
+    "pareto": pareto,
     "pleas": pleas,
     "prune_concat": prune_concat,
     "recombination": recombination,

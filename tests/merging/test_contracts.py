@@ -37,6 +37,7 @@ METHODS = {
     "mudsc": {},
     "multislerp": {},
     "ot_fusion": {},
+    "pareto": {"num_steps": 5},
     "pleas": {},
     "prune_concat": {},
     "recombination": {},
@@ -61,7 +62,7 @@ METHODS = {
 ENSEMBLES = {
     "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
 }  # fmt: skip
-OTHER_STRUCTURE = {"smile", "surgery"}
+OTHER_STRUCTURE = {"pareto", "smile", "surgery"}
 """Methods whose network has a program and parameters of its own."""
 
 LEARNED = {"autofusion", "autofusion_paper"}
@@ -75,6 +76,7 @@ NEED_BASE = {
     "iso_c",
     "iso_cts",
     "magmax",
+    "pareto",
     "sce",
     "smile",
     "surgery",
@@ -96,6 +98,7 @@ NOT_ITSELF = {
     "em_ensemble": "answers by a mixture of Gaussians",
     "iso_c": "evens out singular values",
     "iso_cts": "evens out singular values",
+    "pareto": "adds what two networks learned, as its gates say",
     "prune_concat": "keeps half of the units of each",
     "sce": "keeps only what networks differ in",
     "surgery": "starts from task arithmetic",

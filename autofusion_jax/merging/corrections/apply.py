@@ -73,8 +73,8 @@ def corrected(
 def _of_variant(result: MergeResult, name: str) -> MergeResult:
     if not name:
         return result
-    second = result.perms if name == "hard" else result.soft_perms
-    alignments = (*result.alignments[:-1], second)
+    rounded = {"hard": result.perms, "soft": result.soft_perms}
+    alignments = (*result.alignments[:-1], rounded.get(name, result.alignments[-1]))
     return dataclasses.replace(result, params=result.variants[name], alignments=alignments)
 
 
