@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from jaxtyping import Float, Key, Shaped
 
 from autofusion_jax.validation import require
 
-State = TypeVar("State")
 Schedule = Callable[[Any], Any] | float
+State = Any
+"""A pytree of float arrays."""
 
 
 def mean_entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, ""]:
@@ -48,7 +49,7 @@ def descend(
     Args:
         gradient: takes the state, one batch of each data set, and a key; returns what is to be recorded,
             and the gradient.
-        start: where to start, a pytree of float arrays.
+        start: where to start.
         data: for each data set an array `[N, ...]`, or a pytree of such with the same `N`.
         key: decides the batches, and what `gradient` draws.
         learning_rate: of Adam, a number or a function of the step.

@@ -8,6 +8,9 @@ from jaxtyping import Bool, Float
 BALANCED = 1e-4
 """Losses stand as the preference says if their divergence from it is no larger."""
 
+ROUNDING = 1e-5
+"""A direction that is no longer, as a share of what it is made of, is taken for a rounding error."""
+
 STEPS = 1000
 """Steps of the primal-dual method in `simplex_program`."""
 
@@ -17,10 +20,12 @@ def task_weights(
 ) -> Float[Array, " tasks"]:
     """Weights alpha of the tasks whose gradient step brings all `preference[t] * losses[t]` nearer together.
 
-    With `l = preference * losses`, `p = l / sum(l)`, `mu = sum_t p_t log(T p_t)`, and the anchoring
-    direction `a_t = preference_t (log(T p_t) - mu)`: where `mu` is above `BALANCED`, alpha maximises
-    `alpha . (C a)` with no loss rising but those that may, where it is not, `sum(C alpha)` with no loss
-    rising at all; on the simplex, C the products of the gradients.
+    With `l = preference * losses`, `p = l / sum(l)`, `mu = sum_t p_t log(T p_t)` and the direction
+    `a_t = preference_t (log(T p_t) - mu)`, alpha is on the simplex, C the products of the gradients, and
+
+    - where `mu > BALANCED`, alpha maximises `alpha . (C a)`; the largest of l may not rise, `C alpha >= 0`,
+      nor any that a would raise by more than that, `C alpha >= C a`; if a lowers none, none may rise;
+    - elsewhere alpha maximises `sum(C alpha)`; none may rise, and `alpha . (C a) >= min(max(C a), 0)`.
 
     Args:
         losses: of the tasks, >= 0.
@@ -45,7 +50,8 @@ def task_weights(
     may_rise = jnp.where(worst | ~falls.any(), 0.0, pull)  # as fast as balance asks for, where it does
     balance = (pull, jnp.append(may_rise, 0.0), jnp.append(~falls | worst | ~falls.any(), False))
     limits = jnp.zeros(len(losses) + 1).at[-1].set(jnp.minimum(pull.max(), 0.0))
-    descent = (products.sum(0), limits, jnp.ones(len(losses) + 1, bool))
+    pulls = jnp.linalg.norm(pull) > ROUNDING * jnp.linalg.norm(products)
+    descent = (products.sum(0), limits, jnp.append(jnp.ones(len(losses), bool), pulls))
     gain, bounds, watched = (
         jnp.where(divergence > BALANCED, one, other) for one, other in zip(balance, descent)
     )

@@ -125,6 +125,33 @@ def test_linear_programs_on_the_simplex(num):
         assert abs(gain @ weights + exact.fun) < 1e-2 * np.linalg.norm(gain)
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_weights_of_the_exact_search(balanced):
+    """Against the definition in float64, solved by scipy: the same value of what is maximised."""
+    rng = np.random.default_rng(7)
+    for number in range(20):
+        grads, ray = rng.normal(size=(3, 5)), rng.dirichlet(np.ones(3)) + 0.05
+        nearly = (1 + 0.005 * (number % 2) * rng.normal(size=3)) / ray
+        losses = nearly if balanced else rng.uniform(0.1, 2, 3)
+        products, weighted = grads @ grads.T, ray * losses
+        share = weighted / weighted.sum()
+        divergence = (share * np.log(3 * share)).sum()
+        pull = products @ (ray * (np.log(3 * share) - divergence))
+        if balanced:
+            gain = products.sum(0)
+            rows = np.vstack([products, pull])
+            bounds = np.append(np.zeros(3), min(pull.max(), 0))
+        else:
+            falls = np.flatnonzero(pull > 0)
+            bounds = pull.copy() if len(falls) else np.zeros(3)
+            bounds[falls] = -1e9
+            bounds[weighted.argmax()] = 0
+            gain, rows = pull, products
+        exact = linprog(-gain, -rows, -bounds, np.ones((1, 3)), [1], bounds=(0, None))
+        arrays = (jnp.asarray(a, jnp.float32) for a in (losses, products, ray))
+        assert abs(gain @ np.asarray(task_weights(*arrays)) + exact.fun) < 1e-2 * np.linalg.norm(gain)
+
+
 def test_exact_search_ends_where_the_preference_says():
     """Two quadratic losses: descending by its weights ends with equal r * loss on the Pareto front."""
     centres = jnp.array([[0.0, 0.0], [1.0, 0.0]])
