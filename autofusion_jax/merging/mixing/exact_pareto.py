@@ -18,7 +18,7 @@ STEPS = 1000
 def task_weights(
     losses: Float[Array, " tasks"], products: Float[Array, "tasks tasks"], preference: Float[Array, " tasks"]
 ) -> Float[Array, " tasks"]:
-    """Weights alpha of the tasks whose gradient step brings all `preference[t] * losses[t]` nearer together.
+    """Weigh tasks so that a step along their gradients brings all `preference[t] * losses[t]` together.
 
     With `l = preference * losses`, `p = l / sum(l)`, `mu = sum_t p_t log(T p_t)` and the direction
     `a_t = preference_t (log(T p_t) - mu)`, alpha is on the simplex, C the products of the gradients, and
