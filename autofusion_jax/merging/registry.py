@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from autofusion_jax.merging.adaptive.adamerging import adamerging
+from autofusion_jax.merging.adaptive.concrete import concrete
+from autofusion_jax.merging.adaptive.surgery import surgery
 from autofusion_jax.merging.autofusion.method import autofusion
 from autofusion_jax.merging.averaging.average import average
 from autofusion_jax.merging.averaging.fisher import fisher
@@ -29,6 +31,9 @@ from autofusion_jax.merging.matching.ot_fusion import ot_fusion
 from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
+from autofusion_jax.merging.mixing.pareto import pareto
+from autofusion_jax.merging.mixing.recombination import recombination
+from autofusion_jax.merging.mixing.smile import smile
 from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
@@ -58,6 +63,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "best": best,
     "breadcrumbs": breadcrumbs,
     "c2m3": c2m3,
+    "concrete": concrete,
     "confidence_ensemble": confidence_ensemble,
     "consensus": consensus,
     "dare": dare,
@@ -73,14 +79,18 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mudsc": mudsc,
     "multislerp": multislerp,
     "ot_fusion": ot_fusion,
+    "pareto": pareto,
     "pleas": pleas,
     "prune_concat": prune_concat,
+    "recombination": recombination,
     "regmean": regmean,
     "sce": sce,
     "simple_ensemble": simple_ensemble,
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "slerp": slerp,
+    "smile": smile,
     "ste": ste,
+    "surgery": surgery,
     "task_arithmetic": task_arithmetic,
     "ties": ties,
     "tsv": tsv,

@@ -7,10 +7,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.merging.adaptive.adaptation import (
+    check_steps,
+    descend,
+    finite_curve,
+    is_float,
+    mean_entropy,
+)
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import results_in_place
@@ -81,9 +87,7 @@ def adamerging(
     if level not in LEVELS:
         raise unknown_name("adamerging", "level", level, LEVELS)
     require(scale > 0, "adamerging", "scale", "> 0", scale)
-    require(learning_rate > 0, "adamerging", "learning_rate", "> 0", learning_rate)
-    require(num_steps >= 1, "adamerging", "num_steps", ">= 1", num_steps)
-    require(batch_size >= 1, "adamerging", "batch_size", ">= 1", batch_size)
+    check_steps("adamerging", learning_rate, num_steps, batch_size)
     options = AdaOptions(level, scale, learning_rate, num_steps, batch_size, clamp)
 
     def run(task: MergeTask) -> list[MergeResult]:
@@ -99,16 +103,14 @@ def _adapted(
     task: MergeTask, options: AdaOptions, data: tuple[Array, ...], key: Key[Array, ""]
 ) -> MergeResult:
     learned, entropy = learn_coefficients(task.network, options, task.origin, task.models, data, key)
-    finite = np.isfinite(entropy)
-    got = f"{entropy[int(np.argmin(finite))]} in step {int(np.argmin(finite))}"
-    require(bool(finite.all()), "adamerging", "the entropy", "finite", got, "Lower the learning rate.")
-    paths = [path for path, leaf in flatten_by_path(task.origin).items() if _is_float(leaf)]
+    entropy = finite_curve("adamerging", "the entropy", entropy)
+    paths = [path for path, leaf in flatten_by_path(task.origin).items() if is_float(leaf)]
     by_leaf = (
         dict(zip(paths, np.asarray(learned).T)) if options.level == "layer" else np.asarray(learned)[:, 0]
     )
     (result, *_) = results_in_place(
         task, add_task_vectors_by(task.origin, task.models, learned),
-        diagnostics={"coefficients": by_leaf}, history={"entropy": np.asarray(entropy)},
+        diagnostics={"coefficients": by_leaf}, history={"entropy": entropy},
         num_learned=int(np.size(learned)),
     )  # fmt: skip
     return result
@@ -132,10 +134,10 @@ def add_task_vectors_by(
     """
     leaves, tree = jax.tree.flatten(base)
     tuned = zip(*map(jax.tree.leaves, models))
-    columns = iter(jnp.broadcast_to(coefficients, (len(models), sum(map(_is_float, leaves)))).T)
+    columns = iter(jnp.broadcast_to(coefficients, (len(models), sum(map(is_float, leaves)))).T)
     merged = [
         origin + sum(c * (value - origin) for c, value in zip(next(columns), values))
-        if _is_float(origin)
+        if is_float(origin)
         else origin
         for origin, values in zip(leaves, tuned)
     ]
@@ -164,8 +166,7 @@ def learn_coefficients(
     Returns:
         The coefficients, clamped if asked for, and the entropy before each step.
     """
-    columns = sum(map(_is_float, jax.tree.leaves(base))) if options.level == "layer" else 1
-    optimizer = optax.adam(options.learning_rate)
+    columns = sum(map(is_float, jax.tree.leaves(base))) if options.level == "layer" else 1
 
     def used(coefficients: Array) -> Array:
         return jnp.clip(coefficients, 0, 1) if options.clamp else coefficients
@@ -174,34 +175,11 @@ def learn_coefficients(
         params = add_task_vectors_by(base, models, used(coefficients))
         return sum((mean_entropy(apply_fn(params, x)) for x in batches), jnp.zeros(()))
 
-    def step(state: tuple[Array, optax.OptState], key: Array):
-        coefficients, opt_state = state
-        keys = jax.random.split(key, len(data))
-        batches = [_draw(k, x, options.batch_size) for k, x in zip(keys, data)]
-        loss, grads = jax.value_and_grad(objective)(coefficients, batches)
-        updates, opt_state = optimizer.update(grads, opt_state)
-        return (jnp.add(coefficients, updates), opt_state), loss
+    def gradient(coefficients: Array, batches: list[Array], key: Array):
+        return jax.value_and_grad(objective)(coefficients, batches)
 
-    start = jnp.full((len(models), columns), options.scale)
-    keys = jax.random.split(key, options.num_steps)
-    (coefficients, _), losses = jax.lax.scan(step, (start, optimizer.init(start)), keys)
+    coefficients, losses = descend(
+        gradient, jnp.full((len(models), columns), options.scale), data, key,
+        learning_rate=options.learning_rate, num_steps=options.num_steps, batch_size=options.batch_size,
+    )  # fmt: skip
     return used(coefficients), losses
-
-
-def mean_entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, ""]:
-    """`-sum_c p_c log(p_c + 1e-8)`, the mean over all predictions, in nats.
-
-    Example:
-        >>> round(float(mean_entropy(jnp.zeros((3, 4)))), 3)  # log 4
-        1.386
-    """
-    probs = jax.nn.softmax(logits)
-    return -(probs * jnp.log(probs + 1e-8)).sum(-1).mean()
-
-
-def _draw(key: Key[Array, ""], x: Array, size: int) -> Array:
-    return x if size >= len(x) else jax.random.choice(key, x, (size,), replace=False)
-
-
-def _is_float(leaf: Array) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
