@@ -1,0 +1,1 @@
+"""Methods that combine parts of networks into a network of another shape."""
