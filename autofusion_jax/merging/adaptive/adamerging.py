@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.merging.adaptive.entropy import check_entropy, minimise_entropy
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import results_in_place
@@ -99,9 +99,7 @@ def _adapted(
     task: MergeTask, options: AdaOptions, data: tuple[Array, ...], key: Key[Array, ""]
 ) -> MergeResult:
     learned, entropy = learn_coefficients(task.network, options, task.origin, task.models, data, key)
-    finite = np.isfinite(entropy)
-    got = f"{entropy[int(np.argmin(finite))]} in step {int(np.argmin(finite))}"
-    require(bool(finite.all()), "adamerging", "the entropy", "finite", got, "Lower the learning rate.")
+    check_entropy("adamerging", entropy)
     paths = [path for path, leaf in flatten_by_path(task.origin).items() if _is_float(leaf)]
     by_leaf = (
         dict(zip(paths, np.asarray(learned).T)) if options.level == "layer" else np.asarray(learned)[:, 0]
@@ -165,42 +163,19 @@ def learn_coefficients(
         The coefficients, clamped if asked for, and the entropy before each step.
     """
     columns = sum(map(_is_float, jax.tree.leaves(base))) if options.level == "layer" else 1
-    optimizer = optax.adam(options.learning_rate)
+    start = jnp.full((len(models), columns), options.scale)
 
     def used(coefficients: Array) -> Array:
         return jnp.clip(coefficients, 0, 1) if options.clamp else coefficients
 
-    def objective(coefficients: Array, batches: list[Array]) -> Array:
-        params = add_task_vectors_by(base, models, used(coefficients))
-        return sum((mean_entropy(apply_fn(params, x)) for x in batches), jnp.zeros(()))
+    def logits(coefficients: Array, x: Array) -> Array:
+        return apply_fn(add_task_vectors_by(base, models, used(coefficients)), x)
 
-    def step(state: tuple[Array, optax.OptState], key: Array):
-        coefficients, opt_state = state
-        keys = jax.random.split(key, len(data))
-        batches = [_draw(k, x, options.batch_size) for k, x in zip(keys, data)]
-        loss, grads = jax.value_and_grad(objective)(coefficients, batches)
-        updates, opt_state = optimizer.update(grads, opt_state)
-        return (jnp.add(coefficients, updates), opt_state), loss
-
-    start = jnp.full((len(models), columns), options.scale)
-    keys = jax.random.split(key, options.num_steps)
-    (coefficients, _), losses = jax.lax.scan(step, (start, optimizer.init(start)), keys)
-    return used(coefficients), losses
-
-
-def mean_entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, ""]:
-    """`-sum_c p_c log(p_c + 1e-8)`, the mean over all predictions, in nats.
-
-    Example:
-        >>> round(float(mean_entropy(jnp.zeros((3, 4)))), 3)  # log 4
-        1.386
-    """
-    probs = jax.nn.softmax(logits)
-    return -(probs * jnp.log(probs + 1e-8)).sum(-1).mean()
-
-
-def _draw(key: Key[Array, ""], x: Array, size: int) -> Array:
-    return x if size >= len(x) else jax.random.choice(key, x, (size,), replace=False)
+    coefficients, entropy = minimise_entropy(
+        logits, start, data, key, learning_rate=options.learning_rate, num_steps=options.num_steps,
+        batch_size=options.batch_size,
+    )  # fmt: skip
+    return used(coefficients), entropy
 
 
 def _is_float(leaf: Array) -> bool:

@@ -48,7 +48,7 @@ def corrected(
         The result with corrected parameters; `diagnostics["correction"]` says what was done.
 
     Raises:
-        ValueError: the merged network is an ensemble, or its program has nothing to correct.
+        ValueError: the merged network is an ensemble or has other blocks, or there is nothing to correct.
     """
     if isinstance(result.apply_fn, PartialNetwork):
         require(
@@ -57,7 +57,8 @@ def corrected(
         )  # fmt: skip
         return dataclasses.replace(result, params=reset_heads(result.apply_fn, result.params, x))
     require(
-        bool(result.alignments), "merge", "correction", "None for an ensemble, whose members are whole",
+        bool(result.alignments), "merge", "correction",
+        "None for an ensemble or a network of other blocks, whose parts are whole",
         repr(correction),
     )  # fmt: skip
     variants = result.variants or {"": result.params}

@@ -1,4 +1,4 @@
-"""Blocks of a traced network: leaves found by their paths, and the function from what they read to what they make.
+"""Blocks of a traced network: leaves found by their paths, and the function of what they read.
 
 A block is named by its leaves alone. What it reads is the nearest value of the program on all ways
 from the inputs to its leaves (a dominator), what it makes the nearest one on all ways from them to
@@ -230,7 +230,10 @@ def _find_blocks(caller: str, program: FlatProgram, x: Any, pattern: str) -> tup
         if not got:
             inside = program.needed([made], given({read: None}))
             other = next((meets[n] for n in inside if n != read and meets.get(n, name) != name), "")
-            got = other and f"block {name!r}, which makes more than one value that is used before block {other!r}"
+            got = (
+                other
+                and f"block {name!r}, which makes more than one value that is used before block {other!r}"
+            )
         require(
             not got, caller, f"blocks {pattern!r}", "parts of the network that read one value and make one",
             got, f"Its leaves: {', '.join(paths)}.",

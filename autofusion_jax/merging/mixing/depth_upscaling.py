@@ -72,7 +72,9 @@ def depth_upscaling(*, layers: Layers | None = None, blocks: str = WHOLE_BLOCKS)
 
     def run(task: MergeTask) -> list[MergeResult]:
         network = task.models[0]
-        chosen = solar_layers(len(group_paths(NAME, flatten_by_path(network), blocks))) if order is None else order
+        chosen = (
+            solar_layers(len(group_paths(NAME, flatten_by_path(network), blocks))) if order is None else order
+        )
         params, apply = upscale_depth(network, chosen, blocks=blocks), None
         if task.apply_fn is not None:
             shapes = jax.eval_shape(lambda leaves: leaves, network)
@@ -112,9 +114,7 @@ def parse_layers(layers: Layers) -> tuple[int, ...]:
         parts = list(ITEM.finditer(text))
         spans = [_span(part) for part in parts]
         readable = ",".join(part.group() for part in parts) == text and all(spans)
-        require(
-            readable, NAME, "layers", 'indices, or strings such as "0-3,1-3" or "range(0,4)"', repr(item)
-        )
+        require(readable, NAME, "layers", 'indices, or strings such as "0-3,1-3" or "range(0,4)"', repr(item))
         found.extend(index for span in spans for index in span)
     require(bool(found), NAME, "layers", "one or more indices", repr(layers))
     return tuple(found)
@@ -128,13 +128,12 @@ def _span(part: re.Match[str]) -> range:
 
 
 def _moves(params: Params, layers: Layers, blocks: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Where leaves go: the key path of those outside of blocks, and for every layer of its block's, by path."""
+    """Key paths by path: where leaves outside of blocks go, and for every layer those of its block."""
     keys = {path_str(path): path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     groups = group_paths(NAME, keys, blocks)
     indices, names = parse_layers(layers), list(groups)
     require(
-        max(indices) < len(names), NAME, "layers", f"indices in [0, {len(names)}), the blocks of this network",
-        list(indices),
+        max(indices) < len(names), NAME, "layers", f"indices in [0, {len(names)}), the network's blocks", list(indices),
     )  # fmt: skip
     for path, entries in keys.items():
         plain = all(isinstance(entry, DictKey | SequenceKey) for entry in entries)
@@ -251,14 +250,14 @@ def _check_chain(traced: BlockProgram, indices: Iterable[int]) -> None:
         require(not got, NAME, "blocks", "a chain, each of which alone feeds the next", got)
     order = [blocks[index] for index in indices]
     fits = [(blocks[0].read_like, order[0].read_like, order[0].name)]
-    for index, (block, after) in zip(indices, zip(order, order[1:])):
-        before, behind = (_gap(traced, index) or [(block, block)])[0]
-        fits += [(before.made_like, block.made_like, block.name)]
-        fits += [(behind.read_like, after.read_like, after.name)]
+    for index, block, after in zip(indices, order, order[1:]):
+        for before, behind in _gap(traced, index):
+            fits += [(before.made_like, block.made_like, block.name)]
+            fits += [(behind.read_like, after.read_like, after.name)]
+        if len(blocks) == 1:
+            fits += [(block.made_like, after.read_like, after.name)]
     for wanted, got, name in [*fits, (blocks[-1].made_like, order[-1].made_like, order[-1].name)]:
         require(
-            wanted == got, NAME, "layers", f"blocks that fit behind one another, with {list(wanted.shape)} here",
+            wanted == got, NAME, "layers", f"blocks that fit one another, with {list(wanted.shape)} here",
             f"block {name!r} with {list(got.shape)}",
         )  # fmt: skip
-
-

@@ -169,12 +169,19 @@ def _mix(
         made = traced.run_block(block, {**rest, **leaves}, read)
         return total + share[..., None].astype(made.dtype) * made, None
 
-    total, _ = jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), (dict(experts), jnp.moveaxis(shares, -1, 0)))
+    total, _ = jax.lax.scan(
+        add, jnp.zeros(like.shape, like.dtype), (dict(experts), jnp.moveaxis(shares, -1, 0))
+    )
     return total
 
 
 def moe_results(
-    caller: str, task: MergeTask, rest: Params, versions: Sequence[Params], blocks: str, experts_per_token: int
+    caller: str,
+    task: MergeTask,
+    rest: Params,
+    versions: Sequence[Params],
+    blocks: str,
+    experts_per_token: int,
 ) -> list[MergeResult]:
     """Mixtures of experts with fresh routers, one for every key.
 
@@ -211,4 +218,6 @@ def _fresh_router(key: Key[Array, ""], like: jax.ShapeDtypeStruct, experts: int)
 def check_experts(caller: str, num_experts: int, experts_per_token: int) -> None:
     """Raise ValueError unless a position can have that many experts."""
     ok = 1 <= experts_per_token <= num_experts
-    require(ok, caller, "experts_per_token", f"in [1, {num_experts}], the number of experts", experts_per_token)
+    require(
+        ok, caller, "experts_per_token", f"in [1, {num_experts}], the number of experts", experts_per_token
+    )

@@ -6,9 +6,7 @@ from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.validation import require
 
 
-def moe_upscaling(
-    *, num_experts: int = 8, experts_per_token: int = 2, blocks: str = MLP_BLOCKS
-) -> Method:
+def moe_upscaling(*, num_experts: int = 8, experts_per_token: int = 2, blocks: str = MLP_BLOCKS) -> Method:
     """Make every block a mixture of copies of itself, to be trained further:
 
     `block(h) = sum_e share_e(h) expert_e(h)`, where `share(h)` is the softmax over the k largest of
