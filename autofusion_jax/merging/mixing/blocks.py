@@ -122,7 +122,9 @@ def group_paths(caller: str, paths: Iterable[str], pattern: str) -> dict[str, tu
     return {name: tuple(found[name]) for name in sorted(found, key=natural_key)}
 
 
-def trace_blocks(caller: str, apply_fn: ApplyFn, params: Params, x: Any, pattern: str) -> BlockProgram:
+def trace_blocks(
+    caller: str, apply_fn: ApplyFn, params: Params, x: Any, pattern: str, *, whole: bool = False
+) -> BlockProgram:
     """Trace a network and find its blocks.
 
     Args:
@@ -131,6 +133,7 @@ def trace_blocks(caller: str, apply_fn: ApplyFn, params: Params, x: Any, pattern
         params: its parameters, arrays or shapes.
         x: inputs, arrays or shapes.
         pattern: see `group_paths`.
+        whole: end a block only where nothing behind it reads what it reads: with its residual sum.
 
     Raises:
         ValueError: nothing matches, or what a block's leaves read and make is not one value each, apart
@@ -139,7 +142,7 @@ def trace_blocks(caller: str, apply_fn: ApplyFn, params: Params, x: Any, pattern
     shapes = jax.eval_shape(lambda leaves: leaves, params)
     program = FlatProgram(trace_program(apply_fn, shapes, x, caller=caller))
     outputs = jax.tree.structure(jax.eval_shape(apply_fn, shapes, x))
-    return BlockProgram(program, _find_blocks(caller, program, x, pattern), outputs)
+    return BlockProgram(program, _find_blocks(caller, program, x, pattern, whole), outputs)
 
 
 def trace_stacked(caller: str, apply_fn: ApplyFn, stacked: Params, x: Any, pattern: str) -> BlockProgram:
@@ -216,7 +219,7 @@ def _meeting(
     return front[0][1]
 
 
-def _find_blocks(caller: str, program: FlatProgram, x: Any, pattern: str) -> tuple[Block, ...]:
+def _find_blocks(caller: str, program: FlatProgram, x: Any, pattern: str, whole: bool) -> tuple[Block, ...]:
     groups = group_paths(caller, program.leaves, pattern)
     flow = _Flow(program, groups)
     likes = {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in zip(program.inputs, jax.tree.leaves(x))}
@@ -226,7 +229,7 @@ def _find_blocks(caller: str, program: FlatProgram, x: Any, pattern: str) -> tup
     meets = {number: name for name, numbers in flow.meets.items() for number in numbers}
     blocks = []
     for name, paths in groups.items():
-        read, made, got = _ends(flow, name)
+        read, made, got = _ends(flow, name, whole)
         if not got:
             inside = program.needed([made], given({read: None}))
             other = next((meets[n] for n in inside if n != read and meets.get(n, name) != name), "")
@@ -242,15 +245,17 @@ def _find_blocks(caller: str, program: FlatProgram, x: Any, pattern: str) -> tup
     return tuple(blocks)
 
 
-def _ends(flow: _Flow, name: str) -> tuple[int, int, str]:
+def _ends(flow: _Flow, name: str, whole: bool) -> tuple[int, int, str]:
     """What a block reads and makes, and what is wrong with it."""
     meets = flow.meets[name]
     if not meets:
         return 0, 0, f"block {name!r}, whose leaves meet no activations"
-    made = flow.behind(meets)
-    if made is None:
-        return 0, 0, f"block {name!r}, which makes more than one value that the outputs use"
-    read = flow.before([made, *(source for number in meets for source in flow.sources[number])])
-    if read is None:
-        return 0, 0, f"block {name!r}, which reads more than one of the inputs"
-    return read, made, ""
+    read, made = None, flow.behind(meets)
+    while made is not None:
+        found = flow.before([made, *(source for number in meets for source in flow.sources[number])])
+        if found is None:
+            return 0, 0, f"block {name!r}, which reads more than one of the inputs"
+        if not whole or found == read:
+            return found, made, ""
+        read, made = found, flow.behind([*meets, *flow.users[found]])
+    return 0, 0, f"block {name!r}, which makes more than one value that the outputs use"

@@ -133,7 +133,8 @@ def _moves(params: Params, layers: Layers, blocks: str) -> tuple[dict[str, Any],
     groups = group_paths(NAME, keys, blocks)
     indices, names = parse_layers(layers), list(groups)
     require(
-        max(indices) < len(names), NAME, "layers", f"indices in [0, {len(names)}), the network's blocks", list(indices),
+        max(indices) < len(names), NAME, "layers", f"indices in [0, {len(names)}), the network's blocks",
+        list(indices),
     )  # fmt: skip
     for path, entries in keys.items():
         plain = all(isinstance(entry, DictKey | SequenceKey) for entry in entries)
@@ -214,7 +215,7 @@ def upscaled_apply(
 
     @jax.jit
     def apply(params: Params, x: Array) -> Any:
-        traced = trace_blocks(NAME, apply_fn, network, x, blocks)
+        traced = trace_blocks(NAME, apply_fn, network, x, blocks, whole=True)
         _check_chain(traced, indices)
         program, leaves = traced.program, flatten_by_path(params)
         shared = {path: leaves[path] for path in rest}
