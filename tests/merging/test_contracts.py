@@ -221,7 +221,7 @@ def test_three_networks(name, mlp):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in OTHER_STRUCTURE])
 def test_corrections_follow_every_method(name, mlp):
-    """But not ensembles and networks of other blocks, whose parts are whole (refused: corrections/test_repair.py)."""
+    """But not ensembles and networks of other blocks (refused: corrections/test_repair.py, mixing)."""
     models = [params_for(mlp, 0), params_for(mlp, 1)]
     result = merged(name, mlp, models, correction="repair")
     assert result.diagnostics["correction"]["corrected"] == 2
