@@ -138,7 +138,7 @@ class InTraining:
 
     def __call__(self, params: Params, x: Array) -> Array:
         """The outputs, by the statistics of this batch."""
-        program = flatten_program(self.spec, params, x, caller="distil")
+        program = flatten_program(self.spec, params, x, caller="distil", keep_derivatives=True)
         values = program.values(params, x)
         rules, _ = training_rules(program, values, {}, program.outputs)
         return program.evaluate(program.outputs, values, rules)[0]

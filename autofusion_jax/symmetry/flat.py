@@ -23,10 +23,13 @@ from autofusion_jax.symmetry.trace import Path
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
 
+DERIVATIVES = frozenset(("custom_jvp_call", "custom_vjp_call"))
+"""Calls of functions that bring their own derivatives."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Equation:
-    """One equation that is no call.
+    """One equation that is no call, or a call that is left whole.
 
     Attributes:
         eqn: the equation of the jaxpr.
@@ -45,8 +48,18 @@ class Equation:
 
     def __call__(self, inputs: Sequence[Any]) -> Sequence[Any]:
         """Evaluate it."""
+        if self.name in DERIVATIVES:
+            return self._whole(inputs)
         made = self.eqn.primitive.bind(*inputs, **self.eqn.params)
         return made if self.eqn.primitive.multiple_results else [made]
+
+    def _whole(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Evaluate a call as a program of one equation, which JAX knows how to bind."""
+        free = [(v, atom) for v, atom in zip(inputs, self.eqn.invars) if not isinstance(atom, jex.Literal)]
+        values, variables = zip(*free)
+        names = inner_jaxpr(self.eqn)[0].debug_info
+        jaxpr = jex.Jaxpr((), variables, self.eqn.outvars, [self.eqn], debug_info=names)
+        return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +83,7 @@ def _same(value: Any) -> Any:
 
 
 class FlatProgram:
-    """The equations of a traced network, with all calls inlined.
+    """The equations of a traced network, with calls inlined.
 
     Attributes:
         leaves: path of every leaf -> number of its value.
@@ -81,7 +94,15 @@ class FlatProgram:
         maker: number of a value -> the equation that makes it.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, keep_derivatives: bool = False) -> None:
+        """Flatten a program.
+
+        Args:
+            program: the traced network.
+            keep_derivatives: leave functions with derivatives of their own whole, one equation each: what
+                is inside cannot be replaced then, but gradients are theirs, not those of what they do.
+        """
+        self._inlined = frozenset(CALLS) - (DERIVATIVES if keep_derivatives else frozenset())
         self.constants: dict[int, Any] = {}
         self.equations: dict[Path, Equation] = {}
         self.maker: dict[int, Equation] = {}
@@ -110,7 +131,7 @@ class FlatProgram:
 
         for position, eqn in enumerate(jaxpr.eqns):
             here, operands = (*path, position), [read(atom) for atom in eqn.invars]
-            if eqn.primitive.name in CALLS:
+            if eqn.primitive.name in self._inlined:
                 inner, values = inner_jaxpr(eqn)
                 outputs = self._walk(inner, [self._constant(value) for value in values], operands, here)
             else:
@@ -191,7 +212,9 @@ class FlatProgram:
         return [known[number] for number in wanted]
 
 
-def flatten_program(spec: PermSpec, params: Params, x: Any, *, caller: str) -> FlatProgram:
+def flatten_program(
+    spec: PermSpec, params: Params, x: Any, *, caller: str, keep_derivatives: bool = False
+) -> FlatProgram:
     """Trace the network of a spec and flatten its program.
 
     Args:
@@ -199,6 +222,7 @@ def flatten_program(spec: PermSpec, params: Params, x: Any, *, caller: str) -> F
         params: parameters, arrays or shapes.
         x: inputs, arrays or shapes.
         caller: the public function that asks, for messages.
+        keep_derivatives: as in `FlatProgram`; for programs that gradients are taken of.
 
     Raises:
         ValueError: the spec has no `apply_fn`, or it cannot be traced.
@@ -207,4 +231,5 @@ def flatten_program(spec: PermSpec, params: Params, x: Any, *, caller: str) -> F
         raise ValueError(
             f"{caller}: perm_spec must carry an apply_fn; use infer_perm_spec(apply_fn, params, x)."
         )
-    return FlatProgram(trace_program(spec.apply_fn, params, x, caller=caller))
+    program = trace_program(spec.apply_fn, params, x, caller=caller)
+    return FlatProgram(program, keep_derivatives=keep_derivatives)

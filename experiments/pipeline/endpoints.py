@@ -239,11 +239,15 @@ def network_meta(setting: Setting, pair: Pair, method: str, **more: Any) -> dict
     }
 
 
+def initial_params(setting: Setting, pair: Pair, role: str) -> Params:
+    """Where the training of a role starts."""
+    return setting.model.init(jax.random.fold_in(jax.random.key(pair.seed), ROLES.index(role)))
+
+
 def _train(setting: Setting, pair: Pair, role: str, folder: Path) -> tuple[TrainState, float]:
     options, indices = setting.config.train, pair.train[role]
     place = ROLES.index(role)
-    key = jax.random.fold_in(jax.random.key(pair.seed), place)
-    state = init_state(setting.model.init(key), options)
+    state = init_state(initial_params(setting, pair, role), options)
     seconds = 0.0
     steps = _saved_steps(folder)
     if steps:

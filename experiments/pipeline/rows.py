@@ -22,7 +22,7 @@ from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import ApplyFn, Params
 from configs.schema import Config
-from pipeline.endpoints import Pair, Setting, get_network, to_inputs
+from pipeline.endpoints import MODEL_ROLES, Pair, Setting, get_network, initial_params, to_inputs
 
 
 class Outcome(NamedTuple):
@@ -84,6 +84,11 @@ class PairContext:
         return self.models[1]
 
     @functools.cached_property
+    def start(self) -> Params:
+        """Where the training of A started."""
+        return initial_params(self.setting, self.pair, MODEL_ROLES[0])
+
+    @functools.cached_property
     def y(self) -> np.ndarray:
         """The right logits of `x`, `[n]`: for rows with real labels, and for nothing else."""
         return head_labels(self.pair.train_labels)[self.pair.unlabelled]
@@ -133,8 +138,7 @@ def merge_outcomes(
     method: Method,
     models: Sequence[Params],
     batch: Any,
-    *,
-    correction: str | None = None,
+    **front_door: Any,
 ) -> list[Outcome]:
     """Merge networks with the keys of a pair, all repeats in one program where the method can.
 
@@ -143,7 +147,7 @@ def merge_outcomes(
         method: how.
         models: which networks.
         batch: as in `autofusion_jax.merge`.
-        correction: likewise.
+        front_door: `correction`, `align` and `base`, likewise.
 
     Returns:
         For each repeat one network, or one for each variant.
@@ -156,7 +160,7 @@ def merge_outcomes(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"{method.name}, seed {seed}, {repeats} repeat(s)", total=None)
         results = merge_repeats(
-            models, context.spec, batch, method=method, keys=keys, correction=correction,
+            models, context.spec, batch, method=method, keys=keys, **front_door,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )  # fmt: skip
         jax.block_until_ready([result.params for result in results])

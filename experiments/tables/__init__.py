@@ -12,6 +12,7 @@ from tables import (
     autofusion_8,
     autofusion_9,
     best,
+    catalogue,
     cifar5_resnet20,
     inputs,
     mudsc_s1,
@@ -20,7 +21,8 @@ from tables.schema import Panel, Table
 
 MODULES = (
     autofusion_1, autofusion_2, autofusion_3, autofusion_4, autofusion_5, autofusion_6, autofusion_7,
-    autofusion_8, autofusion_9, best, ablation, inputs, cifar5_resnet20, mudsc_s1,
+    autofusion_8, autofusion_9, best, ablation, inputs, catalogue,
+    cifar5_resnet20, mudsc_s1,
 )  # fmt: skip
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in MODULES}
 

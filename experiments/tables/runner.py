@@ -132,7 +132,9 @@ def merge_once(
     if entry.members:
         labels = pair.train_labels[..., pair.unlabelled]
         x = x[task_masks(labels, pair.tasks)[list(members)].any(0)]
-    if entry.real_labels is None:
-        return merge_outcomes(context, method, models, x, correction=correction)
-    count = round(entry.real_labels * len(x))
-    return merge_outcomes(context, method, models, (x[:count], context.y[:count]), correction=correction)
+    batch = x
+    if entry.real_labels is not None:
+        count = round(entry.real_labels * len(x))
+        batch = (x[:count], context.y[:count])
+    base = context.start if entry.from_start else None
+    return merge_outcomes(context, method, models, batch, correction=correction, align=entry.align, base=base)

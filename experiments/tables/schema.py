@@ -43,6 +43,8 @@ class Entry:
         members: places of the networks that it merges, on the images of their tasks; all if empty.
         real_labels: share of the images that the method sees, all with their real labels, in (0, 1];
             None for all images without labels.
+        align: the method by which all networks are brought to A's order of units before; None for none.
+        from_start: whether the base of task vectors is where A's training started.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Entry:
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
     members: tuple[int, ...] = ()
     real_labels: float | None = None
+    align: str | None = None
+    from_start: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

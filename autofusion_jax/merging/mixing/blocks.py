@@ -140,7 +140,7 @@ def trace_blocks(
             from all other blocks.
     """
     shapes = jax.eval_shape(lambda leaves: leaves, params)
-    program = FlatProgram(trace_program(apply_fn, shapes, x, caller=caller))
+    program = FlatProgram(trace_program(apply_fn, shapes, x, caller=caller), keep_derivatives=True)
     outputs = jax.tree.structure(jax.eval_shape(apply_fn, shapes, x))
     return BlockProgram(program, _find_blocks(caller, program, x, pattern, whole), outputs)
 
@@ -232,11 +232,11 @@ def _find_blocks(caller: str, program: FlatProgram, x: Any, pattern: str, whole:
         read, made, got = _ends(flow, name, whole)
         if not got:
             inside = program.needed([made], given({read: None}))
-            other = next((meets[n] for n in inside if n != read and meets.get(n, name) != name), "")
-            got = (
-                other
-                and f"block {name!r}, which makes more than one value that is used before block {other!r}"
-            )
+            for other in (meets[number] for number in inside if number != read and number in meets):
+                if other != name:
+                    got = (
+                        f"block {name!r}, which makes more than one value that is used before block {other!r}"
+                    )
         require(
             not got, caller, f"blocks {pattern!r}", "parts of the network that read one value and make one",
             got, f"Its leaves: {', '.join(paths)}.",

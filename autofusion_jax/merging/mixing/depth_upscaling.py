@@ -127,11 +127,13 @@ def _span(part: re.Match[str]) -> range:
     return range(first or 0, end or 0) if low is None else range(low, (high or 0) + 1)
 
 
-def _moves(params: Params, layers: Layers, blocks: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _moves(
+    params: Params, indices: Sequence[int], blocks: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Key paths by path: where leaves outside of blocks go, and for every layer those of its block."""
     keys = {path_str(path): path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     groups = group_paths(NAME, keys, blocks)
-    indices, names = parse_layers(layers), list(groups)
+    names = list(groups)
     require(
         max(indices) < len(names), NAME, "layers", f"indices in [0, {len(names)}), the network's blocks",
         list(indices),
@@ -176,7 +178,7 @@ def upscale_depth(params: Params, layers: Layers, *, blocks: str = WHOLE_BLOCKS)
         {'head': 3, 'block_0': {'w': 2}, 'block_1': {'w': 1}, 'block_2': {'w': 2}}
     """
     leaves = flatten_by_path(params)
-    rest, moved = _moves(params, layers, blocks)
+    rest, moved = _moves(params, parse_layers(layers), blocks)
     return _nested({key: leaves[path] for part in (rest, *moved) for path, key in part.items()})
 
 
@@ -211,7 +213,7 @@ def upscaled_apply(
         A jitted function of the result's `params` and inputs `[N, ...]`.
     """
     indices = parse_layers(layers)
-    rest, moved = _moves(network, layers, blocks)
+    rest, moved = _moves(network, indices, blocks)
 
     @jax.jit
     def apply(params: Params, x: Array) -> Any:

@@ -134,6 +134,7 @@ def _merged(task: MergeTask, options: WemoeOptions, data: tuple[Array, ...]) -> 
     return results
 
 
+@functools.partial(jax.jit, static_argnames="blocks")
 def weight_ensemble(
     base: Params, models: Sequence[Params], scale: float | Float[Array, ""], *, blocks: str = MLP_BLOCKS
 ) -> Params:
