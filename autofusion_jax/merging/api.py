@@ -86,7 +86,7 @@ def merge_many(
     network counts as much as all before it.
 
     Args:
-        models: parameters of the networks, A first.
+        models: parameters of the networks, A first; one is enough for methods that make more of it.
         perm_spec: their permutation spec; None is enough for methods that neither move hidden units
             nor measure them.
         batch: as in `merge`.
@@ -159,7 +159,7 @@ def merge_repeats(
     aligner = None if align is None else get_aligner(align, method)
     if promote:
         models, base = promoted(models, base)
-    check_models(models, base, perm_spec)
+    check_models(models, base, perm_spec, min_models=method.min_models)
     if aligner is not None or not method.shows_nan:
         check_values(models, base)
     network = _network(perm_spec, apply_fn)

@@ -24,9 +24,12 @@ def _by_name(models: Sequence[Params], base: Params | None) -> dict[str, Params]
     return dict(zip(names, models)) | ({} if base is None else {"base": base})
 
 
-def check_models(models: Sequence[Params], base: Params | None, spec: PermSpec | None) -> None:
-    """Raise ValueError if networks do not fit one another or the spec."""
-    require(len(models) >= 2, "merge", "models", "two or more networks", len(models))
+def check_models(
+    models: Sequence[Params], base: Params | None, spec: PermSpec | None, *, min_models: int = 2
+) -> None:
+    """Raise ValueError if networks are too few, or do not fit one another or the spec."""
+    must_be = "one or more networks" if min_models == 1 else "two or more networks"
+    require(len(models) >= min_models, "merge", "models", must_be, len(models))
     if spec is not None:
         check_params(spec, models[0], caller="merge", name="params_a")
     for name, params in _by_name(models, base).items():

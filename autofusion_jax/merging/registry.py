@@ -31,9 +31,13 @@ from autofusion_jax.merging.matching.ot_fusion import ot_fusion
 from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
+from autofusion_jax.merging.mixing.depth_upscaling import depth_upscaling
+from autofusion_jax.merging.mixing.moe_merging import moe_merging
+from autofusion_jax.merging.mixing.moe_upscaling import moe_upscaling
 from autofusion_jax.merging.mixing.pareto import pareto
 from autofusion_jax.merging.mixing.recombination import recombination
 from autofusion_jax.merging.mixing.smile import smile
+from autofusion_jax.merging.mixing.wemoe import wemoe
 from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
@@ -67,6 +71,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "confidence_ensemble": confidence_ensemble,
     "consensus": consensus,
     "dare": dare,
+    "depth_upscaling": depth_upscaling,
     "em_ensemble": em_ensemble,
     "fisher": fisher,
     "interpolation": interpolation,
@@ -76,6 +81,8 @@ METHODS: dict[str, Callable[..., Method]] = {
     "magmax": magmax,
     "max_model": max_model,
     "model_stock": model_stock,
+    "moe_merging": moe_merging,
+    "moe_upscaling": moe_upscaling,
     "mudsc": mudsc,
     "multislerp": multislerp,
     "ot_fusion": ot_fusion,
@@ -97,6 +104,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "weight_matching": weight_matching,
     "weighted_average": weighted_average,
     "weighted_ensemble": weighted_ensemble,
+    "wemoe": wemoe,
     "wudi": wudi,
     "z_ensemble": z_ensemble,
     "zipit": zipit,

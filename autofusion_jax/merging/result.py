@@ -19,11 +19,11 @@ class MergeResult:
     Attributes:
         params: the merged parameters; one of `variants` where there are several.
         apply_fn: the function to call with them: the networks' own, except where the merged
-            network is another program (an ensemble). None if the spec carries none.
+            network is another program (an ensemble, a mixture of experts). None if the spec carries none.
         perms: the permutations of model B by group, hard; empty for methods without any.
         alignments: for each network, by group, which of its units go into which merged unit:
             permutations, soft ones, or merge matrices `M_k` (rows: merged units); empty where the
-            merged network has no units of its own (ensembles).
+            merged network has no units of its own, or not these (ensembles, mixtures of experts).
         weights: for each network, how much it counts: a merged unit is made of
             `sum_k weights[k] * alignments[k]` (1 for merge matrices, which say so themselves).
         soft_perms: the same before rounding; empty for methods without any.
@@ -122,6 +122,7 @@ class Method:
         run: takes a `MergeTask`, returns one `MergeResult` per key.
         uses_key: False if every key gives the same result.
         max_models: the largest number of networks it takes at once, or None for any.
+        min_models: the smallest number of networks it takes: 1 if it makes more of a single one.
         in_place: True if it takes unit i of one network for unit i of every other: networks of
             different initialisation must be aligned before.
         shows_nan: True if a NaN or an infinity in any network always reaches the result, so that only
@@ -133,6 +134,7 @@ class Method:
     run: Callable[[MergeTask], list[MergeResult]]
     uses_key: bool = True
     max_models: int | None = 2
+    min_models: int = 2
     in_place: bool = False
     shows_nan: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)

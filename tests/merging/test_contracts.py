@@ -12,6 +12,9 @@ from tests.conftest import inputs_for, params_for
 SHORT = {"epochs": 3, "batch_size": 8, "zeta": 0.0}
 FIXED = {"gamma": 0.5, "start": "random"}
 ALIGNED = {"strategy": "align", "epochs": 100, "zeta": 0.0, "learning_rate": 1.0}
+BLOCKS = {"blocks": "*_{}/*"}
+"""Every layer but the head, of the MLP and of the VGG."""
+
 METHODS = {
     "activation_matching": {},
     "adamerging": {"num_steps": 5},
@@ -25,6 +28,7 @@ METHODS = {
     "confidence_ensemble": {},
     "consensus": {},
     "dare": {},
+    "depth_upscaling": {**BLOCKS, "layers": "0-1"},
     "em_ensemble": {},
     "fisher": {},
     "interpolation": {},
@@ -34,6 +38,8 @@ METHODS = {
     "magmax": {},
     "max_model": {},
     "model_stock": {},
+    "moe_merging": BLOCKS,
+    "moe_upscaling": {**BLOCKS, "num_experts": 3},
     "mudsc": {},
     "multislerp": {},
     "ot_fusion": {},
@@ -55,6 +61,7 @@ METHODS = {
     "weight_matching": {},
     "weighted_average": {},
     "weighted_ensemble": {},
+    "wemoe": {**BLOCKS, "num_steps": 5},
     "wudi": {},
     "z_ensemble": {},
     "zipit": {},
@@ -62,8 +69,13 @@ METHODS = {
 ENSEMBLES = {
     "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
 }  # fmt: skip
-OTHER_STRUCTURE = {"pareto", "smile", "surgery"}
+OTHER_PROGRAM = {
+    "depth_upscaling", "moe_merging", "moe_upscaling", "pareto", "smile", "surgery", "wemoe",
+}  # fmt: skip
 """Methods whose network has a program and parameters of its own."""
+
+OTHER_STRUCTURE = ENSEMBLES | OTHER_PROGRAM
+"""Methods whose parameters and units are not those of one network."""
 
 LEARNED = {"autofusion", "autofusion_paper"}
 NEED_BASE = {
@@ -83,6 +95,7 @@ NEED_BASE = {
     "task_arithmetic",
     "ties",
     "tsv",
+    "wemoe",
     "wudi",
 }
 IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place} - {"interpolation"}
@@ -108,6 +121,7 @@ NOT_ITSELF = {
     "task_arithmetic": "adds what two networks learned",
     "ties": "trims what each learned",
     "tsv": "keeps half of the singular values of each",
+    "wemoe": "adds what two networks learned, each by what its routers say",
     "wudi": "starts from the sum of what two networks learned",
     "z_ensemble": "answers in standard units",
 }
@@ -145,7 +159,7 @@ def test_structure_finiteness_and_the_same_bits_twice(name, model):
     outputs = result.apply_fn(result.params, inputs_for(model))
     chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
     chex.assert_tree_all_finite(outputs)
-    if name not in ENSEMBLES | OTHER_STRUCTURE:
+    if name not in OTHER_STRUCTURE:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         expect_whole_units(model.perm_spec, result)
 
@@ -219,12 +233,12 @@ def test_three_networks(name, mlp):
     chex.assert_tree_all_finite(result.params)
     outputs = result.apply_fn(result.params, inputs_for(mlp))
     chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
-    if name not in ENSEMBLES | OTHER_STRUCTURE:
+    if name not in OTHER_STRUCTURE:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         assert len(result.alignments) == len(result.weights) == 3
 
 
-@pytest.mark.parametrize("name", [name for name in MOVES if name not in ENSEMBLES | OTHER_STRUCTURE])
+@pytest.mark.parametrize("name", [name for name in MOVES if name not in OTHER_STRUCTURE])
 def test_corrections_follow_every_method(name, mlp):
     """But not those whose network is another program (refused: corrections/test_repair.py)."""
     models = [params_for(mlp, 0), params_for(mlp, 1)]

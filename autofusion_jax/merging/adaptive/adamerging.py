@@ -12,10 +12,9 @@ from jaxtyping import Float, Key
 
 from autofusion_jax.merging.adaptive.adaptation import (
     check_steps,
-    descend,
     finite_curve,
     is_float,
-    mean_entropy,
+    minimise_entropy,
 )
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
@@ -167,19 +166,16 @@ def learn_coefficients(
         The coefficients, clamped if asked for, and the entropy before each step.
     """
     columns = sum(map(is_float, jax.tree.leaves(base))) if options.level == "layer" else 1
+    start = jnp.full((len(models), columns), options.scale)
 
     def used(coefficients: Array) -> Array:
         return jnp.clip(coefficients, 0, 1) if options.clamp else coefficients
 
-    def objective(coefficients: Array, batches: list[Array]) -> Array:
-        params = add_task_vectors_by(base, models, used(coefficients))
-        return sum((mean_entropy(apply_fn(params, x)) for x in batches), jnp.zeros(()))
+    def logits(coefficients: Array, x: Array) -> Array:
+        return apply_fn(add_task_vectors_by(base, models, used(coefficients)), x)
 
-    def gradient(coefficients: Array, batches: list[Array], key: Array):
-        return jax.value_and_grad(objective)(coefficients, batches)
-
-    coefficients, losses = descend(
-        gradient, jnp.full((len(models), columns), options.scale), data, key,
-        learning_rate=options.learning_rate, num_steps=options.num_steps, batch_size=options.batch_size,
+    coefficients, entropy = minimise_entropy(
+        logits, start, data, key, learning_rate=options.learning_rate, num_steps=options.num_steps,
+        batch_size=options.batch_size,
     )  # fmt: skip
-    return used(coefficients), losses
+    return used(coefficients), entropy

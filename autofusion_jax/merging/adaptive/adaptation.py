@@ -76,6 +76,39 @@ def descend(
     return end, records
 
 
+def minimise_entropy(
+    logits: Callable[[State, Array], Array],
+    start: State,
+    data: Sequence[Array],
+    key: Key[Array, ""],
+    *,
+    learning_rate: Schedule,
+    num_steps: int,
+    batch_size: int,
+) -> tuple[State, Float[Array, " steps"]]:
+    """`descend` on the mean entropy of predictions, those of all data sets added up.
+
+    Args:
+        logits: makes logits of what is learned and of inputs.
+        start: where to start.
+        data: inputs `[N, ...]`, one array or more.
+        key: as in `descend`, like the options.
+
+    Returns:
+        What was learned, and the entropy before each step.
+    """
+
+    def objective(learned: State, batches: list[Array]) -> Array:
+        return sum((mean_entropy(logits(learned, x)) for x in batches), jnp.zeros(()))
+
+    def gradient(learned: State, batches: list[Array], key: Array) -> tuple[Array, State]:
+        return jax.value_and_grad(objective)(learned, batches)
+
+    return descend(
+        gradient, start, data, key, learning_rate=learning_rate, num_steps=num_steps, batch_size=batch_size
+    )
+
+
 def check_steps(caller: str, learning_rate: float, num_steps: int, batch_size: int) -> None:
     """Raise ValueError for an option of `descend` out of its range."""
     require(learning_rate > 0, caller, "learning_rate", "> 0", learning_rate)
