@@ -169,7 +169,10 @@ def merge_repeats(
         results = _run(method, task)
     else:
         task, perms = align_networks(aligner, task)
-        results = [dataclasses.replace(r, perms=perms[1], alignments=perms) for r in _run(method, task)]
+        results = [
+            dataclasses.replace(r, perms=perms[1], alignments=perms if r.alignments else ())
+            for r in _run(method, task)
+        ]
     if method.shows_nan and not all_finite(results[0].params):
         check_values(models, base)
     if correction is None:

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from autofusion_jax.merging.adaptive.adamerging import adamerging
+from autofusion_jax.merging.adaptive.concrete import concrete
+from autofusion_jax.merging.adaptive.surgery import surgery
 from autofusion_jax.merging.autofusion.method import autofusion
 from autofusion_jax.merging.averaging.average import average
 from autofusion_jax.merging.averaging.fisher import fisher
@@ -32,6 +34,9 @@ from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.mixing.depth_upscaling import depth_upscaling
 from autofusion_jax.merging.mixing.moe_merging import moe_merging
 from autofusion_jax.merging.mixing.moe_upscaling import moe_upscaling
+from autofusion_jax.merging.mixing.pareto import pareto
+from autofusion_jax.merging.mixing.recombination import recombination
+from autofusion_jax.merging.mixing.smile import smile
 from autofusion_jax.merging.mixing.wemoe import wemoe
 from autofusion_jax.merging.regression.best import best
 from autofusion_jax.merging.regression.pleas import pleas
@@ -62,6 +67,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "best": best,
     "breadcrumbs": breadcrumbs,
     "c2m3": c2m3,
+    "concrete": concrete,
     "confidence_ensemble": confidence_ensemble,
     "consensus": consensus,
     "dare": dare,
@@ -80,14 +86,18 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mudsc": mudsc,
     "multislerp": multislerp,
     "ot_fusion": ot_fusion,
+    "pareto": pareto,
     "pleas": pleas,
     "prune_concat": prune_concat,
+    "recombination": recombination,
     "regmean": regmean,
     "sce": sce,
     "simple_ensemble": simple_ensemble,
     "sinkhorn_rebasin": sinkhorn_rebasin,
     "slerp": slerp,
+    "smile": smile,
     "ste": ste,
+    "surgery": surgery,
     "task_arithmetic": task_arithmetic,
     "ties": ties,
     "tsv": tsv,

@@ -27,7 +27,8 @@ class MergeResult:
         weights: for each network, how much it counts: a merged unit is made of
             `sum_k weights[k] * alignments[k]` (1 for merge matrices, which say so themselves).
         soft_perms: the same before rounding; empty for methods without any.
-        variants: `"soft"` and `"hard"` parameters of methods that round soft permutations.
+        variants: `"soft"` and `"hard"` parameters of methods that round soft permutations; all networks by
+            name of those that make several.
         history: per-epoch curves by name, each `[epochs]`; empty for methods without any.
         diagnostics: numbers that say how far to trust the result (marginal errors, kept
             fraction, convergence).

@@ -24,6 +24,7 @@ METHODS = {
     "best": {"epochs": 2, "batch_size": 8},
     "breadcrumbs": {},
     "c2m3": {},
+    "concrete": {"num_steps": 5},
     "confidence_ensemble": {},
     "consensus": {},
     "dare": {},
@@ -42,14 +43,18 @@ METHODS = {
     "mudsc": {},
     "multislerp": {},
     "ot_fusion": {},
+    "pareto": {"num_steps": 5},
     "pleas": {},
     "prune_concat": {},
+    "recombination": {},
     "regmean": {},
     "sce": {},
     "simple_ensemble": {},
     "sinkhorn_rebasin": {},
     "slerp": {},
+    "smile": {},
     "ste": SHORT,
+    "surgery": {"num_steps": 5},
     "task_arithmetic": {},
     "ties": {},
     "tsv": {},
@@ -65,22 +70,26 @@ ENSEMBLES = {
     "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
 }  # fmt: skip
 OTHER_BLOCKS = {"depth_upscaling", "moe_merging", "moe_upscaling", "wemoe"}
-"""Methods whose networks have more blocks, or several versions of them."""
+"""Methods whose network has more blocks, or several versions of them."""
 
-OTHER_STRUCTURE = ENSEMBLES | OTHER_BLOCKS
-"""Methods whose parameters and units are not those of one network."""
+OTHER_STRUCTURE = OTHER_BLOCKS | {"pareto", "smile", "surgery"}
+"""Methods whose network has a program and parameters of its own."""
 
 LEARNED = {"autofusion", "autofusion_paper"}
 NEED_BASE = {
     "adamerging",
     "model_stock",
     "breadcrumbs",
+    "concrete",
     "consensus",
     "dare",
     "iso_c",
     "iso_cts",
     "magmax",
+    "pareto",
     "sce",
+    "smile",
+    "surgery",
     "task_arithmetic",
     "ties",
     "tsv",
@@ -97,13 +106,16 @@ NOT_ITSELF = {
     "adamerging": "adds what two networks learned, each by what it learns itself",
     "best": "starts from prune_concat",
     "breadcrumbs": "trims what each learned",
+    "concrete": "masks and adds what two networks learned",
     "consensus": "adds what two networks learned",
     "dare": "drops a part of what each learned",
     "em_ensemble": "answers by a mixture of Gaussians",
     "iso_c": "evens out singular values",
     "iso_cts": "evens out singular values",
+    "pareto": "adds what two networks learned, as its gates say",
     "prune_concat": "keeps half of the units of each",
     "sce": "keeps only what networks differ in",
+    "surgery": "starts from task arithmetic",
     "task_arithmetic": "adds what two networks learned",
     "ties": "trims what each learned",
     "tsv": "keeps half of the singular values of each",
@@ -143,9 +155,9 @@ def test_structure_finiteness_and_the_same_bits_twice(name, model):
     chex.assert_trees_all_equal(dict(result.variants), dict(again.variants))
     chex.assert_tree_all_finite(result.params)
     outputs = result.apply_fn(result.params, inputs_for(model))
-    chex.assert_shape(outputs, (24, 3))
+    chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
     chex.assert_tree_all_finite(outputs)
-    if name not in OTHER_STRUCTURE:
+    if name not in ENSEMBLES | OTHER_STRUCTURE:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         expect_whole_units(model.perm_spec, result)
 
@@ -217,15 +229,16 @@ def test_three_networks(name, mlp):
     models = [params_for(mlp, seed) for seed in range(3)]
     result = merged(name, mlp, models)
     chex.assert_tree_all_finite(result.params)
-    chex.assert_shape(result.apply_fn(result.params, inputs_for(mlp)), (24, 3))
-    if name not in OTHER_STRUCTURE:
+    outputs = result.apply_fn(result.params, inputs_for(mlp))
+    chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
+    if name not in ENSEMBLES | OTHER_STRUCTURE:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         assert len(result.alignments) == len(result.weights) == 3
 
 
-@pytest.mark.parametrize("name", [name for name in MOVES if name not in OTHER_STRUCTURE])
+@pytest.mark.parametrize("name", [name for name in MOVES if name not in ENSEMBLES | OTHER_STRUCTURE])
 def test_corrections_follow_every_method(name, mlp):
-    """But not ensembles and networks of other blocks (refused: corrections/test_repair.py, mixing)."""
+    """But not those whose network is another program (refused: corrections/test_repair.py)."""
     models = [params_for(mlp, 0), params_for(mlp, 1)]
     result = merged(name, mlp, models, correction="repair")
     assert result.diagnostics["correction"]["corrected"] == 2

@@ -16,6 +16,7 @@ from tests.merging.test_contracts import (
     METHODS,
     NOT_ITSELF,
     OTHER_BLOCKS,
+    OTHER_STRUCTURE,
     options_for,
 )
 
@@ -31,7 +32,7 @@ MODELS = {
 
 CANNOT = {
     (name, "encoder_decoder"): "answers with images, not with one vector for every input"
-    for name in ("best", "em_ensemble")
+    for name in ("best", "em_ensemble", "surgery")
 }
 """Pairs that are refused, with the reason."""
 
@@ -63,7 +64,7 @@ def test_a_permuted_copy(name, network):
         return
     result = merge()
     chex.assert_tree_all_finite(result.params)
-    if name not in ENSEMBLES:
+    if name not in ENSEMBLES | OTHER_STRUCTURE:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, params)
     got = result.apply_fn(result.variants.get("hard", result.params), x)
     if name not in NOT_ITSELF and (name, network) not in LOOSE:

@@ -10,7 +10,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
-from autofusion_jax.merging.adaptive.entropy import check_entropy, minimise_entropy
+from autofusion_jax.merging.adaptive.adaptation import (
+    check_steps,
+    descend,
+    finite_curve,
+    is_float,
+    mean_entropy,
+)
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import results_in_place
@@ -81,9 +87,7 @@ def adamerging(
     if level not in LEVELS:
         raise unknown_name("adamerging", "level", level, LEVELS)
     require(scale > 0, "adamerging", "scale", "> 0", scale)
-    require(learning_rate > 0, "adamerging", "learning_rate", "> 0", learning_rate)
-    require(num_steps >= 1, "adamerging", "num_steps", ">= 1", num_steps)
-    require(batch_size >= 1, "adamerging", "batch_size", ">= 1", batch_size)
+    check_steps("adamerging", learning_rate, num_steps, batch_size)
     options = AdaOptions(level, scale, learning_rate, num_steps, batch_size, clamp)
 
     def run(task: MergeTask) -> list[MergeResult]:
@@ -99,14 +103,14 @@ def _adapted(
     task: MergeTask, options: AdaOptions, data: tuple[Array, ...], key: Key[Array, ""]
 ) -> MergeResult:
     learned, entropy = learn_coefficients(task.network, options, task.origin, task.models, data, key)
-    check_entropy("adamerging", entropy)
-    paths = [path for path, leaf in flatten_by_path(task.origin).items() if _is_float(leaf)]
+    entropy = finite_curve("adamerging", "the entropy", entropy)
+    paths = [path for path, leaf in flatten_by_path(task.origin).items() if is_float(leaf)]
     by_leaf = (
         dict(zip(paths, np.asarray(learned).T)) if options.level == "layer" else np.asarray(learned)[:, 0]
     )
     (result, *_) = results_in_place(
         task, add_task_vectors_by(task.origin, task.models, learned),
-        diagnostics={"coefficients": by_leaf}, history={"entropy": np.asarray(entropy)},
+        diagnostics={"coefficients": by_leaf}, history={"entropy": entropy},
         num_learned=int(np.size(learned)),
     )  # fmt: skip
     return result
@@ -130,10 +134,10 @@ def add_task_vectors_by(
     """
     leaves, tree = jax.tree.flatten(base)
     tuned = zip(*map(jax.tree.leaves, models))
-    columns = iter(jnp.broadcast_to(coefficients, (len(models), sum(map(_is_float, leaves)))).T)
+    columns = iter(jnp.broadcast_to(coefficients, (len(models), sum(map(is_float, leaves)))).T)
     merged = [
         origin + sum(c * (value - origin) for c, value in zip(next(columns), values))
-        if _is_float(origin)
+        if is_float(origin)
         else origin
         for origin, values in zip(leaves, tuned)
     ]
@@ -162,21 +166,20 @@ def learn_coefficients(
     Returns:
         The coefficients, clamped if asked for, and the entropy before each step.
     """
-    columns = sum(map(_is_float, jax.tree.leaves(base))) if options.level == "layer" else 1
-    start = jnp.full((len(models), columns), options.scale)
+    columns = sum(map(is_float, jax.tree.leaves(base))) if options.level == "layer" else 1
 
     def used(coefficients: Array) -> Array:
         return jnp.clip(coefficients, 0, 1) if options.clamp else coefficients
 
-    def logits(coefficients: Array, x: Array) -> Array:
-        return apply_fn(add_task_vectors_by(base, models, used(coefficients)), x)
+    def objective(coefficients: Array, batches: list[Array]) -> Array:
+        params = add_task_vectors_by(base, models, used(coefficients))
+        return sum((mean_entropy(apply_fn(params, x)) for x in batches), jnp.zeros(()))
 
-    coefficients, entropy = minimise_entropy(
-        logits, start, data, key, learning_rate=options.learning_rate, num_steps=options.num_steps,
-        batch_size=options.batch_size,
+    def gradient(coefficients: Array, batches: list[Array], key: Array):
+        return jax.value_and_grad(objective)(coefficients, batches)
+
+    coefficients, losses = descend(
+        gradient, jnp.full((len(models), columns), options.scale), data, key,
+        learning_rate=options.learning_rate, num_steps=options.num_steps, batch_size=options.batch_size,
     )  # fmt: skip
-    return used(coefficients), entropy
-
-
-def _is_float(leaf: Array) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    return used(coefficients), losses

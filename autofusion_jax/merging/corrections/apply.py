@@ -48,7 +48,7 @@ def corrected(
         The result with corrected parameters; `diagnostics["correction"]` says what was done.
 
     Raises:
-        ValueError: the merged network is an ensemble or has other blocks, or there is nothing to correct.
+        ValueError: the merged network is an ensemble or another program, or has nothing to correct.
     """
     if isinstance(result.apply_fn, PartialNetwork):
         require(
@@ -58,8 +58,7 @@ def corrected(
         return dataclasses.replace(result, params=reset_heads(result.apply_fn, result.params, x))
     require(
         bool(result.alignments), "merge", "correction",
-        "None for an ensemble or a network of other blocks, whose parts are whole",
-        repr(correction),
+        "None for an ensemble, or for another program than the networks' own", repr(correction),
     )  # fmt: skip
     variants = result.variants or {"": result.params}
     done = {name: _correct(spec, models, _of_variant(result, name), x, correction) for name in variants}
@@ -74,8 +73,8 @@ def corrected(
 def _of_variant(result: MergeResult, name: str) -> MergeResult:
     if not name:
         return result
-    second = result.perms if name == "hard" else result.soft_perms
-    alignments = (*result.alignments[:-1], second)
+    rounded = {"hard": result.perms, "soft": result.soft_perms}
+    alignments = (*result.alignments[:-1], rounded.get(name, result.alignments[-1]))
     return dataclasses.replace(result, params=result.variants[name], alignments=alignments)
 
 

@@ -1,1 +1,1 @@
-"""Methods that combine parts of networks into a network of another shape."""
+"""Methods whose networks mix parts of several: recombined, upscaled, or with experts inside."""

@@ -7,11 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
-from autofusion_jax.merging.adaptive.entropy import check_entropy, minimise_entropy
+from autofusion_jax.merging.adaptive.adaptation import check_steps, descend, finite_curve, mean_entropy
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import merge_leaves
@@ -98,9 +97,7 @@ def wemoe(
         raise unknown_name("wemoe", "variant", variant, VARIANTS)
     require(depth >= 0, "wemoe", "depth", ">= 0, the layers of a router", depth)
     require(scale > 0, "wemoe", "scale", "> 0", scale)
-    require(learning_rate > 0, "wemoe", "learning_rate", "> 0", learning_rate)
-    require(num_steps >= 1, "wemoe", "num_steps", ">= 1", num_steps)
-    require(batch_size >= 1, "wemoe", "batch_size", ">= 1", batch_size)
+    check_steps("wemoe", learning_rate, num_steps, batch_size)
     options = WemoeOptions(depth, scale, learning_rate, num_steps, batch_size, blocks, variant)
 
     def run(task: MergeTask) -> list[MergeResult]:
@@ -123,11 +120,11 @@ def _merged(task: MergeTask, options: WemoeOptions, data: tuple[Array, ...]) -> 
             for block, k in zip(traced.blocks, jax.random.split(start_key, len(traced.blocks)))
         }
         router, entropy = learn_routers(apply, options, network, start, data, key)
-        check_entropy("wemoe", entropy)
+        entropy = finite_curve("wemoe", "the entropy", entropy)
         params = {"network": network, "router": router}
         results.append(
             MergeResult(
-                params, apply, history={"entropy": np.asarray(entropy)},
+                params, apply, history={"entropy": entropy},
                 diagnostics={"num_params": num_params(params)}, num_learned=num_params(router),
             )
         )  # fmt: skip
@@ -262,10 +259,14 @@ def learn_routers(
         The routers, and the entropy before each step.
     """
 
-    def logits(router: Params, x: Array) -> Array:
-        return apply({"network": network, "router": router}, x)
+    def objective(router: Params, batches: list[Array]) -> Array:
+        params = {"network": network, "router": router}
+        return sum((mean_entropy(apply(params, x)) for x in batches), jnp.zeros(()))
 
-    return minimise_entropy(
-        logits, start, data, key, learning_rate=options.learning_rate, num_steps=options.num_steps,
+    def gradient(router: Params, batches: list[Array], key: Array):
+        return jax.value_and_grad(objective)(router, batches)
+
+    return descend(
+        gradient, start, data, key, learning_rate=options.learning_rate, num_steps=options.num_steps,
         batch_size=options.batch_size,
     )  # fmt: skip

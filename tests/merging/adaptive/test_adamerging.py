@@ -7,7 +7,7 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.merging.adaptive.adamerging import add_task_vectors_by
-from autofusion_jax.merging.adaptive.entropy import mean_entropy
+from autofusion_jax.merging.adaptive.adaptation import mean_entropy
 from tests.conftest import inputs_for, oracle, params_for
 from tests.merging.fusionbench import expect_oracle, fusionbench_apply, fusionbench_networks
 

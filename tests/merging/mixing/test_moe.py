@@ -188,7 +188,7 @@ def test_blocks_without_features():
 
 def test_no_correction_follows_a_mixture(mlp):
     models = [params_for(mlp, 0), params_for(mlp, 1)]
-    with pytest.raises(ValueError, match="None for an ensemble or a network of other blocks"):
+    with pytest.raises(ValueError, match="None for an ensemble, or for another program"):
         af.merge_many(
             models,
             mlp.perm_spec,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.adaptive.entropy import mean_entropy
+from autofusion_jax.merging.adaptive.adaptation import mean_entropy
 from autofusion_jax.merging.mixing.blocks import group_paths
 from autofusion_jax.merging.mixing.wemoe import run_router, weight_ensemble, wemoe_apply
 from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors

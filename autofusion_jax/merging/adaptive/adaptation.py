@@ -1,0 +1,107 @@
+"""What methods that adapt to unlabelled inputs share: the entropy, the batches, and the loop of Adam."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float, Key, Shaped
+
+from autofusion_jax.validation import require
+
+Schedule = Callable[[Any], Any] | float
+State = Any
+"""A pytree of float arrays."""
+
+
+def mean_entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, ""]:
+    """`-sum_c p_c log(p_c + 1e-8)`, the mean over all predictions, in nats.
+
+    Example:
+        >>> round(float(mean_entropy(jnp.zeros((3, 4)))), 3)  # log 4
+        1.386
+    """
+    probs = jax.nn.softmax(logits)
+    return -(probs * jnp.log(probs + 1e-8)).sum(-1).mean()
+
+
+def draw(key: Key[Array, ""], x: Shaped[Array, "N ..."], size: int) -> Shaped[Array, "batch ..."]:
+    """`size` different rows of an array, or all, in their order, where there are no more."""
+    return x if size >= len(x) else jax.random.choice(key, x, (size,), replace=False)
+
+
+def descend(
+    gradient: Callable[[State, list[Any], Key[Array, ""]], tuple[Any, State]],
+    start: State,
+    data: Sequence[Any],
+    key: Key[Array, ""],
+    *,
+    learning_rate: Schedule,
+    num_steps: int,
+    batch_size: int,
+) -> tuple[State, Any]:
+    """Take steps of Adam, each on a fresh batch of every data set.
+
+    Args:
+        gradient: takes the state, one batch of each data set, and a key; returns what is to be recorded,
+            and the gradient.
+        start: where to start.
+        data: for each data set an array `[N, ...]`, or a pytree of such with the same `N`.
+        key: decides the batches, and what `gradient` draws.
+        learning_rate: of Adam, a number or a function of the step.
+        num_steps: how many steps.
+        batch_size: how many rows a batch has; all, where there are no more.
+
+    Returns:
+        Where it ends, and the records of all steps, stacked.
+    """
+    optimizer = optax.adam(learning_rate)
+
+    def step(state: tuple[State, optax.OptState], key: Array):
+        position, opt_state = state
+        keys = jax.random.split(key, len(data))
+        batches = [
+            jax.tree.map(functools.partial(draw, k, size=batch_size), each) for k, each in zip(keys, data)
+        ]
+        record, grads = gradient(position, batches, jax.random.fold_in(key, len(data)))
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (jax.tree.map(jnp.add, position, updates), opt_state), record
+
+    keys = jax.random.split(key, num_steps)
+    (end, _), records = jax.lax.scan(step, (start, optimizer.init(start)), keys)
+    return end, records
+
+
+def check_steps(caller: str, learning_rate: float, num_steps: int, batch_size: int) -> None:
+    """Raise ValueError for an option of `descend` out of its range."""
+    require(learning_rate > 0, caller, "learning_rate", "> 0", learning_rate)
+    require(num_steps >= 1, caller, "num_steps", ">= 1", num_steps)
+    require(batch_size >= 1, caller, "batch_size", ">= 1", batch_size)
+
+
+def finite_curve(caller: str, what: str, curve: Float[Array, "steps *more"]) -> np.ndarray:
+    """A curve as numpy has it.
+
+    Args:
+        caller: the method, for messages.
+        what: what the curve shows.
+        curve: one value, or more, for every step.
+
+    Raises:
+        ValueError: a value is NaN or infinite; names the first step.
+    """
+    values = np.asarray(curve)
+    finite = np.isfinite(values).reshape(len(values), -1).all(-1)
+    first = int(np.argmin(finite))
+    got = f"{values[first]} in step {first}"
+    require(bool(finite.all()), caller, what, "finite", got, "Lower the learning rate.")
+    return values
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf holds floats, or complex numbers."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
