@@ -130,6 +130,26 @@ def test_all_experts_with_a_share_are_trained():
     assert (np.abs(kernels).max((1, 2)) > 1e-3).all()
 
 
+@jax.custom_jvp
+def straight_through(x):
+    return jnp.round(x)
+
+
+straight_through.defjvp(lambda primals, tangents: (jnp.round(primals[0]), tangents[0]))
+
+
+def test_derivatives_of_its_own_stay_a_networks():
+    """Rounding has none, but for the ones that it is given."""
+    params, x = {"mlp": jnp.array([[0.3, 1.6]])}, jnp.array([[2.0]])
+    result = af.merge_many(
+        [params], None, x, apply_fn=lambda p, x: straight_through(x @ p["mlp"]), method="moe_upscaling",
+        num_experts=1, experts_per_token=1, blocks="mlp",
+    )  # fmt: skip
+    outputs, back = jax.vjp(lambda p: result.apply_fn(p, x), result.params)
+    assert outputs.tolist() == [[1.0, 3.0]]
+    assert back(jnp.ones((1, 2)))[0]["network"]["mlp"].tolist() == [[[2.0, 2.0]]]
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
@@ -168,7 +188,7 @@ def test_blocks_without_features():
 
 def test_no_correction_follows_a_mixture(mlp):
     models = [params_for(mlp, 0), params_for(mlp, 1)]
-    with pytest.raises(ValueError, match="None for an ensemble or a network of other blocks"):
+    with pytest.raises(ValueError, match="None for an ensemble, or for another program"):
         af.merge_many(
             models,
             mlp.perm_spec,
