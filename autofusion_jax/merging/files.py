@@ -132,13 +132,13 @@ def _key() -> Key[Array, "1"]:
     return jax.random.split(jax.random.key(0), 1)
 
 
-def _read(network: StoredNetwork, part: Part) -> dict[str, np.ndarray]:
+def _read(network: StoredNetwork, part: Part) -> dict[str, Array]:
     sizes = [math.prod(stretch.shape) for stretch in part]
     values, start = np.empty(sum(sizes), part[0].dtype), 0
     for stretch, size in zip(part, sizes):
         network.leaves[stretch.name].read_into(values[start : start + size], stretch.first)
         start += size
-    return {"part": values.reshape(part[0].shape) if len(part) == 1 else values}
+    return {"part": jnp.asarray(values.reshape(part[0].shape) if len(part) == 1 else values)}
 
 
 def _is_float(part: Part) -> bool:
@@ -146,8 +146,9 @@ def _is_float(part: Part) -> bool:
 
 
 def _parts(leaves: Mapping[str, StoredLeaf], reach: str) -> Iterator[Part]:
-    """Cut networks into parts, in the order in which they are written."""
-    for dtype, names in itertools.groupby(stored_order(leaves), lambda name: leaves[name].dtype):
+    """Cut networks into parts, in the order in which they are written; empty leaves are left out."""
+    filled = [name for name in stored_order(leaves) if leaves[name].size]
+    for dtype, names in itertools.groupby(filled, lambda name: leaves[name].dtype):
         whole = [_Stretch(name, 0, leaves[name].shape, dtype) for name in names]
         yield from _blocks(whole) if reach == "entry" and _is_float(whole) else ([part] for part in whole)
 
