@@ -1,6 +1,5 @@
 """Merging from files to a file, a part of the networks at a time."""
 
-import functools
 import itertools
 import math
 import os
@@ -12,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Key
 
 from autofusion_jax.checkpoints.safetensors_io import (
     StoredLeaf,
@@ -29,6 +27,8 @@ from autofusion_jax.trees import all_finite, check_finite, check_same_structure
 from autofusion_jax.validation import require
 
 StrPath = str | os.PathLike[str]
+ALIGNMENT = 64
+"""Bytes; what jax asks of memory that it does not copy."""
 
 
 def merge_files(
@@ -111,34 +111,40 @@ Part = list[_Stretch]
 """Stretches of one dtype that are merged at once."""
 
 
-class _Files(NamedTuple):
-    networks: list[StoredNetwork]
-    base: StoredNetwork | None
+class _Files:
+    """Networks in files, read into memory that is used again for the next part."""
 
-    @property
-    def all(self) -> list[StoredNetwork]:
-        """The base, if there is one, then the networks."""
-        return self.networks if self.base is None else [self.base, *self.networks]
+    def __init__(self, networks: list[StoredNetwork], base: StoredNetwork | None) -> None:
+        self.networks, self.base = networks, base
+        self.all = networks if base is None else [base, *networks]
+        self._key = jax.random.split(jax.random.key(0), 1)
+        self._rows = _aligned(len(self.all), ALIGNMENT)
 
     def task(self, part: Part) -> MergeTask:
-        """Networks of one leaf: a part of the real ones."""
-        origin = None if self.base is None else _read(self.base, part)
-        models = tuple(_read(network, part) for network in self.networks)
-        return MergeTask(models, None, None, None, None, _key(), base=origin)
+        """Networks of one leaf: a part of the real ones. Be done with it before asking for the next."""
+        num_bytes = sum(math.prod(stretch.shape) for stretch in part) * part[0].dtype.itemsize
+        if num_bytes > self._rows.shape[1]:
+            self._rows = _aligned(len(self.all), num_bytes)
+        models = tuple(_read(network, part, row[:num_bytes]) for network, row in zip(self.all, self._rows))
+        origin, models = (None, models) if self.base is None else (models[0], models[1:])
+        return MergeTask(models, None, None, None, None, self._key, base=origin)
 
 
-@functools.cache
-def _key() -> Key[Array, "1"]:
-    return jax.random.split(jax.random.key(0), 1)
+def _aligned(rows: int, num_bytes: int) -> np.ndarray:
+    """Bytes `[rows, num_bytes or more]` of which every row begins where jax takes it without a copy."""
+    width = -(-num_bytes // ALIGNMENT) * ALIGNMENT
+    raw = np.empty(rows * width + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + rows * width].reshape(rows, width)
 
 
-def _read(network: StoredNetwork, part: Part) -> dict[str, Array]:
-    sizes = [math.prod(stretch.shape) for stretch in part]
-    values, start = np.empty(sum(sizes), part[0].dtype), 0
-    for stretch, size in zip(part, sizes):
+def _read(network: StoredNetwork, part: Part, raw: np.ndarray) -> dict[str, Array]:
+    values, start = raw.view(part[0].dtype), 0
+    for stretch in part:
+        size = math.prod(stretch.shape)
         network.leaves[stretch.name].read_into(values[start : start + size], stretch.first)
         start += size
-    return {"part": jnp.asarray(values.reshape(part[0].shape) if len(part) == 1 else values)}
+    return {"part": jax.device_put(values.reshape(part[0].shape) if len(part) == 1 else values)}
 
 
 def _is_float(part: Part) -> bool:
