@@ -60,11 +60,11 @@ class StoredLeaf(NamedTuple):
         Raises:
             CheckpointError: the file ends before them.
         """
-        raw = out.view(np.uint8)
+        raw = out.view(np.uint8).data
         with open(self.file, "rb", buffering=0) as file:
             file.seek(self.start + first * self.dtype.itemsize)
             done = 0
-            while done < raw.size:
+            while done < raw.nbytes:
                 got = file.readinto(raw[done:])
                 if not got:
                     raise CheckpointError(f"open_safetensors: {self.file} became shorter while it was read.")
@@ -201,7 +201,7 @@ def write_safetensors(
             file.write(len(text).to_bytes(8, "little") + text)
 
             def append(values: np.ndarray) -> None:
-                raw = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+                raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
                 while raw:
                     raw = raw[file.write(raw) :]
 

@@ -201,7 +201,7 @@ def _check_structure(networks: Sequence[StoredNetwork]) -> None:
     for network in networks:
         for name, leaf in network.leaves.items():
             require(
-                leaf.dtype != np.float64 or jax.config.jax_enable_x64,
+                leaf.dtype != np.float64 or jnp.result_type(float) == np.float64,
                 "merge_files", f"{network.path}[{name!r}]", "float32 or narrower", "float64",
                 'For float64 call jax.config.update("jax_enable_x64", True).',
             )  # fmt: skip

@@ -5,10 +5,10 @@
 All in one run: every side and method in a process of its own, one after another; the networks lie in
 safetensors files that are in the page cache. In memory: `merge_many` against FusionBench's algorithms on
 modules, and copying the same bytes. From files to a file: `merge_files` against `mergekit-pytorch`, and
-reading all files and writing one. Then 64 values of lambda on a small network, in one vmapped call
-and in 64. Seconds are those of the first call (compilation included) and of the fastest later one; CPU
-seconds are beside them, for busy machines. Peak memory is resident memory of the process, imports and
-networks included.
+reading all files and writing one. Then 64 values of lambda on a small network, merged and evaluated: in
+one vmapped call, in 64, and by 64 calls of `merge_many`. Seconds are those of the first call
+(compilation included) and of the fastest later one; CPU seconds are beside them, for busy machines.
+Peak memory is resident memory of the process, imports and networks included.
 
 PATH is a Python that has the peers: `python -m venv PEERS`, then `pip install fusion-bench==0.2.33
 mergekit==0.1.5` in it (the `bench` extra has the same), with torch for the CPU. Without it only our sides are
@@ -42,13 +42,14 @@ PLACES = {
     "files": ("ours_files", "mergekit", "plain_files"),
 }
 PEERS = {"fusionbench", "mergekit"}
+SWEEPS = {"vmap": "one vmapped call", "loop": "64 calls", "merge_many": "64 of merge_many"}
 
 
 def run_side(side: str, method: str, folder: Path) -> dict[str, float] | None:
     """What a side prints, or None if it was left out or failed, which is said."""
-    if f"{side}:{method}" in _SKIP.value or (side in PEERS and not _PEERS.value):
-        return None
     python = _PEERS.value if side in PEERS else sys.executable
+    if python is None or f"{side}:{method}" in _SKIP.value:
+        return None
     script = Path(__file__).with_name("catalogue_sides.py")
     environment = {k: v for k, v in os.environ.items() if side not in PEERS or k != "PYTHONPATH"}
     done = subprocess.run(
@@ -71,7 +72,7 @@ def measure_all(folder: Path, console: Console) -> list[dict]:
                     found = run_side(side, method, folder)
                 if found:
                     rows.append({"place": place, "method": method, "side": side, **found})
-    for way in ("vmap", "loop"):
+    for way in SWEEPS:
         found = run_side("sweep", way, folder)
         if found:
             rows.append({"place": "sweep", "method": way, "side": "ours", **found})
@@ -101,12 +102,12 @@ def show(rows: list[dict], console: Console) -> None:
             ]  # fmt: skip
             table.add_row(place, method, *cells, end_section=method == METHODS[-1])
     console.print(table)
-    one, many = (by_key.get(("sweep", "ours", way)) for way in ("vmap", "loop"))
-    if one and many:
-        console.print(
-            f"64 values of lambda: {one['seconds'] * 1e3:.1f} ms in one call, "
-            f"{many['seconds'] * 1e3:.1f} in 64; first call {one['first']:.2f} and {many['first']:.2f} s"
-        )
+    for way, name in SWEEPS.items():
+        row = by_key.get(("sweep", "ours", way))
+        if row:
+            console.print(
+                f"64 values of lambda, {name}: {1e3 * row['seconds']:.1f} ms, first {row['first']:.2f} s"
+            )
 
 
 def numbers(row: dict) -> list[str]:

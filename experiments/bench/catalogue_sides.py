@@ -4,6 +4,7 @@
 
 Each side imports only what it measures, so that PYTHON may be one that has nothing but the peers.
 """
+# pyright: reportMissingImports=false
 
 import json
 import os
@@ -157,7 +158,7 @@ def plain_memory(method: str, folder: Path) -> dict[str, float]:
 def plain_files(method: str, folder: Path) -> dict[str, float]:
     """Reading all files and writing one."""
     base, paths = files_in(folder)
-    block = np.empty(1 << 20, np.uint8)
+    block = memoryview(bytearray(1 << 20))
 
     def run() -> None:
         with open(folder / "plain.out", "wb", buffering=0) as out:
@@ -223,35 +224,42 @@ def mergekit(method: str, folder: Path) -> dict[str, float]:
 
 
 def sweep(method: str, folder: Path) -> dict[str, float]:
-    """64 values of lambda on a small network: one vmapped call, or (`method` "loop") 64 calls of one."""
+    """64 values of lambda on a small network: one vmapped call, 64 calls of one, or 64 of `merge_many`."""
     import jax
     import jax.numpy as jnp
 
+    import autofusion_jax as af
     from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors
 
-    widths = (784, 256, 256, 10)
-    keys = jax.random.split(jax.random.key(0), 9)
+    widths = (64, 128, 128, 10)
 
     def network(key: Any) -> list[Any]:
-        keys = jax.random.split(key, len(widths))
-        return [0.05 * jax.random.normal(k, shape) for k, *shape in zip(keys, widths, widths[1:])]
+        shapes = zip(jax.random.split(key, len(widths)), widths, widths[1:])
+        return [0.05 * jax.random.normal(k, shape) for k, *shape in shapes]
 
-    base, *models = map(network, keys)
-    x = jax.random.normal(jax.random.key(1), (512, widths[0]))
-    labels = jnp.arange(512) % widths[-1]
+    base, *models = map(network, jax.random.split(jax.random.key(0), 9))
+    x = jax.random.normal(jax.random.key(1), (256, widths[0]))
+    labels = jnp.arange(256) % widths[-1]
 
     @jax.jit
-    def accuracy(scale: Any) -> Any:
+    def accuracy(params: Any) -> Any:
         h = x
-        for number, kernel in enumerate(add_task_vectors(base, models, scale)):
-            h = (jax.nn.relu(h) if number else h) @ kernel
-        return (h.argmax(-1) == labels).mean()
+        for kernel in params[:-1]:
+            h = jax.nn.relu(h @ kernel)
+        return ((h @ params[-1]).argmax(-1) == labels).mean()
 
-    scales = jnp.linspace(0, 1, LAMBDAS)
-    together = jax.jit(jax.vmap(accuracy))
-    if method == "vmap":
-        return measure(lambda: jax.block_until_ready(together(scales)))
-    return measure(lambda: [float(accuracy(scale)) for scale in np.asarray(scales)])
+    def merged(scale: float) -> Any:
+        return af.merge_many(models, None, None, base=base, method="task_arithmetic", scale=scale).params
+
+    one = jax.jit(lambda scale: accuracy(add_task_vectors(base, models, scale)))
+    together = jax.jit(jax.vmap(one))
+    scales = np.linspace(0.01, 1, LAMBDAS, dtype=np.float32)
+    ways = {
+        "vmap": lambda: np.asarray(together(scales)),
+        "loop": lambda: [float(one(scale)) for scale in scales],
+        "merge_many": lambda: [float(accuracy(merged(float(scale)))) for scale in scales],
+    }
+    return measure(ways[method])
 
 
 SIDES = {
