@@ -2,6 +2,7 @@
 
 from autofusion_jax.checkpoints.orbax_io import load, save
 from autofusion_jax.merging.api import merge, merge_many, merge_repeats
+from autofusion_jax.merging.files import merge_files
 from autofusion_jax.merging.fuse import fuse, fused_apply
 from autofusion_jax.merging.registry import list_methods, methods
 from autofusion_jax.merging.result import MergeResult, Method
@@ -46,6 +47,7 @@ __all__ = [
     "load",
     "log_sinkhorn",
     "merge",
+    "merge_files",
     "merge_many",
     "merge_repeats",
     "methods",

@@ -34,6 +34,12 @@ def _describe(leaf: Any) -> str:
     return "nothing" if leaf is None else f"{jnp.result_type(leaf)}{list(np.shape(leaf))}"
 
 
+def _alike(left: Any, right: Any) -> bool:
+    """Whether two leaves are arrays of one dtype and shape."""
+    dtype = getattr(left, "dtype", None)
+    return dtype is not None and dtype == getattr(right, "dtype", None) and left.shape == right.shape
+
+
 def check_same_structure(
     caller: str, names: tuple[str, str], first: Params, second: Params, advice: str = ""
 ) -> None:
@@ -49,6 +55,9 @@ def check_same_structure(
     Raises:
         ValueError: naming the first path that differs and what stands there in each tree.
     """
+    (leaves, tree), (others, other_tree) = jax.tree.flatten(first), jax.tree.flatten(second)
+    if tree == other_tree and all(map(_alike, leaves, others)):
+        return
     left, right = flatten_by_path(first), flatten_by_path(second)
     for path in [*left, *(p for p in right if p not in left)]:
         here, there = _describe(left.get(path)), _describe(right.get(path))

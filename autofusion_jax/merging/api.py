@@ -11,9 +11,9 @@ from jaxtyping import Key
 from autofusion_jax.merging.alignment import align_networks, get_aligner
 from autofusion_jax.merging.checks import Batch, check_batch, check_models, check_values, promoted
 from autofusion_jax.merging.corrections.apply import check_correction, corrected
-from autofusion_jax.merging.registry import get_method
+from autofusion_jax.merging.registry import as_method
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.sequence import merge_in_sequence
+from autofusion_jax.merging.sequence import run_method
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import all_finite
 from autofusion_jax.types import ApplyFn, Params
@@ -154,7 +154,7 @@ def merge_repeats(
         ValueError: networks, base, spec and batch do not fit together, hold NaN, or an option is
             out of its range; says which, what it must be and what it was.
     """
-    method = _as_method(method, options)
+    method = as_method(method, options)
     check_correction(correction)
     aligner = None if align is None else get_aligner(align, method)
     if promote:
@@ -166,35 +166,18 @@ def merge_repeats(
     x, y = check_batch(models[0], network, batch)
     task = MergeTask(tuple(models), perm_spec, network, x, y, keys, on_progress, base)
     if aligner is None:
-        results = _run(method, task)
+        results = run_method(method, task)
     else:
         task, perms = align_networks(aligner, task)
         results = [
             dataclasses.replace(r, perms=perms[1], alignments=perms if r.alignments else ())
-            for r in _run(method, task)
+            for r in run_method(method, task)
         ]
     if method.shows_nan and not all_finite(results[0].params):
         check_values(models, base)
     if correction is None:
         return results
     return [corrected(task.spec, models, result, task.inputs, correction) for result in results]
-
-
-def _run(method: Method, task: MergeTask) -> list[MergeResult]:
-    if method.max_models is None or len(task.models) <= method.max_models:
-        return method.run(task)
-    return [merge_in_sequence(method, task, key) for key in task.keys]
-
-
-def _as_method(method: str | Method, options: dict[str, Any]) -> Method:
-    if isinstance(method, str):
-        return get_method(method, **options)
-    if options:
-        raise ValueError(
-            f"merge: options must be given to the method itself when it is not a name; got {list(options)}. "
-            f"Write methods.{method.name}({', '.join(f'{o}=...' for o in options)})."
-        )
-    return method
 
 
 def _network(spec: PermSpec | None, apply_fn: ApplyFn | None) -> ApplyFn | None:

@@ -141,3 +141,19 @@ def get_method(name: str, **options: Any) -> Method:
     bound = inspect.signature(METHODS[name]).bind(**options)
     bound.apply_defaults()
     return dataclasses.replace(method, options=bound.arguments)
+
+
+def as_method(method: str | Method, options: dict[str, Any]) -> Method:
+    """Build a method by name, or take one as it is.
+
+    Raises:
+        ValueError: unknown name or option, or options for a method that has its own already.
+    """
+    if isinstance(method, str):
+        return get_method(method, **options)
+    if options:
+        raise ValueError(
+            f"merge: options must be given to the method itself when it is not a name; got {list(options)}. "
+            f"Write methods.{method.name}({', '.join(f'{o}=...' for o in options)})."
+        )
+    return method

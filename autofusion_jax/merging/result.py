@@ -1,7 +1,7 @@
 """What a merge takes and what it gives."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,11 @@ class Method:
             different initialisation must be aligned before.
         shows_nan: True if a NaN or an infinity in any network always reaches the result, so that only
             the result need be searched for them: a pass over one network instead of all.
+        reach: what an entry of the merged network depends on: `"entry"`, the same entry of each network;
+            `"leaf"`, the same leaf; `"network"`, more than that. `merge_files` reads no more at a time.
+        prepare: for methods that need only a few numbers from whole networks: takes what goes over the
+            networks, part of their entries at a time, as often as it is called; returns the method
+            with these numbers bound, of smaller reach.
         options: all its options by name, defaults too, where it comes from the registry.
     """
 
@@ -137,4 +142,10 @@ class Method:
     min_models: int = 2
     in_place: bool = False
     shows_nan: bool = False
+    reach: str = "network"
+    prepare: "Callable[[Pieces], Method] | None" = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+
+Pieces = Callable[[], Iterable[MergeTask]]
+"""Goes over networks, part of their entries at a time, every entry once."""

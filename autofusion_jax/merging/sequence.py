@@ -10,6 +10,13 @@ from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.validation import require
 
 
+def run_method(method: Method, task: MergeTask) -> list[MergeResult]:
+    """Merge all networks at once where the method can, else one after another."""
+    if method.max_models is None or len(task.models) <= method.max_models:
+        return method.run(task)
+    return [merge_in_sequence(method, task, key) for key in task.keys]
+
+
 def merge_in_sequence(method: Method, task: MergeTask, key: Key[Array, ""]) -> MergeResult:
     """Merge the first two networks, then the result with the third, and so on.
 

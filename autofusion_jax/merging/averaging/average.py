@@ -28,4 +28,6 @@ def average() -> Method:
         weights = weights_for("average", None, len(task.models))
         return results_in_place(task, weighted_sum(task.models, weights), weights=weights)
 
-    return Method("average", run, uses_key=False, max_models=None, in_place=True, shows_nan=True)
+    return Method(
+        "average", run, uses_key=False, max_models=None, in_place=True, shows_nan=True, reach="entry"
+    )

@@ -24,4 +24,4 @@ def interpolation(*, gamma: float = 0.5) -> Method:
         params_a, params_b = task.models
         return results_in_place(task, interpolate(params_a, params_b, gamma), weights=(gamma, 1 - gamma))
 
-    return Method("interpolation", run, uses_key=False, in_place=True, shows_nan=True)
+    return Method("interpolation", run, uses_key=False, in_place=True, shows_nan=True, reach="entry")

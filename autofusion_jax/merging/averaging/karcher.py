@@ -52,7 +52,7 @@ def karcher(*, num_iters: int = 10, tolerance: float = 1e-6) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         return results_in_place(task, karcher_mean(task.models, num_iters, tolerance))
 
-    return Method("karcher", run, uses_key=False, max_models=None, in_place=True)
+    return Method("karcher", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
 
 
 @jax.jit

@@ -47,7 +47,7 @@ def model_stock() -> Method:
         params = stock(task.origin, task.models, ratio)
         return results_in_place(task, params, diagnostics={"ratio": ratio})
 
-    return Method("model_stock", run, uses_key=False, max_models=None, in_place=True)
+    return Method("model_stock", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
 
 
 @jax.jit

@@ -54,7 +54,7 @@ def multislerp(*, weights: Sequence[int | float] | None = None) -> Method:
         origin = jax.tree.map(jnp.zeros_like, task.models[0]) if task.base is None else task.base
         return results_in_place(task, mean_on_sphere(origin, task.models, each), weights=each)
 
-    return Method("multislerp", run, uses_key=False, max_models=None, in_place=True)
+    return Method("multislerp", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
 
 
 @jax.jit

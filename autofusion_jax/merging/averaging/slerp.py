@@ -49,7 +49,7 @@ def slerp(*, gamma: float = 0.5) -> Method:
         params = interpolate_on_sphere(*task.models, gamma)
         return results_in_place(task, params, weights=(gamma, 1 - gamma))
 
-    return Method("slerp", run, uses_key=False, in_place=True)
+    return Method("slerp", run, uses_key=False, in_place=True, reach="leaf")
 
 
 @jax.jit

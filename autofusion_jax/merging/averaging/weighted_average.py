@@ -44,7 +44,9 @@ def weighted_average(*, weights: Sequence[int | float] | None = None, normalize:
         each = weights_for("weighted_average", weights, len(task.models), normalize=normalize)
         return results_in_place(task, weighted_sum(task.models, each), weights=each)
 
-    return Method("weighted_average", run, uses_key=False, max_models=None, in_place=True, shows_nan=True)
+    return Method(
+        "weighted_average", run, uses_key=False, max_models=None, in_place=True, shows_nan=True, reach="entry"
+    )
 
 
 weighted_sum = jax.jit(fuse.average)

@@ -11,11 +11,14 @@ import numpy as np
 
 from autofusion_jax.types import Params
 
+BLOCK = 1 << 18
+"""How many entries are worked on at once: few enough to stay in the cache with all networks'."""
+
 
 def float_leaves(params: Params) -> list[np.ndarray]:
     """The leaves that are floats, each on the host with its axes as one."""
     return [
-        np.asarray(jnp.asarray(leaf)).reshape(-1)
+        np.asarray(leaf, jnp.result_type(leaf)).reshape(-1)
         for leaf in jax.tree.leaves(params)
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
     ]

@@ -53,7 +53,8 @@ def breadcrumbs(
         deltas = [keep_between(task.origin, *pair) for pair in zip(task.models, bounds)]
         return merge_deltas(method, task, deltas)
 
-    return Method("breadcrumbs", run, uses_key=method.uses_key, max_models=None, in_place=True)
+    reach = "leaf" if isinstance(merge, str) or method.reach != "network" else "network"
+    return Method("breadcrumbs", run, uses_key=method.uses_key, max_models=None, in_place=True, reach=reach)
 
 
 def find_bounds(base: Params, params: Params, density: float, outliers: float) -> Params:

@@ -49,7 +49,7 @@ def consensus(*, scale: float = 0.3, selectivity: float = 0.4, min_networks: int
         params = add_consensus(task.origin, task.models, scale, selectivity, min_networks)
         return results_in_place(task, params)
 
-    return Method("consensus", run, uses_key=False, max_models=None, in_place=True)
+    return Method("consensus", run, uses_key=False, max_models=None, in_place=True, reach="entry")
 
 
 @jax.jit

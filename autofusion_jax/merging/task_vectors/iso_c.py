@@ -41,7 +41,7 @@ def iso_c(*, scale: float = 1.0, convs: bool = False) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         return results_in_place(task, add_isotropic(task.origin, task.models, scale, convs=convs))
 
-    return Method("iso_c", run, uses_key=False, max_models=None, in_place=True)
+    return Method("iso_c", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
 
 
 @functools.partial(jax.jit, static_argnames="convs")

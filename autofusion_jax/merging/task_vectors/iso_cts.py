@@ -47,7 +47,7 @@ def iso_cts(*, common: float = 0.8, scale: float = 1.0, convs: bool = False) -> 
         params = add_common_and_specific(task.origin, task.models, scale, common=common, convs=convs)
         return results_in_place(task, params)
 
-    return Method("iso_cts", run, uses_key=False, max_models=None, in_place=True)
+    return Method("iso_cts", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
 
 
 @functools.partial(jax.jit, static_argnames=("common", "convs"))

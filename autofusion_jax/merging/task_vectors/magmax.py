@@ -37,7 +37,7 @@ def magmax(*, scale: float = 1.0) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         return results_in_place(task, add_largest(task.origin, task.models, scale))
 
-    return Method("magmax", run, uses_key=False, max_models=None, in_place=True)
+    return Method("magmax", run, uses_key=False, max_models=None, in_place=True, reach="entry")
 
 
 @jax.jit

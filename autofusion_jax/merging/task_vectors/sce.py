@@ -48,7 +48,7 @@ def sce(*, density: float = 0.1) -> Method:
         selected = jax.tree.map(lambda variance: _largest(variance, density), variances)
         return results_in_place(task, calculate_and_erase(task.origin, task.models, selected))
 
-    return Method("sce", run, uses_key=False, max_models=None, in_place=True)
+    return Method("sce", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
 
 
 def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params) -> Params:

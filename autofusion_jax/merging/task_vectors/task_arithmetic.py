@@ -38,7 +38,9 @@ def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = Non
         scales = scale * weights_of("task_arithmetic", weights, len(task.models))
         return results_in_place(task, add_task_vectors(task.origin, task.models, scales))
 
-    return Method("task_arithmetic", run, uses_key=False, max_models=None, in_place=True, shows_nan=True)
+    return Method(
+        "task_arithmetic", run, uses_key=False, max_models=None, in_place=True, shows_nan=True, reach="entry"
+    )
 
 
 @jax.jit

@@ -1,17 +1,17 @@
 """TIES: trim the task vectors, elect a sign for every entry, merge what agrees with it."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.task_vectors.blocks import add_flat, trimmed_blocks
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method, Pieces
+from autofusion_jax.merging.task_vectors.blocks import BLOCK, add_flat, trimmed_blocks
 from autofusion_jax.merging.task_vectors.deltas import weights_of
 from autofusion_jax.merging.task_vectors.election import MERGES, elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.threshold import global_thresholds, leaf_thresholds
@@ -19,8 +19,6 @@ from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
 
 VARIANTS = ("paper", "fusionbench", "mergekit")
-BLOCK = 1 << 18
-"""How many entries are merged at once: few enough to stay in the cache with all networks'."""
 
 
 def ties(
@@ -66,32 +64,53 @@ def ties(
         if name not in known:
             raise unknown_name("ties", kind, name, known)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def kept(num: int) -> int:
+        return max(1, int(num * density) + (variant == "fusionbench"))
+
+    def merged(task: MergeTask, thresholds: Params, tie: float) -> list[MergeResult]:
         factors = weights_of("ties", weights, len(task.models))
-        thresholds = find_thresholds(task.origin, task.models, density, variant)
-        combine = functools.partial(_merge_block, weights=factors, scale=scale, merge=merge)
         blocks = trimmed_blocks(task.origin, task.models, thresholds, BLOCK)
-        if variant == "fusionbench":
-            flat = _merge_with_majority(combine, blocks)
-        else:
-            tie = float(variant == "mergekit")
-            flat = np.concatenate([np.asarray(combine(block, tie=tie)[0]) for block in blocks])
-        return results_in_place(task, add_flat(task.origin, flat))
+        parts = [np.asarray(elect_and_merge(block, factors, scale, tie, merge=merge)) for block in blocks]
+        return results_in_place(task, add_flat(task.origin, np.concatenate(parts)))
 
-    return Method("ties", run, uses_key=False, max_models=None, in_place=True)
+    def by_leaf(task: MergeTask) -> list[MergeResult]:
+        return merged(task, leaf_thresholds(task.origin, task.models, kept), 1.0)
+
+    def prepare(pieces: Pieces) -> Method:
+        least = global_thresholds(pieces, kept)
+        tie = majority(pieces, least, weights) if variant == "fusionbench" else 0.0
+
+        def run(task: MergeTask) -> list[MergeResult]:
+            return merged(task, jax.tree.map(lambda _: least, task.origin), tie)
+
+        return Method("ties", run, uses_key=False, max_models=None, in_place=True, reach="entry")
+
+    if variant == "mergekit":
+        return Method("ties", by_leaf, uses_key=False, max_models=None, in_place=True, reach="leaf")
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        return prepare(lambda: [task]).run(task)
+
+    return Method("ties", run, uses_key=False, max_models=None, in_place=True, prepare=prepare)
 
 
-def find_thresholds(base: Params, models: Sequence[Params], density: float, variant: str) -> Params:
-    """For every leaf `[models]` magnitudes from which on entries are kept. See `ties`.
+def majority(
+    pieces: Pieces, thresholds: Float[np.ndarray, " models"], weights: Sequence[float] | None
+) -> float:
+    """The sign that most sums of trimmed task vectors have.
 
-    Example:
-        >>> base, models = {"w": jnp.zeros(4)}, [{"w": jnp.array([1.0, -4.0, 3.0, 2.0])}]
-        >>> find_thresholds(base, models, 0.5, "paper"), find_thresholds(base, models, 0.5, "fusionbench")
-        ({'w': array([3.], dtype=float32)}, {'w': array([2.], dtype=float32)})
+    Args:
+        pieces: goes over base and networks.
+        thresholds: for each network the magnitude from which on entries are kept.
+        weights: a factor for each; all 1 if left out.
     """
-    find = leaf_thresholds if variant == "mergekit" else global_thresholds
-    one_more = variant == "fusionbench"
-    return find(base, models, lambda num: max(1, int(num * density) + one_more))
+    balance = 0
+    for task in pieces():
+        factors = weights_of("ties", weights, len(task.models))
+        least = jax.tree.map(lambda _: thresholds, task.origin)
+        for block in trimmed_blocks(task.origin, task.models, least, BLOCK):
+            balance += int(_balance(block, factors))
+    return float(np.sign(balance))
 
 
 @functools.partial(jax.jit, static_argnames="merge")
@@ -123,35 +142,7 @@ def _total(deltas: Float[Array, "models *shape"], weights: Float[Array, " models
     return sum((weight * delta for weight, delta in zip(weights, deltas)), jnp.zeros_like(deltas[0]))
 
 
-@functools.partial(jax.jit, static_argnames="merge")
-def _merge_block(
-    deltas: Float[Array, "models size"],
-    weights: Float[Array, " models"],
-    scale: float | Array,
-    tie: float | Array,
-    *,
-    merge: str,
-) -> tuple[Float[Array, " size"], Int[Array, ""], Bool[Array, " size"]]:
-    """Also how many more sums are positive than negative, and which entries add up to zero."""
-    total = _total(deltas, weights)
-    kept = functools.reduce(jnp.logical_or, [delta != 0 for delta in deltas])
-    merged = elect_and_merge(deltas, weights, scale, tie, merge=merge)
-    return merged, jnp.sign(total).astype(jnp.int32).sum(), (total == 0) & kept
-
-
-def _merge_with_majority(combine: Callable[..., tuple], blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Merge all blocks, then the entries that add up to zero, with the sign that most sums have."""
-    merged, places, disputed, balance = [], [], [], 0
-    for number, block in enumerate(blocks):
-        part, more, zero = combine(block, tie=0.0)
-        found = np.flatnonzero(zero)
-        places.append(found + number * BLOCK)
-        disputed.append(block[:, found])
-        merged.append(np.asarray(part))
-        balance += int(more)
-    flat, place, columns = np.concatenate(merged), np.concatenate(places), np.concatenate(disputed, 1)
-    for start in range(0, place.size, BLOCK):
-        here = place[start : start + BLOCK]
-        padded = np.pad(columns[:, start : start + BLOCK], ((0, 0), (0, BLOCK - here.size)))
-        flat[here] = combine(padded, tie=float(np.sign(balance)))[0][: here.size]
-    return flat
+@jax.jit
+def _balance(deltas: Float[Array, "models size"], weights: Float[Array, " models"]) -> Int[Array, ""]:
+    """How many more sums are positive than negative."""
+    return jnp.sign(_total(deltas, weights)).astype(jnp.int32).sum()

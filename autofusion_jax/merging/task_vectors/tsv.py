@@ -41,7 +41,7 @@ def tsv(*, scale: float = 1.0, convs: bool = False) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         return results_in_place(task, add_decorrelated(task.origin, task.models, scale, convs=convs))
 
-    return Method("tsv", run, uses_key=False, max_models=None, in_place=True)
+    return Method("tsv", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
 
 
 @functools.partial(jax.jit, static_argnames="convs")

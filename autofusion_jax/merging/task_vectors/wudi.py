@@ -53,7 +53,7 @@ def wudi(
         )
         return results_in_place(task, params)
 
-    return Method("wudi", run, uses_key=False, max_models=None, in_place=True)
+    return Method("wudi", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "convs"))

@@ -2,11 +2,13 @@
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
+from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.merging.task_vectors.threshold import (
     global_thresholds,
     leaf_thresholds,
@@ -18,6 +20,10 @@ BITS = st.sampled_from([0, 1, 2, 0x3F800000]) | st.integers(0, 0x7F7FFFFF)
 """All finite float32 values from zero on as bit patterns: many zeros, subnormals and values alike."""
 
 
+def task_of(base, models):
+    return MergeTask(tuple(models), None, None, None, None, jax.random.key(0)[None], base=base)
+
+
 @settings(deadline=None)
 @given(hnp.arrays(np.uint32, st.integers(1, 60), elements=BITS))
 @example(np.array([0], np.uint32))
@@ -27,6 +33,27 @@ def test_nth_largest_is_what_a_sort_gives(bits):
     values = bits.view(np.float32)
     found = [nth_largest(values.copy(), rank) for rank in range(1, len(values) + 1)]
     np.testing.assert_array_equal(found, np.sort(values)[::-1])
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.uint32, st.integers(1, 60), elements=BITS), st.integers(1, 61))
+@example(np.array([0, 0, 0, 7, 7], np.uint32), 3)
+@example(np.array([0x3F800001, 0x3F800000], np.uint32), 2)
+def test_global_thresholds_are_what_a_sort_gives(bits, rank):
+    values = bits.view(np.float32)
+    base, models = {"w": jnp.zeros(len(values))}, [{"w": values}, {"w": -values[::-1]}]
+    found = global_thresholds(lambda: [task_of(base, models)], lambda num: rank)
+    np.testing.assert_array_equal(found, [np.sort(values)[::-1][min(rank, len(values)) - 1]] * 2)
+
+
+def test_global_thresholds_with_64_bits():
+    rng = np.random.default_rng(2)
+    base, params = rng.standard_normal((2, 1000))
+    with jax.enable_x64(True):
+        task = task_of({"w": jnp.asarray(base)}, [{"w": jnp.asarray(params)}])
+        found = global_thresholds(lambda: [task], lambda num: num // 5)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, np.sort(np.abs(params - base))[-200])
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.3, 0.79, 0.8, 0.81, 1.0])
@@ -58,9 +85,10 @@ def test_global_and_by_leaf(dtype):
         for params in models
     ]
     whole = [np.sort(np.concatenate([delta["a"], delta["b"]])) for delta in deltas]
-    found = global_thresholds(base, models, lambda num: num // 5)
-    for leaf in "ab":
-        np.testing.assert_array_equal(found[leaf], [delta[-9] for delta in whole])  # 46 // 5
+    found = global_thresholds(lambda: [task_of(base, models)], lambda num: num // 5)
+    np.testing.assert_array_equal(found, [delta[-9] for delta in whole])  # 46 // 5
+    parts = [task_of({leaf: base[leaf]}, [{leaf: params[leaf]} for params in models]) for leaf in base]
+    np.testing.assert_array_equal(global_thresholds(lambda: parts, lambda num: num // 5), found)
     found = leaf_thresholds(base, models, lambda num: num // 5)
     np.testing.assert_array_equal(found["a"], [np.sort(delta["a"])[-7] for delta in deltas])
     np.testing.assert_array_equal(found["b"], [np.sort(delta["b"])[-2] for delta in deltas])

@@ -1,0 +1,213 @@
+"""Merging from files to a file, a part of the networks at a time."""
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from autofusion_jax.checkpoints.safetensors_io import (
+    StoredLeaf,
+    StoredNetwork,
+    open_safetensors,
+    stored_order,
+    write_safetensors,
+)
+from autofusion_jax.merging.registry import METHODS, as_method
+from autofusion_jax.merging.result import MergeTask, Method
+from autofusion_jax.merging.sequence import run_method
+from autofusion_jax.merging.task_vectors.blocks import BLOCK
+from autofusion_jax.trees import all_finite, check_finite, check_same_structure
+from autofusion_jax.validation import require
+
+StrPath = str | os.PathLike[str]
+ALIGNMENT = 64
+"""Bytes; what jax asks of memory that it does not copy."""
+
+
+def merge_files(
+    paths: Sequence[StrPath],
+    out: StrPath,
+    *,
+    base: StrPath | None = None,
+    method: str | Method = "average",
+    **options: Any,
+) -> Path:
+    """Merge networks in safetensors files into one, without having them in memory.
+
+    A method whose result depends entry by entry on the networks sees blocks of 262,144 entries; one
+    that looks at whole leaves sees a leaf of each network at a time; TIES goes over the files before
+    to find its thresholds. The result is what `merge_many` gives. Matrices are taken as they are stored:
+    for wudi, and for methods with `convs=True`, the last axis is that of the outputs, as in flax.
+
+    Args:
+        paths: a safetensors file for each network, or a folder with `model.safetensors.index.json` and
+            its shards, or with `model.safetensors`; all of the same names, shapes and dtypes.
+        out: the safetensors file to write; it is there when it is whole, and not before.
+        base: the network that all were fine-tuned from, likewise, for methods that need one.
+        method: a name, or a `Method` from `methods.NAME(...)`, that takes entries or leaves by themselves.
+        options: options of the method, if it is given by name.
+
+    Returns:
+        The path of the file written: the first network's names, dtypes and metadata; leaves that are
+        not floats are the base's if there is one, else the first network's.
+
+    Raises:
+        FileNotFoundError: a file is missing, also one that an index names.
+        CheckpointError: a file is truncated or corrupt.
+        ValueError: networks do not fit one another or hold NaN, an option is out of its range, or the
+            method needs whole networks; nothing is written.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.numpy import load_file, save_file
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name, value in {"a": 1.0, "b": 5.0}.items():
+        ...     save_file({"w": np.full(2, value, np.float32)}, folder / f"{name}.safetensors")
+        >>> paths = [folder / "a.safetensors", folder / "b.safetensors"]
+        >>> out = merge_files(paths, folder / "out.safetensors", method="weighted_average", weights=[3, 1])
+        >>> load_file(out)["w"].tolist()
+        [2.0, 2.0]
+    """
+    chosen = as_method(method, options)
+    if not _in_parts(chosen):
+        known = ", ".join(sorted(name for name, factory in METHODS.items() if _in_parts(factory())))
+        require(
+            False, "merge_files", "method", "one that takes entries or leaves by themselves", chosen.name,
+            f"These do: {known}. For others load the networks and call merge_many.",
+        )  # fmt: skip
+    require(len(paths) >= 2, "merge_files", "paths", "two or more files or folders", len(paths))
+    files = _Files([open_safetensors(p) for p in paths], None if base is None else open_safetensors(base))
+    _check_structure(files.all)
+    leaves = files.all[0].leaves
+    if chosen.prepare is not None:
+        chosen = chosen.prepare(lambda: map(files.task, filter(_is_float, _parts(leaves, "entry"))))
+    with write_safetensors(out, leaves, files.networks[0].metadata) as append:
+        for part in _parts(leaves, chosen.reach):
+            append(_merged(chosen, files, part) if _is_float(part) else leaves[part[0].name].read())
+    return Path(out)
+
+
+def _in_parts(method: Method) -> bool:
+    return method.reach != "network" or method.prepare is not None
+
+
+class _Stretch(NamedTuple):
+    """Entries of one leaf, `first` and so on; all of them with their shape, or some as one axis."""
+
+    name: str
+    first: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+Part = list[_Stretch]
+"""Stretches of one dtype that are merged at once."""
+
+
+class _Files:
+    """Networks in files, read into memory that is used again for the next part."""
+
+    def __init__(self, networks: list[StoredNetwork], base: StoredNetwork | None) -> None:
+        self.networks, self.base = networks, base
+        self.all = networks if base is None else [base, *networks]
+        self._key = jax.random.split(jax.random.key(0), 1)
+        self._rows = _aligned(len(self.all), ALIGNMENT)
+
+    def task(self, part: Part) -> MergeTask:
+        """Networks of one leaf: a part of the real ones. Be done with it before asking for the next."""
+        num_bytes = sum(math.prod(stretch.shape) for stretch in part) * part[0].dtype.itemsize
+        if num_bytes > self._rows.shape[1]:
+            self._rows = _aligned(len(self.all), num_bytes)
+        models = tuple(_read(network, part, row[:num_bytes]) for network, row in zip(self.all, self._rows))
+        origin, models = (None, models) if self.base is None else (models[0], models[1:])
+        return MergeTask(models, None, None, None, None, self._key, base=origin)
+
+
+def _aligned(rows: int, num_bytes: int) -> np.ndarray:
+    """Bytes `[rows, num_bytes or more]` of which every row begins where jax takes it without a copy."""
+    width = -(-num_bytes // ALIGNMENT) * ALIGNMENT
+    raw = np.empty(rows * width + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + rows * width].reshape(rows, width)
+
+
+def _read(network: StoredNetwork, part: Part, raw: np.ndarray) -> dict[str, Array]:
+    values, start = raw.view(part[0].dtype), 0
+    for stretch in part:
+        size = math.prod(stretch.shape)
+        network.leaves[stretch.name].read_into(values[start : start + size], stretch.first)
+        start += size
+    return {"part": jax.device_put(values.reshape(part[0].shape) if len(part) == 1 else values)}
+
+
+def _is_float(part: Part) -> bool:
+    return jnp.issubdtype(part[0].dtype, jnp.inexact)
+
+
+def _parts(leaves: Mapping[str, StoredLeaf], reach: str) -> Iterator[Part]:
+    """Cut networks into parts, in the order in which they are written; empty leaves are left out."""
+    filled = [name for name in stored_order(leaves) if leaves[name].size]
+    for dtype, names in itertools.groupby(filled, lambda name: leaves[name].dtype):
+        whole = [_Stretch(name, 0, leaves[name].shape, dtype) for name in names]
+        yield from _blocks(whole) if reach == "entry" and _is_float(whole) else ([part] for part in whole)
+
+
+def _blocks(whole: Part) -> Iterator[Part]:
+    """Cut and join leaves to parts of `BLOCK` entries each, but the last: so all are one program."""
+    part, room = [], BLOCK
+    for leaf in whole:
+        first, size = 0, math.prod(leaf.shape)
+        while first < size:
+            take = min(room, size - first)
+            part.append(leaf._replace(first=first, shape=(take,)))
+            first, room = first + take, room - take
+            if not room:
+                yield part
+                part, room = [], BLOCK
+    if part:
+        yield part
+
+
+def _merged(method: Method, files: _Files, part: Part) -> np.ndarray:
+    """The merged entries of a part, checked: as in `merge_repeats`."""
+    task = files.task(part)
+    if not method.shows_nan:
+        _check_values(files, part, task)
+    params = run_method(method, task)[0].params
+    if method.shows_nan and not all_finite(params):
+        _check_values(files, part, task)
+    return np.asarray(params["part"], part[0].dtype)
+
+
+def _check_values(files: _Files, part: Part, task: MergeTask) -> None:
+    """Raise ValueError naming the file and the first leaf of a part that hold a NaN or an infinity."""
+    if not all_finite([task.base, task.models]):
+        for network in files.all:
+            for stretch in part:
+                check_finite(
+                    "merge_files", str(network.path), {stretch.name: network.leaves[stretch.name].read()}
+                )
+
+
+def _check_structure(networks: Sequence[StoredNetwork]) -> None:
+    """Raise ValueError if networks differ, or hold numbers that jax would narrow."""
+    for network in networks:
+        for name, leaf in network.leaves.items():
+            require(
+                leaf.dtype != np.float64 or jnp.result_type(float) == np.float64,
+                "merge_files", f"{network.path}[{name!r}]", "float32 or narrower", "float64",
+                'For float64 call jax.config.update("jax_enable_x64", True).',
+            )  # fmt: skip
+    first, *others = [
+        {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in network.leaves.items()}
+        for network in networks
+    ]
+    for network, other in zip(networks[1:], others):
+        check_same_structure("merge_files", (str(networks[0].path), str(network.path)), first, other)

@@ -1,0 +1,221 @@
+"""Merging from files to a file gives what merging in memory gives, or one clear error and no file."""
+
+import json
+import sys
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import autofusion_jax as af
+from autofusion_jax.checkpoints.orbax_io import CheckpointError
+from autofusion_jax.checkpoints.safetensors_io import INDEX, open_safetensors
+from autofusion_jax.merging.files import merge_files
+from tests.merging.fusionbench import expect_oracle, fusionbench_networks
+
+FILES = sys.modules[merge_files.__module__]
+NEEDS_NETWORKS = {"adamerging", "dare", "fisher", "regmean"}
+"""In place, but not part by part: they run the networks, or draw masks over all leaves."""
+
+IN_PARTS = sorted(
+    name for name in af.list_methods() if af.methods.__dict__[name]().in_place and name not in NEEDS_NETWORKS
+)
+VARIANTS = [
+    *((name, {}) for name in IN_PARTS),
+    ("ties", {"variant": "fusionbench", "merge": "sum"}),
+    ("ties", {"variant": "mergekit", "weights": (0.3, 0.4, 0.5)}),
+    ("breadcrumbs", {"merge": "ties", "density": 0.5}),
+    ("weighted_average", {"weights": (1.0, 2.0, 5.0)}),
+]
+
+
+def network(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "a.weight": rng.standard_normal((7, 5)).astype(np.float32),
+        "a.bias": rng.standard_normal(7).astype(np.float32),
+        "b.weight": rng.standard_normal((3, 7)).astype(np.float32),
+        "half": rng.standard_normal((4, 3)).astype(ml_dtypes.bfloat16),
+        "none": np.zeros((0, 3), np.float32),
+        "scalar": np.array(rng.standard_normal(), np.float32),
+        "step": np.array(seed + (1 << 40)),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four files, `0` the base, and the networks in them."""
+    for seed in range(4):
+        save(network(seed), tmp_path / str(seed))
+    return tmp_path
+
+
+def save(leaves, path):
+    save_file(leaves, path, metadata={"format": "pt"})
+
+
+def merged(folder, method="average", **options):
+    paths = [folder / str(seed) for seed in (1, 2, 3)]
+    return af.merge_files(paths, folder / "out", base=folder / "0", method=method, **options)
+
+
+def read(path):
+    return {name: leaf.read() for name, leaf in open_safetensors(path).leaves.items()}
+
+
+@pytest.mark.parametrize("block", [4, 1 << 18])
+@pytest.mark.parametrize(("method", "options"), VARIANTS)
+def test_as_in_memory(folder, method, options, block, monkeypatch):
+    """Whatever the size of the blocks, and wherever leaves end in them."""
+    monkeypatch.setattr(FILES, "BLOCK", block)
+    merged(folder, method, **options)
+    got = read(folder / "out")
+    base, *models = (
+        {name: jnp.asarray(leaf) for name, leaf in network(seed).items() if name not in ("step", "none")}
+        for seed in range(4)
+    )
+    expected = af.merge_many(models, None, None, base=base, method=method, **options).params
+    assert set(got) == {*expected, "step", "none"} and got["step"] == 1 << 40
+    for name, leaf in expected.items():
+        assert got[name].dtype == leaf.dtype and got[name].shape == leaf.shape
+        tolerance = 1e-2 if name == "half" else 2e-5
+        np.testing.assert_allclose(np.float32(got[name]), np.float32(leaf), atol=tolerance, err_msg=name)
+    assert open_safetensors(folder / "out").metadata == {"format": "pt"}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "name"),
+    [
+        ("average", {}, "fb_simple_average"),
+        ("task_arithmetic", {"scale": 0.3}, "fb_task_arithmetic_0.3"),
+        ("ties", {"scale": 0.3, "variant": "fusionbench"}, "fb_ties_thr20_lam0.3_mean"),
+        ("ties", {"weights": (0.3, 0.4, 0.5), "variant": "mergekit"}, "mk_ties_d0.2_norm1"),
+    ],
+)
+def test_oracles(tmp_path, method, options, name):
+    base, models = fusionbench_networks()
+    for number, params in enumerate([base, *models]):
+        save({leaf: np.asarray(v) for leaf, v in params.items()}, tmp_path / str(number))
+    expect_oracle(name, load_file(merged(tmp_path, method, **options)))
+
+
+def test_shards_and_one_file_give_the_same(folder):
+    leaves = list(network(2).items())
+    (folder / "sharded").mkdir()
+    save(dict(leaves[:3]), folder / "sharded" / "1.safetensors")
+    save(dict(leaves[3:]), folder / "sharded" / "2.safetensors")
+    weight_map = {name: f"{1 + (i > 2)}.safetensors" for i, (name, _) in enumerate(leaves)}
+    (folder / "sharded" / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    whole = af.merge_files([folder / "1", folder / "2"], folder / "whole")
+    shards = af.merge_files([folder / "1", folder / "sharded"], folder / "shards")
+    assert whole.read_bytes() == shards.read_bytes()
+
+
+def test_out_may_be_one_of_the_files(folder):
+    paths = [folder / "1", folder / "2"]
+    expected = af.merge_files(paths, folder / "out").read_bytes()
+    af.merge_files(paths, folder / "1")
+    assert (folder / "1").read_bytes() == expected
+
+
+@pytest.mark.parametrize("method", ["average", "task_arithmetic", "ties"])
+def test_less_memory_than_one_network(tmp_path, method, monkeypatch):
+    """Blocks only: what Python and numpy take at most is a fraction of one network of 8 MB."""
+    monkeypatch.setattr(FILES, "BLOCK", 1 << 12)
+    monkeypatch.setattr(sys.modules[af.methods.ties.__module__], "BLOCK", 1 << 12)
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        save({"w": rng.standard_normal((1000, 2000)).astype(np.float32)}, tmp_path / str(number))
+    merged(tmp_path, method)  # compiles
+    tracemalloc.start()
+    merged(tmp_path, method)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6e6
+
+
+def test_64_bits(tmp_path):
+    for number in range(4):
+        save({"w": np.array([number, 1e-12])}, tmp_path / str(number))
+    with pytest.raises(
+        ValueError, match=r"0\['w'\] must be float32 or narrower; got float64.*jax_enable_x64"
+    ):
+        merged(tmp_path)
+    with jax.enable_x64(True):
+        assert load_file(merged(tmp_path))["w"].tolist() == [2.0, 1e-12]
+
+
+def expect_no_file(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("method", ["autofusion", "dare", "regmean", "simple_ensemble"])
+def test_methods_that_need_whole_networks(folder, method):
+    message = (
+        f"merge_files: method must be one that .* got {method}. These do: average, breadcrumbs, .*merge_many"
+    )
+    with pytest.raises(ValueError, match=message):
+        merged(folder, method)
+    expect_no_file(folder)
+
+
+def test_all_others_are_in_parts():
+    for name in af.list_methods():
+        method = af.methods.__dict__[name]()
+        assert (method.reach != "network" or method.prepare is not None) == (name in IN_PARTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"a.bias": np.ones(8, np.float32)},
+            r"2\['a.bias'\] must be float32\[7\] as in .*0; got float32\[8\]",
+        ),
+        ({"a.bias": np.ones(7, np.float16)}, r"2\['a.bias'\] must be float32\[7\] .* got float16\[7\]"),
+        ({"more": np.ones(1, np.float32)}, r"2\['more'\] must be nothing as in .*; got float32\[1\]"),
+        ({"b.weight": None}, r"2\['b.weight'\] must be float32\[3, 7\] .* got nothing"),
+        ({"half": np.full((4, 3), np.nan, ml_dtypes.bfloat16)}, r"2\['half'\] must be finite; got 12 NaN"),
+        ({"a.bias": np.full(7, np.inf, np.float32)}, r"2\['a.bias'\] must be finite; got 7 NaN or infinite"),
+    ],
+)
+@pytest.mark.parametrize("method", ["average", "ties", "slerp"])
+def test_networks_that_do_not_fit(folder, change, message, method):
+    leaves = {name: leaf for name, leaf in {**network(2), **change}.items() if leaf is not None}
+    save(leaves, folder / "2")
+    with pytest.raises(ValueError, match=f"merge_files: .*{message}"):
+        merged(folder, method)
+    expect_no_file(folder)
+
+
+def test_damaged_and_missing_files(folder):
+    (folder / "2").write_bytes((folder / "2").read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="2 is no whole safetensors file"):
+        merged(folder)
+    expect_no_file(folder)
+    (folder / "2").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no file .*2"):
+        merged(folder)
+    assert not (folder / "out").exists()
+
+
+def test_a_failed_merge_keeps_the_old_file(folder):
+    (folder / "3").write_bytes(b"old")
+    with pytest.raises(ValueError, match="base must be the parameters"):
+        af.merge_files([folder / "1", folder / "2"], folder / "3", method="task_arithmetic")
+    assert (folder / "3").read_bytes() == b"old"
+    expect_no_file(folder)
+
+
+def test_two_networks_or_more(folder):
+    with pytest.raises(ValueError, match="paths must be two or more files or folders; got 1"):
+        af.merge_files([folder / "1"], folder / "out")
+    with pytest.raises(ValueError, match="unknown option 'scal'"):
+        merged(folder, "ties", scal=3)
+    with pytest.raises(ValueError, match="weights must be 3 numbers"):
+        merged(folder, "ties", weights=(1.0, 2.0))
+    expect_no_file(folder)
