@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -188,7 +188,8 @@ def write_safetensors(
     """
     target = Path(path).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    header, end = ({"__metadata__": dict(metadata)} if metadata else {}), 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for name in stored_order(leaves):
         leaf = leaves[name]
         start, end = end, end + leaf.size * leaf.dtype.itemsize
