@@ -39,3 +39,25 @@ def weights_for(
     require(len(weights) == num, caller, "weights", f"{num} numbers, one for each network", list(weights))
     total = math.fsum(weights) if normalize else 1.0
     return tuple(float(weight / total) for weight in weights)
+
+
+def factors_for(caller: str, factors: Sequence[int | float] | None, num: int) -> tuple[float, ...]:
+    """One factor for each task vector, 1 where the user gave none; any finite numbers.
+
+    Args:
+        caller: the method, for messages.
+        factors: what the user gave, or None.
+        num: how many networks there are.
+
+    Raises:
+        ValueError: there are not `num` of them, or one is not finite.
+
+    Example:
+        >>> factors_for("ties", None, 2)
+        (1.0, 1.0)
+    """
+    if factors is None:
+        return (1.0,) * num
+    fits = len(factors) == num and all(map(math.isfinite, factors))
+    require(fits, caller, "weights", f"{num} numbers, one for each network, all finite", list(factors))
+    return tuple(map(float, factors))

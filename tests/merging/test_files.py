@@ -18,8 +18,11 @@ from autofusion_jax.merging.files import merge_files
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
 
 FILES = sys.modules[merge_files.__module__]
-NEEDS_NETWORKS = {"adamerging", "dare", "fisher", "regmean"}
-"""In place, but not part by part: they run the networks, or draw masks over all leaves."""
+NEEDS_NETWORKS = {
+    "adamerging", "concrete", "dare", "depth_upscaling", "fisher", "moe_merging", "moe_upscaling", "pareto",
+    "recombination", "regmean", "smile", "surgery", "wemoe",
+}  # fmt: skip
+"""In place, but not part by part: they run the networks, or draw over all leaves."""
 
 IN_PARTS = sorted(
     name for name in af.list_methods() if af.methods.__dict__[name]().in_place and name not in NEEDS_NETWORKS

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.task_vectors.deltas import weights_of
+from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -35,7 +35,7 @@ def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = Non
     require(scale > 0, "task_arithmetic", "scale", "> 0", scale)
 
     def run(task: MergeTask) -> list[MergeResult]:
-        scales = scale * weights_of("task_arithmetic", weights, len(task.models))
+        scales = scale * jnp.asarray(factors_for("task_arithmetic", weights, len(task.models)))
         return results_in_place(task, add_task_vectors(task.origin, task.models, scales))
 
     return Method(

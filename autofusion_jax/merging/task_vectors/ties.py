@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from autofusion_jax.merging.leafwise import results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method, Pieces
 from autofusion_jax.merging.task_vectors.blocks import BLOCK, add_flat, trimmed_blocks
-from autofusion_jax.merging.task_vectors.deltas import weights_of
 from autofusion_jax.merging.task_vectors.election import MERGES, elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.threshold import global_thresholds, leaf_thresholds
+from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
 
@@ -68,7 +68,7 @@ def ties(
         return max(1, int(num * density) + (variant == "fusionbench"))
 
     def merged(task: MergeTask, thresholds: Params, tie: float) -> list[MergeResult]:
-        factors = weights_of("ties", weights, len(task.models))
+        factors = jnp.asarray(factors_for("ties", weights, len(task.models)))
         blocks = trimmed_blocks(task.origin, task.models, thresholds, BLOCK)
         parts = [np.asarray(elect_and_merge(block, factors, scale, tie, merge=merge)) for block in blocks]
         return results_in_place(task, add_flat(task.origin, np.concatenate(parts)))
@@ -106,7 +106,7 @@ def majority(
     """
     balance = 0
     for task in pieces():
-        factors = weights_of("ties", weights, len(task.models))
+        factors = jnp.asarray(factors_for("ties", weights, len(task.models)))
         least = jax.tree.map(lambda _: thresholds, task.origin)
         for block in trimmed_blocks(task.origin, task.models, least, BLOCK):
             balance += int(_balance(block, factors))
