@@ -59,6 +59,13 @@ def params_for(model: Model, seed: int) -> dict:
     return tree.unflatten([v + 0.1 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves)])
 
 
+def fine_tuned(model: Model, num: int = 2, seed: int = 0) -> tuple[dict, tuple[dict, ...]]:
+    """A base, and networks near to it."""
+    base = params_for(model, seed)
+    others = [params_for(model, seed + 1 + number) for number in range(num)]
+    return base, tuple(jax.tree.map(lambda p, d: p + 0.3 * d, base, other) for other in others)
+
+
 def oracle(name: str) -> dict[str, np.ndarray]:
     with np.load(ORACLES / name, allow_pickle=False) as stored:
         return {key: stored[key] for key in stored.files}

@@ -11,15 +11,14 @@ from jax import Array
 from jaxtyping import Float, Key
 
 from autofusion_jax.merging.adaptive.adaptation import (
+    adaptation_data,
     check_steps,
     finite_curve,
     is_float,
     minimise_entropy,
 )
 from autofusion_jax.merging.checks import Batch
-from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.own_inputs import inputs_of_each
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
@@ -90,9 +89,7 @@ def adamerging(
     options = AdaOptions(level, scale, learning_rate, num_steps, batch_size, clamp)
 
     def run(task: MergeTask) -> list[MergeResult]:
-        batches = [(task.inputs, None)] if inputs is None else inputs_of_each("adamerging", task, inputs)
-        logits_shape("adamerging", dataclasses.replace(task, x=batches[0][0]))
-        data = tuple(x for x, _ in batches)
+        data = adaptation_data("adamerging", task, inputs)
         return [_adapted(task, options, data, key) for key in task.keys]
 
     return Method("adamerging", run, max_models=None, in_place=True)

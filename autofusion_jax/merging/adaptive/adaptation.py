@@ -1,5 +1,6 @@
 """What methods that adapt to unlabelled inputs share: the entropy, the batches, and the loop of Adam."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,10 @@ import optax
 from jax import Array
 from jaxtyping import Float, Key, Shaped
 
+from autofusion_jax.merging.checks import Batch
+from autofusion_jax.merging.ensembles.members import logits_shape
+from autofusion_jax.merging.own_inputs import inputs_of_each
+from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.validation import require
 
 Schedule = Callable[[Any], Any] | float
@@ -27,6 +32,22 @@ def mean_entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, ""]:
     """
     probs = jax.nn.softmax(logits)
     return -(probs * jnp.log(probs + 1e-8)).sum(-1).mean()
+
+
+def adaptation_data(caller: str, task: MergeTask, inputs: Sequence[Batch] | None) -> tuple[Array, ...]:
+    """What networks are adapted to: the inputs of each network's own data, or the batch of the merge.
+
+    Args:
+        caller: the method, for messages.
+        task: what is merged.
+        inputs: for each network inputs `[N, ...]`, or None.
+
+    Raises:
+        ValueError: there are no inputs, they do not fit, or the networks do not give logits.
+    """
+    data = (task.inputs,) if inputs is None else tuple(x for x, _ in inputs_of_each(caller, task, inputs))
+    logits_shape(caller, dataclasses.replace(task, x=data[0]))
+    return data
 
 
 def draw(key: Key[Array, ""], x: Shaped[Array, "N ..."], size: int) -> Shaped[Array, "batch ..."]:

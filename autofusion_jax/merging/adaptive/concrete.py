@@ -17,6 +17,7 @@ from autofusion_jax.merging.adaptive.adamerging import (
     learn_coefficients,
 )
 from autofusion_jax.merging.adaptive.adaptation import (
+    adaptation_data,
     check_steps,
     descend,
     finite_curve,
@@ -24,9 +25,7 @@ from autofusion_jax.merging.adaptive.adaptation import (
     mean_entropy,
 )
 from autofusion_jax.merging.checks import Batch
-from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.own_inputs import inputs_of_each
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
@@ -112,9 +111,7 @@ def concrete(
     )
 
     def run(task: MergeTask) -> list[MergeResult]:
-        batches = [(task.inputs, None)] if inputs is None else inputs_of_each("concrete", task, inputs)
-        logits_shape("concrete", dataclasses.replace(task, x=batches[0][0]))
-        data = tuple(x for x, _ in batches)
+        data = adaptation_data("concrete", task, inputs)
         return [_masked(task, options, data, key) for key in task.keys]
 
     return Method("concrete", run, max_models=None, in_place=True)

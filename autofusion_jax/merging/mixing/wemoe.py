@@ -10,13 +10,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
-from autofusion_jax.merging.adaptive.adaptation import check_steps, finite_curve, minimise_entropy
+from autofusion_jax.merging.adaptive.adaptation import (
+    adaptation_data,
+    check_steps,
+    finite_curve,
+    minimise_entropy,
+)
 from autofusion_jax.merging.checks import Batch
-from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import merge_leaves
 from autofusion_jax.merging.mixing.blocks import MLP_BLOCKS, Block, BlockProgram, trace_stacked
 from autofusion_jax.merging.mixing.experts import run_mixture, stack_blocks, trace_routed
-from autofusion_jax.merging.own_inputs import inputs_of_each
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors
 from autofusion_jax.trees import num_params
@@ -101,14 +104,13 @@ def wemoe(
     options = WemoeOptions(depth, scale, learning_rate, num_steps, batch_size, blocks, variant)
 
     def run(task: MergeTask) -> list[MergeResult]:
-        batches = [(task.inputs, None)] if inputs is None else inputs_of_each("wemoe", task, inputs)
-        return _merged(dataclasses.replace(task, x=batches[0][0]), options, tuple(x for x, _ in batches))
+        data = adaptation_data("wemoe", task, inputs)
+        return _merged(dataclasses.replace(task, x=data[0]), options, data)
 
     return Method("wemoe", run, max_models=None, in_place=True)
 
 
 def _merged(task: MergeTask, options: WemoeOptions, data: tuple[Array, ...]) -> list[MergeResult]:
-    logits_shape("wemoe", task)
     traced = trace_routed("wemoe", task, options.blocks)
     network = weight_ensemble(task.origin, task.models, options.scale, blocks=options.blocks)
     apply = wemoe_apply(task.network, blocks=options.blocks, variant=options.variant)

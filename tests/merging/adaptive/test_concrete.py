@@ -15,20 +15,13 @@ from autofusion_jax.merging.adaptive.concrete import (
     learn_mask,
     sample_mask,
 )
-from tests.conftest import inputs_for, params_for
+from tests.conftest import fine_tuned, inputs_for
 
 SHORT = {"num_steps": 100, "learning_rate": 0.1, "inner_rate": 0.1}
 
 
-def fine_tuned(model, num=3):
-    base = params_for(model, 0)
-    return base, tuple(
-        jax.tree.map(lambda p, d: p + 0.3 * d, base, params_for(model, 1 + number)) for number in range(num)
-    )
-
-
 def merged(model, x, **options):
-    base, models = fine_tuned(model)
+    base, models = fine_tuned(model, 3)
     return af.merge_many(models, model.perm_spec, x, base=base, method="concrete", **{**SHORT, **options})
 
 
@@ -40,7 +33,7 @@ def expect_close(got, expected, atol=1e-5):
 @pytest.mark.parametrize("level", ["task", "layer"])
 @pytest.mark.parametrize("mask", ["soft", "hard", "sampled"])
 def test_the_result_is_what_mask_and_coefficients_say(mlp, level, mask):
-    base, models = fine_tuned(mlp)
+    base, models = fine_tuned(mlp, 3)
     result = merged(mlp, inputs_for(mlp), level=level, mask=mask)
     kept = result.diagnostics["mask"]
     coefficients = jnp.asarray(result.diagnostics["coefficients"])
@@ -61,7 +54,7 @@ def test_the_result_is_what_mask_and_coefficients_say(mlp, level, mask):
 @pytest.mark.parametrize("level", ["task", "layer"])
 def test_it_becomes_surer_than_without_a_mask(mlp, level):
     x = inputs_for(mlp, 64)
-    base, models = fine_tuned(mlp)
+    base, models = fine_tuned(mlp, 3)
     result = merged(mlp, x, level=level)
     without = af.merge_many(models, mlp.perm_spec, x, base=base, method="task_arithmetic")
     before, after = (float(mean_entropy(mlp.apply(r.params, x))) for r in (without, result))
@@ -70,7 +63,7 @@ def test_it_becomes_surer_than_without_a_mask(mlp, level):
 
 def test_one_step_by_hand(mlp):
     """Adam's first step goes against the sign of the gradient, through one inner step with a fixed mask."""
-    base, models = fine_tuned(mlp)
+    base, models = fine_tuned(mlp, 3)
     x = inputs_for(mlp)
     options = ConcreteOptions("layer", "soft", 0.3, 0.5, 0.1, 0.1, 1, 24)
     key = jax.random.key(2)

@@ -9,16 +9,9 @@ import pytest
 import autofusion_jax as af
 from autofusion_jax.merging.adaptive.surgery import HeadReader, learn_modules, repaired, surgery_apply
 from autofusion_jax.trees import flatten_by_path
-from tests.conftest import inputs_for, params_for
+from tests.conftest import fine_tuned, inputs_for, params_for
 
 STEPS = {"num_steps": 300, "learning_rate": 1e-2}
-
-
-def fine_tuned(model, num=2):
-    base = params_for(model, 0)
-    return base, [
-        jax.tree.map(lambda p, d: p + 0.3 * d, base, params_for(model, 1 + number)) for number in range(num)
-    ]
 
 
 def merged(model, x, **options):

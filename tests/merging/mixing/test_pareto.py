@@ -10,17 +10,10 @@ from scipy.optimize import linprog
 import autofusion_jax as af
 from autofusion_jax.merging.mixing.exact_pareto import simplex_program, task_weights
 from autofusion_jax.merging.mixing.pareto import at_preference, pareto_apply
-from tests.conftest import inputs_for, oracle, params_for
+from tests.conftest import fine_tuned, inputs_for, oracle, params_for
 from tests.merging.fusionbench import fusionbench_networks
 
 GRID = jnp.array([[1.0, 0.0], [0.8, 0.2], [0.5, 0.5], [0.2, 0.8], [0.0, 1.0]])
-
-
-def fine_tuned(model, num=2):
-    base = params_for(model, 0)
-    return base, [
-        jax.tree.map(lambda p, d: p + 0.3 * d, base, params_for(model, 1 + number)) for number in range(num)
-    ]
 
 
 def merged(model, x, **options):

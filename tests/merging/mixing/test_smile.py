@@ -9,16 +9,8 @@ import pytest
 import autofusion_jax as af
 from autofusion_jax.merging.mixing.smile import smile_apply
 from autofusion_jax.trees import flatten_by_path, num_params
-from tests.conftest import inputs_for, oracle, params_for
+from tests.conftest import fine_tuned, inputs_for, oracle, params_for
 from tests.merging.fusionbench import fusionbench_apply, fusionbench_networks
-
-
-def fine_tuned(model, num=3, seed=0):
-    base = params_for(model, seed)
-    return base, [
-        jax.tree.map(lambda p, d: p + 0.3 * d, base, params_for(model, seed + 1 + number))
-        for number in range(num)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +68,7 @@ def test_the_input_chooses(mlp):
 
 
 def test_a_smaller_rank_is_smaller(mlp):
-    base, models = fine_tuned(mlp)
+    base, models = fine_tuned(mlp, 3)
     x = inputs_for(mlp)
     sizes = {}
     for rank in (1, 3, None):
@@ -88,7 +80,7 @@ def test_a_smaller_rank_is_smaller(mlp):
 
 def test_it_is_saved_and_loaded(model, tmp_path):
     """Bit for bit; the function made again gives the same outputs, under jit, at another batch size."""
-    base, models = fine_tuned(model)
+    base, models = fine_tuned(model, 3)
     x = inputs_for(model)
     result = af.merge_many(models, model.perm_spec, x[:5], base=base, method="smile", rank=2, top_k=2)
     af.save(tmp_path / "smile", result.params)
@@ -135,7 +127,7 @@ def test_networks_that_are_the_base_are_refused(mlp):
 
 @pytest.mark.parametrize("align", [None, "weight_matching"])
 def test_no_correction_follows(mlp, align):
-    base, models = fine_tuned(mlp)
+    base, models = fine_tuned(mlp, 3)
     options = {"base": base, "method": "smile", "align": align, "correction": "repair"}
     with pytest.raises(ValueError, match="None for an ensemble, or for another program"):
         af.merge_many(models, mlp.perm_spec, inputs_for(mlp), **options)
