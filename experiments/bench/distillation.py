@@ -34,8 +34,14 @@ def inlined(params: Params, x: Array) -> Array:
     return program.evaluate(program.outputs, values, rules)[0]
 
 
+def flax_in_training(params: Params, x: Array) -> Array:
+    """The network in flax's own training mode."""
+    assert MODEL.train_apply is not None, "a network with BatchNorm has a training mode"
+    return MODEL.train_apply(params, x)[0]
+
+
 NETWORKS: dict[str, Callable[[Params, Array], Any]] = {
-    "flax": lambda params, x: MODEL.train_apply(params, x)[0],
+    "flax": flax_in_training,
     "replayed, own derivatives": InTraining(MODEL.perm_spec),
     "replayed, inlined": inlined,
 }
