@@ -57,7 +57,8 @@ def fisher(
         normalize: divide `c_k` by the length of `F_k`, as FusionBench does unless told otherwise, so
             that no network counts more because it is less sure.
         min_fisher: `eps`, > 0: where no network depends on a parameter, the average is taken.
-        batch_size: how many inputs are held at once, each with gradients as large as the network, >= 1.
+        batch_size: how many inputs are held at once, each with gradients as large as all leaves but the
+            weights of dense layers that read one vector for each input, >= 1.
         variant: `"paper"`, or `"fusionbench"`, where gradients are added within batches of `batch_size`
             inputs before they are squared, without labels. See `batch_summed_fisher`.
 

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from autofusion_jax.merging.regression.layers import LinearLayers
+from autofusion_jax.symmetry.flat import FlatProgram, Override
+from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import unknown_name
@@ -48,7 +51,8 @@ def diagonal_fisher(
         x: inputs `[N, ...]`.
         y: labels.
         predictions: what stands for labels where there are none.
-        batch_size: how many inputs are held at once, each with gradients as large as the network.
+        batch_size: how many inputs are held at once, each with gradients as large as those of the leaves
+            that are no plain products of one vector for each input (`SingleInput`).
 
     Returns:
         The diagonal, in the structure of `params`; 0 for leaves that are not floats.
@@ -60,19 +64,26 @@ def diagonal_fisher(
         [1.25, 1.25]
     """
 
-    def of_one(leaves: Leaves, single: tuple[Array, Array | None, Array]) -> Leaves:
+    network = SingleInput(apply_fn, params, x[:1])
+
+    def of_one(leaves: Leaves, single: tuple[Array, Array | None, Array]) -> tuple[Leaves, Leaves, Leaves]:
+        """Squared gradients of one input: of leaves, of what products make; and squares of what they read."""
         x_i, y_i, counts = single
-        log_probs, pull = jax.vjp(lambda free: _log_probs(apply_fn, params, free, x_i[None])[0], leaves)
+        kept, products = network.split(leaves)
+        log_probs, pull, reads = jax.vjp(
+            lambda kept, added: network(kept | products, added, x_i[None]), kept, network.zeros, has_aux=True
+        )
         rows = _rows(log_probs, y_i, predictions) * counts
+        start = jax.tree.map(jnp.zeros_like, (kept, network.zeros))
 
-        def add(total: Leaves, row: Array) -> tuple[Leaves, None]:
-            return jax.tree.map(lambda known, g: known + g**2, total, pull(row)[0]), None
+        def add(total: Any, row: Array) -> tuple[Any, None]:
+            return jax.tree.map(lambda known, g: known + g**2, total, pull(row)), None
 
-        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, leaves), rows)[0]
+        return *jax.lax.scan(add, start, rows)[0], jax.tree.map(jnp.square, reads)
 
     def squares(leaves: Leaves, batch: Any) -> Leaves:
-        each = jax.vmap(of_one, (None, 0))(leaves, batch)
-        return jax.tree.map(lambda values: jnp.sum(values, 0), each)
+        each, made, reads = jax.vmap(of_one, (None, 0))(leaves, batch)
+        return jax.tree.map(lambda values: jnp.sum(values, 0), each) | network.weights(reads, made)
 
     return _mean_over_batches(squares, params, x, y, batch_size)
 
@@ -106,6 +117,58 @@ def batch_summed_fisher(apply_fn: ApplyFn, params: Params, x: Array, *, batch_si
         return jax.tree.map(jnp.square, jax.grad(total)(leaves))
 
     return _mean_over_batches(squares, params, x, None, batch_size)
+
+
+class SingleInput:
+    """A network of one input, whose products with a vector need no gradient of the weight.
+
+    Where a weight multiplies one vector z and makes v, the gradient is the outer product of z and dL/dv,
+    and its square that of the squares: over many inputs and classes one matrix product, in which no
+    gradient as large as the weight is ever made for a single input.
+    """
+
+    def __init__(self, apply_fn: ApplyFn, params: Params, x: Float[Array, "1 ..."]) -> None:
+        self._params = params
+        self._program = FlatProgram(
+            trace_program(apply_fn, params, x, caller="fisher"), keep_derivatives=True
+        )
+        with jax.ensure_compile_time_eval():
+            self._linear = LinearLayers(self._program, params, raw_inputs=True)
+        self._layers = [layer for layer in self._linear.layers if layer.product.num_samples == 1]
+        self._read = [
+            self._program.equations[layer.equation].inputs[layer.product.live] for layer in self._layers
+        ]
+        self._raw = [self._program.rename(layer.made) for layer in self._layers]
+        self.zeros = {layer.weight: jnp.zeros(layer.product.made_shape) for layer in self._layers}
+
+    def split(self, leaves: Leaves) -> tuple[Leaves, Leaves]:
+        """The leaves whose gradients are needed, and the weights of products."""
+        kept = {path: leaf for path, leaf in leaves.items() if path not in self.zeros}
+        return kept, {path: leaves[path] for path in self.zeros}
+
+    def __call__(
+        self, leaves: Leaves, added: Leaves, x: Float[Array, "1 ..."]
+    ) -> tuple[Float[Array, " classes"], Leaves]:
+        """Log probabilities, if `added` is added to what products make; and what the products read."""
+        program = self._program
+        overrides = {
+            layer.made: Override((raw,), functools.partial(jnp.add, added[layer.weight]))
+            for layer, raw in zip(self._layers, self._raw)
+        }
+        whole = unflatten_like(self._params, flatten_by_path(self._params) | leaves)
+        (logits, *reads) = program.evaluate(
+            [*program.outputs, *self._read], program.values(whole, x), overrides
+        )
+        return jax.nn.log_softmax(logits[0].astype(jnp.float32)), dict(zip(self.zeros, reads))
+
+    def weights(self, reads: Leaves, made: Leaves) -> Leaves:
+        """Squared gradients of weights, added up, from squares `[N, ...]` of what is read and of dL/dv."""
+        found = {}
+        for layer in self._layers:
+            z, g = reads[layer.weight], made[layer.weight]
+            z, g = jax.vmap(layer.product.read)(z)[:, 0], jax.vmap(layer.product.made)(g)[:, 0]
+            found[layer.weight] = self._linear.weight(layer, jnp.einsum("nbc,nbf->bcf", z, g))
+        return found
 
 
 def _log_probs(apply_fn: ApplyFn, params: Params, free: Leaves, x: Array) -> Float[Array, "N classes"]:

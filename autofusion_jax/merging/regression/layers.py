@@ -96,12 +96,15 @@ class LinearLayers:
             return None
         seen = product(equation.eqn, equation.inputs.index(operands[0]))
         weight = self._reader.leaf(operands[1])
-        if seen is None or weight is None or self._uses[weight] > 1:
+        if seen is None or weight is None or self._uses[weight] > 1 or not self._is_float(weight):
             return None
         if math.prod(seen.weight_shape) != self._shapes[weight].size:  # it is repeated
             return None
         made = equation.outputs[0]
         return LinearLayer(weight, path, seen, made, operands[1], self._bias(made))
+
+    def _is_float(self, leaf: str) -> bool:
+        return jnp.issubdtype(self._shapes[leaf].dtype, jnp.inexact)
 
     def _bias(self, number: int) -> Sum | None:
         """The leaf that is added to a value, if that is all that happens to it."""
@@ -117,7 +120,7 @@ class LinearLayers:
         operand = 1 - equation.inputs.index(number)
         shape, whole = equation.eqn.invars[1 - operand].aval.shape, equation.eqn.outvars[0].aval.shape
         leaf = self._reader.leaf(equation.inputs[operand])
-        if leaf is None or self._uses[leaf] > 1 or shape != whole:
+        if leaf is None or self._uses[leaf] > 1 or shape != whole or not self._is_float(leaf):
             return None
         return Sum(leaf, number, equation.inputs[operand])
 

@@ -70,6 +70,16 @@ def test_diagonal_by_hand(mlp, batch_size):
         chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_dense_layers_make_no_gradient_for_each_input(mlp):
+    """Only what is not a weight of a dense layer has one: no value of the program is `[5, *weight]`."""
+    params, x = params_for(mlp, 0), inputs_for(mlp, 7)
+    program = str(jax.make_jaxpr(lambda p: diagonal_fisher(mlp.apply, p, x, batch_size=5))(params))
+    assert "f32[5,12]" in program  # the gradient of a bias
+    for kernel in (leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2):
+        shape = ",".join(map(str, kernel.shape))
+        assert f"f32[{shape}]" in program and f"f32[5,{shape}]" not in program
+
+
 def test_batches_matter_for_fusionbenchs_only(mlp):
     params, x = params_for(mlp, 0), inputs_for(mlp, 8)
     per_input, summed = (
