@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -25,6 +26,7 @@ def recorded(folder):
         x["images"] = io["pixel_values"].transpose(0, 2, 3, 1)
     if "input_ids" in io:
         x["tokens"] = io["input_ids"].astype(np.int32)
+    x = jax.tree.map(jnp.asarray, x)
     return (x if len(x) > 1 else next(iter(x.values()))), io["y"]
 
 
