@@ -1,0 +1,129 @@
+"""Records tiny random networks of transformers with their outputs, for tests that run without torch.
+
+    python -m tests.checkpoints.convert.record tests/oracles/interop
+
+Needs the `interop` extra, and not jax. A network is one function in `NETWORKS` that returns it and its
+inputs; the folder `<out>/<name>` gets what its `save_pretrained` writes, and `io.npz` with the inputs
+and the output `y`; its folder `lora` gets an adapter of it, written by peft, with the outputs of both.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+PAD, END, VOCAB = 0, 49, 50
+
+
+def randomise(network, seed=0):
+    """Parameters large enough to matter, none of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if not value.requires_grad:  # an adapter's base
+                continue
+            noise = torch.randn(value.shape, generator=generator)
+            value.copy_(1 + 0.1 * noise if value.ndim == 1 and "norm" in name else 0.3 * noise)
+    return network.eval()
+
+
+def tokens(num, length, end=None):
+    """Random tokens, the ends of all but the first of random lengths filled."""
+    rng = np.random.default_rng(0)
+    found = rng.integers(1, END, (num, length))
+    for row, size in zip(found, [length, *rng.integers(2, length, num - 1)]):
+        row[size:] = PAD if end is None else end
+        row[size - 1] = row[size - 1] if end is None else end
+    return found
+
+
+def images(num, size):
+    return np.random.default_rng(1).normal(size=(num, 3, size, size)).astype(np.float32)
+
+
+def vit():
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        image_size=8, patch_size=4, num_labels=3,
+    )  # fmt: skip
+    return transformers.ViTForImageClassification(config), {"pixel_values": images(4, 8)}
+
+
+def gpt2():
+    config = transformers.GPT2Config(
+        n_embd=16, n_layer=2, n_head=2, n_positions=8, vocab_size=VOCAB, num_labels=3,
+        pad_token_id=PAD, bos_token_id=END, eos_token_id=END,
+    )  # fmt: skip
+    return transformers.GPT2ForSequenceClassification(config), {"input_ids": tokens(4, 8)}
+
+
+def clip():
+    text = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+    text |= {"vocab_size": VOCAB, "max_position_embeddings": 8, "pad_token_id": PAD}
+    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+    vision |= {"image_size": 8, "patch_size": 4}
+    config = transformers.CLIPConfig(
+        text_config=text | {"bos_token_id": 1, "eos_token_id": END}, vision_config=vision, projection_dim=12
+    )
+    inputs = {"pixel_values": images(4, 8), "input_ids": tokens(3, 8, END)}
+    return transformers.CLIPModel(config), inputs
+
+
+NETWORKS = {"clip": clip, "gpt2": gpt2, "vit": vit}
+
+
+ADAPTERS = {
+    "clip": {"r": 2, "lora_alpha": 3, "use_rslora": True, "target_modules": ["q_proj", "fc1"]},
+    "gpt2": {"r": 2, "lora_alpha": 1, "target_modules": ["c_attn", "c_proj"], "task_type": "SEQ_CLS"},
+    "vit": {
+        "r": 2,
+        "lora_alpha": 1,
+        "rank_pattern": {"fc1": 3},
+        "alpha_pattern": {"fc1": 2},
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"],
+        "modules_to_save": ["classifier"],
+    },
+}
+
+
+def output(network, inputs):
+    """The logits."""
+    with torch.no_grad():
+        found = network(**{name: torch.as_tensor(value) for name, value in inputs.items()})
+    return (found.logits_per_image if hasattr(found, "logits_per_image") else found.logits).numpy()
+
+
+def record(folder, network, inputs):
+    """Write a network, inputs and output."""
+    network.save_pretrained(folder)
+    np.savez(folder / "io.npz", y=output(network, inputs), **inputs)
+
+
+def record_all(folder, names=tuple(NETWORKS), seed=0):
+    """Write networks, and for each that is in `ADAPTERS` an adapter of it in its folder `lora`."""
+    for name in names:
+        network, inputs = NETWORKS[name]()
+        record(folder / name, randomise(network, seed), inputs)
+        if name in ADAPTERS:
+            adapted = peft.get_peft_model(network, peft.LoraConfig(**ADAPTERS[name]))
+            record(folder / name / "lora", randomise(adapted, seed + 1), inputs)
+            (folder / name / "lora" / "README.md").unlink()
+
+
+def read_again(folder):
+    """A network from its folder, as transformers reads it."""
+    architecture = transformers.AutoConfig.from_pretrained(folder).architectures[0]
+    return getattr(transformers, architecture).from_pretrained(folder).eval()
+
+
+def io(folder):
+    """Inputs and output that were recorded."""
+    with np.load(folder / "io.npz") as stored:
+        return {name: stored[name] for name in stored.files if name != "y"}, stored["y"]
+
+
+if __name__ == "__main__":
+    record_all(Path(sys.argv[1]))
