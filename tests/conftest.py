@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -60,6 +61,11 @@ def inputs_for(model: Model, num: int = 24, seed: int = 5) -> jax.Array:
 
 def params_for(model: Model, seed: int) -> dict:
     """Random parameters with no zero biases, so that nothing is symmetric by accident."""
+    return jax.tree.map(lambda leaf: leaf, _params_for(model, seed))  # a tree that a test may change
+
+
+@functools.cache
+def _params_for(model: Model, seed: int) -> dict:
     params = model.init(jax.random.key(seed))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1000), len(leaves))

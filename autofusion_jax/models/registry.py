@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -65,8 +65,18 @@ class Model:
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Draw fresh parameters."""
-        zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), self.inputs(1))
-        return jax.jit(self.module.init)(key, zeros)
+        return self._init(key)
+
+    @functools.cached_property
+    def _init(self) -> Callable[[Key[Array, ""]], Params]:
+        """Compiled once for all keys."""
+
+        def init(key: Key[Array, ""]) -> Params:
+            return self.module.init(
+                key, jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), self.inputs(1))
+            )
+
+        return jax.jit(init)
 
     def apply(self, params: Params, x: Any) -> Array:
         """The network's outputs `[N, classes]`."""
