@@ -33,6 +33,19 @@ CASES = {
         {**TINY, "depths": (1, 1)},
         {"stem": 4, "stage0_block0/conv_0": 4, "stage1_block0/conv_0": 6, "stage1_block0/conv_1": 6},
     ),
+    "resnet, large inputs": (
+        (9, 8, 2),
+        {"widths": (2, 3), "depths": (1, 1), "num_classes": 3, "block": "bottleneck", "inputs": "large"},
+        {
+            "stem": 2,
+            "stage0_block0/conv_0": 2,
+            "stage0_block0/conv_1": 2,
+            "stage0_block0/conv_2": 8,
+            "stage1_block0/conv_0": 3,
+            "stage1_block0/conv_1": 3,
+            "stage1_block0/conv_2": 12,
+        },
+    ),
     "resnet, bottleneck, LayerNorm": (
         IMAGE,
         {**TINY, "widths": (3,), "depths": (1,), "block": "bottleneck", "norm": "layer"},
@@ -93,7 +106,12 @@ def test_groups_and_invariance(case):
         pytest.param("resnet", {"depths": (4, 4, 4)}, 3 + 12, marks=pytest.mark.slow),
         pytest.param(
             "resnet",
-            {"widths": (64, 128, 256, 512), "depths": (3, 4, 6, 3), "block": "bottleneck"},
+            {
+                "widths": (64, 128, 256, 512),
+                "depths": (3, 4, 6, 3),
+                "block": "bottleneck",
+                "inputs": "large",
+            },
             5 + 2 * 16,
             marks=pytest.mark.slow,
         ),
@@ -187,6 +205,7 @@ def test_the_vgg_flattens_more_than_one_pixel(vgg):
     [
         ("vg", {}, "unknown model 'vg'. Did you mean 'vgg'"),
         ("resnet", {"norm": "bach"}, "unknown norm 'bach'. Did you mean 'batch'"),
+        ("resnet", {"inputs": "big"}, "unknown inputs 'big'"),
         ("resnet", {"block": "basik"}, "unknown block 'basik'. Did you mean 'basic'"),
         ("mlp", {"widths": (3,), "head": "cos"}, "unknown head 'cos'. Did you mean 'cosine'"),
         ("vit", {"pool": "token"}, "unknown pool 'token'"),
@@ -201,7 +220,7 @@ def test_bad_options(name, options, message):
 
 @pytest.mark.parametrize(
     ("k", "stride", "max_patches"),
-    [*((k, s, conv.MAX_PATCHES) for k, s in [(1, 1), (3, 1), (5, 1), (3, 2), (1, 2)]), (3, 2, 0)],
+    [*((k, s, conv.MAX_PATCHES) for k, s in [(1, 1), (3, 1), (5, 1), (3, 2), (1, 2), (7, 2)]), (3, 2, 0)],
 )
 def test_own_gradient_equals_the_libraries(k, stride, max_patches, monkeypatch):
     monkeypatch.setattr(conv, "MAX_PATCHES", max_patches)
@@ -233,3 +252,6 @@ def test_max_pool(size):
     x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
     expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     np.testing.assert_array_equal(max_pool(x), expected)
+    pad = ((0, 0), (1, 1), (1, 1), (0, 0))
+    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
+    np.testing.assert_array_equal(max_pool(x, size=3), expected)
