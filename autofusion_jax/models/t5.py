@@ -88,24 +88,23 @@ class Block(nn.Module):
         self,
         x: Float[Array, "batch tokens dim"],
         bias: Float[Array, "#batch heads tokens tokens"],
-        context: Float[Array, "batch keys dim"] | None = None,
-        context_bias: Float[Array, "batch 1 1 keys"] | None = None,
+        memory: tuple[Float[Array, "batch keys dim"], Float[Array, "batch 1 1 keys"]] | None = None,
     ) -> Float[Array, "batch tokens dim"]:
-        """The residual stream after the block."""
+        """The residual stream after the block; `memory` is the encoder's output and the bias for reading it."""
         norm = functools.partial(nn.RMSNorm, epsilon=self.epsilon)
         dense = functools.partial(nn.Dense, use_bias=False)
         y = norm(name="norm_0")(x)
         x = x + Attention(self.num_heads, self.head_dim, name="attention")(y, y, bias)
-        if context is not None:
+        if memory is not None:
             cross = Attention(self.num_heads, self.head_dim, name="cross_attention")
-            x = x + cross(norm(name="cross_norm")(x), context, context_bias)
+            x = x + cross(norm(name="cross_norm")(x), *memory)
         y = norm(name="norm_1")(x)
         y = jax.nn.gelu(dense(self.mlp_dim, name="mlp_gate")(y)) * dense(self.mlp_dim, name="mlp_0")(y)
         return x + dense(x.shape[-1], name="mlp_1")(y)
 
 
 class Stack(nn.Module):
-    """Blocks `block_0`, ..., a last `norm`, and `positions`: a bias for each bucket and head, for all blocks."""
+    """Blocks `block_0`, ..., a last `norm`, and `positions`: a bias for each bucket and head."""
 
     depth: int
     num_heads: int
@@ -121,20 +120,19 @@ class Stack(nn.Module):
         self,
         x: Float[Array, "batch tokens dim"],
         mask: Array,
-        context: Float[Array, "batch keys dim"] | None = None,
-        context_mask: Array | None = None,
+        memory: tuple[Float[Array, "batch keys dim"], Array] | None = None,
     ) -> Float[Array, "batch tokens dim"]:
-        """The normalised residual stream; masks are True where a key may be read."""
+        """The normalised residual stream; `memory` is the encoder's output and its mask (True: may be read)."""
         buckets = relative_buckets(
             x.shape[1], x.shape[1], num_buckets=self.num_buckets, max_distance=self.max_distance,
             both_ways=not self.causal,
         )  # fmt: skip
         bias = nn.Embed(self.num_buckets, self.num_heads, name="positions")(jnp.asarray(buckets))
         bias = jnp.where(mask, bias.transpose(2, 0, 1)[None], MASKED)
-        context_bias = None if context_mask is None else jnp.where(context_mask, 0.0, MASKED)
+        memory = None if memory is None else (memory[0], jnp.where(memory[1], 0.0, MASKED))
         for i in range(self.depth):
             block = Block(self.num_heads, self.head_dim, self.mlp_dim, self.epsilon, name=f"block_{i}")
-            x = block(x, bias, context, context_bias)
+            x = block(x, bias, memory)
         return nn.RMSNorm(epsilon=self.epsilon, name="norm")(x)
 
 
@@ -206,7 +204,7 @@ class T5(nn.Module):
     ) -> Float[Array, "batch target dim"]:
         """What the head reads."""
         causal = jnp.tri(inputs.shape[1], dtype=bool)
-        return self.decoder(self.shared(inputs), causal, encoded, _not_padding(source))
+        return self.decoder(self.shared(inputs), causal, (encoded, _not_padding(source)))
 
     def logits(self, decoded: Float[Array, "*positions dim"]) -> Float[Array, "*positions vocab"]:
         """The head's outputs."""
