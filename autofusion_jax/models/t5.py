@@ -90,7 +90,7 @@ class Block(nn.Module):
         bias: Float[Array, "#batch heads tokens tokens"],
         memory: tuple[Float[Array, "batch keys dim"], Float[Array, "batch 1 1 keys"]] | None = None,
     ) -> Float[Array, "batch tokens dim"]:
-        """The residual stream after the block; `memory` is the encoder's output and the bias for reading it."""
+        """The residual stream after the block; `memory` is the encoder's output and its bias."""
         norm = functools.partial(nn.RMSNorm, epsilon=self.epsilon)
         dense = functools.partial(nn.Dense, use_bias=False)
         y = norm(name="norm_0")(x)
@@ -122,7 +122,7 @@ class Stack(nn.Module):
         mask: Array,
         memory: tuple[Float[Array, "batch keys dim"], Array] | None = None,
     ) -> Float[Array, "batch tokens dim"]:
-        """The normalised residual stream; `memory` is the encoder's output and its mask (True: may be read)."""
+        """The last norm's output; `memory` is the encoder's output and its mask (True: may be read)."""
         buckets = relative_buckets(
             x.shape[1], x.shape[1], num_buckets=self.num_buckets, max_distance=self.max_distance,
             both_ways=not self.causal,
