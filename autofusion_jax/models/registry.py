@@ -15,6 +15,7 @@ from autofusion_jax.models.encoder_decoder import EncoderDecoder
 from autofusion_jax.models.gpt2 import GPT2
 from autofusion_jax.models.mlp import MLP
 from autofusion_jax.models.resnet import ResNet
+from autofusion_jax.models.t5 import T5
 from autofusion_jax.models.vgg import VGG
 from autofusion_jax.models.vit import ViT
 from autofusion_jax.symmetry.infer import infer_perm_spec
@@ -30,6 +31,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "gpt2": GPT2,
     "mlp": MLP,
     "resnet": ResNet,
+    "t5": T5,
     "vgg": VGG,
     "vit": ViT,
 }
