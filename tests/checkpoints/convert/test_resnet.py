@@ -36,7 +36,7 @@ def test_sizes_are_those_of_the_tensors(resnet):
 
 
 def test_counters_of_batches_come_back(resnet):
-    change(resnet / "model.safetensors", {"bn1.num_batches_tracked": np.int64(7)})
+    change(resnet / "model.safetensors", {"bn1.num_batches_tracked": np.array(7)})
     saved = af.save_pretrained(resnet.parent / "new", af.load_pretrained(resnet)) / "model.safetensors"
     stored = load_file(saved)["bn1.num_batches_tracked"]
     assert stored == 7 and stored.dtype == np.int64 and stored.shape == ()
