@@ -114,10 +114,10 @@ class Model:
 
 
 def _require_plain_head(params: Params, caller: str) -> None:
-    head = params["params"][HEAD]
+    head = params["params"].get(HEAD, {})
     found = ", ".join(f"{name} {jax.numpy.shape(leaf)}" for name, leaf in flatten_by_path(head).items())
     plain = set(head) == {"kernel", "bias"} and head["kernel"].ndim == 2
-    require(plain, f"Model.{caller}", "head", "a dense layer with bias", found)
+    require(plain, f"Model.{caller}", "head", "a dense layer with bias", found or "none")
 
 
 def build_model(name: str, input_shape: InputShape, **options: Any) -> Model:

@@ -74,7 +74,7 @@ def clip():
 
 def t5():
     config = transformers.T5Config(
-        vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_decoder_layers=3, num_heads=2,
+        vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_decoder_layers=2, num_heads=2,
         relative_attention_num_buckets=8, relative_attention_max_distance=12,
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, n_positions=9,
     )  # fmt: skip

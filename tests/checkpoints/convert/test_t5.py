@@ -82,10 +82,10 @@ def test_the_source_may_have_another_length():
         ({"feed_forward_proj": "relu"}, "feed_forward_proj must be 'gated-gelu'; got 'relu'"),
         ({"pad_token_id": 3}, "pad_token_id must be 0; got 3"),
         ({"d_model": "16"}, "d_model of config.json must be a positive integer; got '16'"),
-        ({"num_layers": 1}, r"all tensors must be of this architecture; got 'encoder.block.1.layer.0"),
+        ({"num_decoder_layers": 1}, "all tensors must be of this architecture; got 'decoder.block.1.layer.0"),
         (
-            {"num_decoder_layers": 4},
-            r"'decoder.block.3.layer.0.SelfAttention.q.weight' must be a tensor of shape",
+            {"num_decoder_layers": 3},
+            r"'decoder.block.2.layer.0.SelfAttention.q.weight' must be a tensor of shape",
         ),
         ({"d_kv": 8}, r"SelfAttention.q.weight' must be a tensor of shape \[16, 16\]; got \[8, 16\]"),
     ],
