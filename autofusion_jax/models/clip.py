@@ -1,6 +1,6 @@
 """CLIP, and the image classifier that it is with the texts of some classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -11,10 +11,6 @@ from jaxtyping import Float, Int
 
 from autofusion_jax.models.layers import LOGIT_SCALE, unit
 from autofusion_jax.models.transformer import ImageTower, TokenTower, at_token
-from autofusion_jax.types import Params
-
-IMAGE_PARTS = ("image_tower", "image_projection", "logit_scale")
-"""The parts that `CLIP` and `CLIPClassifier` share."""
 
 
 class _ImageSide(nn.Module):
@@ -86,24 +82,3 @@ class CLIPClassifier(_ImageSide, kw_only=True):
         """The logits."""
         head = self.param("head", nn.initializers.orthogonal(), (self.embed_dim, self.num_classes))
         return jnp.exp(self.logit_scale) * self.embed_images(images) @ head
-
-
-def zero_shot_head(
-    clip: CLIP, params: Params, prompts: Sequence[Int[Array, "_ tokens"]]
-) -> Float[Array, "embed classes"]:
-    """Make the head of a classifier from texts about its classes.
-
-    Args:
-        clip: the module.
-        params: its parameters.
-        prompts: for each class, the tokens of one or more texts, padded to one length.
-
-    Returns:
-        For each class the normalised mean of its texts' unit vectors.
-
-    References:
-        Radford et al., ICML 2021, section 3.1.4 (ensembling over the embedding space).
-    """
-    vectors = clip.apply(params, jnp.concatenate(prompts), method="embed_texts")
-    parts = jnp.split(jnp.asarray(vectors), np.cumsum([len(texts) for texts in prompts])[:-1])
-    return unit(jnp.stack([part.mean(0) for part in parts])).T

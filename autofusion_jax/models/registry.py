@@ -38,8 +38,8 @@ MODELS: dict[str, type[nn.Module]] = {
 
 HEAD = "head"
 
-InputShape: TypeAlias = tuple[int, ...] | Mapping[str, tuple[int, ...]]
-"""The shape of one input, or shapes by name."""
+InputShape: TypeAlias = Any
+"""The shape of one input, a tuple of ints, or a dict of them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,10 +6,10 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.models import conv
-from autofusion_jax.models.clip import IMAGE_PARTS, zero_shot_head
 from autofusion_jax.models.conv import _conv_with_own_gradient, conv_same, max_pool
 from autofusion_jax.models.layers import LOGIT_SCALE, class_vectors
 from autofusion_jax.models.registry import MODELS, build_model
+from autofusion_jax.models.zero_shot import with_image_side, zero_shot_classifier
 from tests.conftest import inputs_for, params_for
 
 IMAGE = (4, 4, 2)
@@ -187,11 +188,11 @@ def test_a_zero_shot_classifier_is_clip_with_the_texts_of_the_classes():
     clip = build("clip")
     params, x = params_for(clip, 0), inputs_for(clip, 6)
     prompts = [x["tokens"][:1], x["tokens"][1:2], x["tokens"][2:5]]
-    head = zero_shot_head(clip.module, params, prompts)
-    parts = {name: params["params"][name] for name in IMAGE_PARTS}
-    logits = build("clip_classifier").apply({"params": parts | {"head": head}}, x["images"])
-    expected = np.asarray(clip.apply(params, x))
+    model, classifier = zero_shot_classifier(clip, params, prompts)
+    logits, expected = model.apply(classifier, x["images"]), clip.apply(params, x)
     np.testing.assert_allclose(logits[:, :2], expected[:, :2], rtol=1e-4)
+    chex.assert_trees_all_equal(with_image_side(params, classifier), params)
+    head = classifier["params"]["head"]
     vectors = np.asarray(clip.module.apply(params, x["tokens"], method="embed_texts"))
     mean = vectors[2:5].mean(0)
     np.testing.assert_allclose(head[:, 2], mean / np.linalg.norm(mean), atol=1e-6)

@@ -49,6 +49,8 @@ class Format(NamedTuple):
         fixed: fields that must have one value, as the network knows no other.
         buffers: regular expressions of tensors that are no parameters: they are kept as they are and
             written back.
+        modules: names of modules that are not those in its files, as adapters have them: regular
+            expressions, and what to put for them.
         infer: fields that the tensors tell, and config.json does not.
     """
 
@@ -58,6 +60,7 @@ class Format(NamedTuple):
     rules: Callable[[Config], list[Rule]]
     fixed: Config = types.MappingProxyType({})
     buffers: tuple[str, ...] = ()
+    modules: Mapping[str, str] = types.MappingProxyType({})
     infer: Callable[[Mapping[str, Stored]], Config] = nothing
 
 

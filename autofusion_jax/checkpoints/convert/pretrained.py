@@ -5,25 +5,19 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
+from autofusion_jax.checkpoints.convert.files import open_weights, read_json
 from autofusion_jax.checkpoints.convert.format import Config, Format, check_config
 from autofusion_jax.checkpoints.convert.formats import FORMATS
-from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, to_leaves
-from autofusion_jax.checkpoints.orbax_io import CheckpointError
-from autofusion_jax.checkpoints.safetensors_io import (
-    INDEX,
-    SINGLE,
-    StoredLeaf,
-    StoredNetwork,
-    open_safetensors,
-    stored_order,
-    write_safetensors,
-)
+from autofusion_jax.checkpoints.convert.lora import merge_lora
+from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, to_leaves
+from autofusion_jax.checkpoints.safetensors_io import SINGLE, StoredLeaf, stored_order, write_safetensors
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
@@ -32,7 +26,6 @@ if TYPE_CHECKING:
     from autofusion_jax.models.registry import Model
 
 CONFIG = "config.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class Pretrained(NamedTuple):
@@ -54,7 +47,12 @@ class Pretrained(NamedTuple):
     rules: tuple[Rule, ...]
 
 
-def load_pretrained(path: str | os.PathLike[str], *, config: Config | None = None) -> Pretrained:
+def load_pretrained(
+    path: str | os.PathLike[str],
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    config: Config | None = None,
+) -> Pretrained:
     """Load a network that transformers, timm or torchvision has saved.
 
     Known are the values of `model_type` (timm: `architecture`, without its depth) in
@@ -64,15 +62,17 @@ def load_pretrained(path: str | os.PathLike[str], *, config: Config | None = Non
     Args:
         path: a folder with `config.json`, and `model.safetensors` or `model.safetensors.index.json`
             and the shards that it names.
-        config: fields in place of those of config.json, or all there are where there is none:
-            `{"architecture": "resnet50"}` for torchvision's file, `{"n_positions": 64}` for a T5 that
-            reads 64 tokens.
+        adapter: a folder with peft's `adapter_config.json` and `adapter_model.safetensors`, a LoRA that
+            is added to the network.
+        config: fields in place of those of config.json, or all of them where there is none:
+            `{"architecture": "resnet50"}` for tensors of torchvision, `{"n_positions": 64}` for a T5
+            that reads 64 tokens.
 
     Raises:
         FileNotFoundError: there is no such file; names it.
         CheckpointError: a file is truncated or is not what it should be; names it.
         ValueError: the config is of another architecture or unsupported, or a tensor is missing, has
-            another shape or has no place; names the first one.
+            another shape or has no place, or the adapter does not fit; names the first one.
 
     Example:
         >>> loaded = load_pretrained("vit-flowers")  # doctest: +SKIP
@@ -82,7 +82,9 @@ def load_pretrained(path: str | os.PathLike[str], *, config: Config | None = Non
     known = _read_config(path, config or {})
     format = _format(known)
     full = check_config("load_pretrained", format, known)
-    state = _open(path).leaves
+    state: Mapping[str, Stored] = open_weights(path, SINGLE).leaves
+    if adapter is not None:
+        state = merge_lora(state, adapter, modules=format.modules)
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
     tensors = {name: tensor for name, tensor in state.items() if name not in kept}
     full = {**full, **format.infer(tensors)}
@@ -114,19 +116,13 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
     leaves = flatten_by_path(pretrained.params)
     shapes = _shapes(jax.eval_shape(pretrained.model.init, jax.random.key(0)))
     _check_leaves(shapes, leaves)
-    rules = {rule.name: rule for rule in pretrained.rules}
-    stored = {
-        name: StoredLeaf(target, 0, np.dtype(leaves[rule.leaves[0]].dtype), rule.shape(shapes))
-        for name, rule in rules.items()
-    }
-    stored |= {name: StoredLeaf(target, 0, v.dtype, v.shape) for name, v in pretrained.buffers.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         (work / CONFIG).write_text(json.dumps(pretrained.config, indent=2, sort_keys=True) + "\n")
-        with write_safetensors(work / SINGLE, stored, {"format": "pt"}) as append:
-            for name in stored_order(stored):
-                append(rules[name].to_theirs(leaves) if name in rules else pretrained.buffers[name])
+        _write_tensors(
+            work / SINGLE, {rule.name: rule for rule in pretrained.rules}, shapes, leaves, pretrained.buffers
+        )
         work.chmod(0o755)
         os.replace(work, target)
     finally:
@@ -135,23 +131,26 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
 
 
 def _read_config(path: Path, given: Config) -> dict[str, Any]:
-    file = path / CONFIG
-    if not file.is_file():
-        if given:
-            return dict(given)
-        raise FileNotFoundError(
-            f"load_pretrained: {path} must be a folder with {CONFIG}, as transformers writes it; it has none."
-            ' For torchvision\'s ResNets pass config={"architecture": "resnet50"}.'
-        )
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"load_pretrained: {file} must be JSON; {error}.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(
-            f"load_pretrained: {file} must hold a JSON object; it holds a {type(config).__name__}."
-        )
-    return {**config, **given}
+    if given and not (path / CONFIG).is_file():
+        return dict(given)
+    return {**read_json(path / CONFIG), **given}
+
+
+def _write_tensors(
+    file: Path,
+    rules: Mapping[str, Rule],
+    shapes: Shapes,
+    leaves: Mapping[str, Any],
+    buffers: Mapping[str, Any],
+) -> None:
+    stored = {
+        name: StoredLeaf(file, 0, np.dtype(leaves[rule.leaves[0]].dtype), rule.shape(shapes))
+        for name, rule in rules.items()
+    }
+    stored |= {name: StoredLeaf(file, 0, value.dtype, value.shape) for name, value in buffers.items()}
+    with write_safetensors(file, stored, {"format": "pt"}) as append:
+        for name in stored_order(stored):
+            append(rules[name].to_theirs(leaves) if name in rules else buffers[name])
 
 
 def _format(config: Config) -> Format:
@@ -166,17 +165,6 @@ def _build(format: Format, config: Config) -> "Model":
 
     name, input_shape, options = format.network(config)
     return build_model(name, input_shape, **options)
-
-
-def _open(path: Path) -> StoredNetwork:
-    pickles = [file.name for pattern in PICKLES for file in path.glob(pattern)]
-    if pickles and not (path / INDEX).is_file() and not (path / SINGLE).is_file():
-        raise ValueError(
-            f"load_pretrained: {path} must hold {SINGLE}; it has only pickled weights ({pickles[0]}), which "
-            "can run any code when they are read. If you trust them, convert them: load them with "
-            "transformers and call its save_pretrained."
-        )
-    return open_safetensors(path)
 
 
 def _shapes(tree: Params) -> Shapes:

@@ -58,4 +58,13 @@ FORMAT = Format(
     network=network,
     rules=rules,
     fixed={"qkv_bias": True},
+    modules={
+        r"^vit\.layers\.": "vit.encoder.layer.",
+        r"\.attention\.q_proj\.": ".attention.attention.query.",
+        r"\.attention\.k_proj\.": ".attention.attention.key.",
+        r"\.attention\.v_proj\.": ".attention.attention.value.",
+        r"\.attention\.o_proj\.": ".attention.output.dense.",
+        r"\.mlp\.fc1\.": ".intermediate.dense.",
+        r"\.mlp\.fc2\.": ".output.dense.",
+    },
 )

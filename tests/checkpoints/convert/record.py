@@ -4,29 +4,36 @@
 
 Needs the `interop` extra, and not jax. A network is one function in `NETWORKS` that returns it and its
 inputs; the folder `<out>/<name>` gets what its `save_pretrained` writes, and `io.npz` with the inputs
-and the output `y`.
+and the output `y`; its folder `lora` gets an adapter of it, written by peft, with the outputs of both.
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
+import peft
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from tests.checkpoints.convert.torch_resnet import Basic, Bottleneck, ResNet
 
 PAD, END, VOCAB = 0, 49, 50
 MAX_LEN = 12
+INPUTS = {"pixel_values", "input_ids", "attention_mask", "decoder_input_ids"}
 
 
 def randomise(network, seed=0):
     """Parameters large enough to matter, none of them zero."""
     generator = torch.Generator().manual_seed(seed)
+    spread = 0.2 if hasattr(network, "shared") else 0.3  # T5's scores are not divided by the root of a size
     with torch.no_grad():
         for name, value in network.named_parameters():
+            if not value.requires_grad:  # an adapter's base
+                continue
             noise = torch.randn(value.shape, generator=generator)
-            value.copy_(1 + 0.1 * noise if value.ndim == 1 and "norm" in name else 0.3 * noise)
+            is_norm = value.ndim == 1 and ("norm" in name or "bn" in name)
+            value.copy_(1 + 0.1 * noise if is_norm else noise * (1 if "shared" in name else spread))
     return network.eval()
 
 
@@ -40,8 +47,8 @@ def tokens(num, length, end=None):
     return found
 
 
-def images(num, size, seed=1):
-    return np.random.default_rng(seed).normal(size=(num, 3, size, size)).astype(np.float32)
+def images(num, size):
+    return np.random.default_rng(1).normal(size=(num, 3, size, size)).astype(np.float32)
 
 
 def vit():
@@ -49,7 +56,7 @@ def vit():
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
         image_size=8, patch_size=4, num_labels=3,
     )  # fmt: skip
-    return randomise(transformers.ViTForImageClassification(config)), {"pixel_values": images(4, 8)}
+    return transformers.ViTForImageClassification(config), {"pixel_values": images(4, 8)}
 
 
 def gpt2():
@@ -57,7 +64,7 @@ def gpt2():
         n_embd=16, n_layer=2, n_head=2, n_positions=8, vocab_size=VOCAB, num_labels=3,
         pad_token_id=PAD, bos_token_id=END, eos_token_id=END,
     )  # fmt: skip
-    return randomise(transformers.GPT2ForSequenceClassification(config)), {"input_ids": tokens(4, 8)}
+    return transformers.GPT2ForSequenceClassification(config), {"input_ids": tokens(4, 8)}
 
 
 def clip():
@@ -69,7 +76,7 @@ def clip():
         text_config=text | {"bos_token_id": 1, "eos_token_id": END}, vision_config=vision, projection_dim=12
     )
     inputs = {"pixel_values": images(4, 8), "input_ids": tokens(3, 8, END)}
-    return randomise(transformers.CLIPModel(config)), inputs
+    return transformers.CLIPModel(config), inputs
 
 
 def t5():
@@ -81,7 +88,7 @@ def t5():
     network = transformers.T5ForConditionalGeneration(config)
     network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.clone())
     network.config.tie_word_embeddings = False
-    return randomise(network), t5_inputs()
+    return network, t5_inputs()
 
 
 def t5_tied():
@@ -89,7 +96,7 @@ def t5_tied():
         vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=2,
         feed_forward_proj="gated-gelu", decoder_start_token_id=PAD, n_positions=9,
     )  # fmt: skip
-    return randomise(transformers.T5ForConditionalGeneration(config)), t5_inputs()
+    return transformers.T5ForConditionalGeneration(config), t5_inputs()
 
 
 def t5_inputs():
@@ -99,14 +106,15 @@ def t5_inputs():
 
 
 def resnet(architecture="resnet50", kind=Bottleneck):
-    torch.manual_seed(0)
     network = ResNet(architecture, kind, widths=(2, 3, 2, 3), depths=(1, 2, 1, 1), num_classes=3)
-    for value in network.parameters():
-        if value.ndim == 1:
-            torch.nn.init.uniform_(value, -0.3, 1.0)
-    for number in range(3):  # statistics of their own
-        network(1 + 2 * torch.as_tensor(images(8, 21, number)))
-    return network.eval(), {"pixel_values": images(4, 21, 3)}
+    rng = np.random.default_rng(3)
+    for name, value in network.named_buffers():
+        if value.ndim:
+            low, high = (0.5, 2) if name.endswith("var") else (-0.3, 0.3)
+            value.copy_(torch.as_tensor(rng.uniform(low, high, value.shape)))
+        else:
+            value.fill_(7)  # num_batches_tracked
+    return network, {"pixel_values": images(4, 21)}
 
 
 NETWORKS = {
@@ -117,6 +125,21 @@ NETWORKS = {
     "t5": t5,
     "t5_tied": t5_tied,
     "vit": vit,
+}
+
+
+ADAPTERS = {
+    "clip": {"r": 2, "lora_alpha": 3, "use_rslora": True, "target_modules": ["q_proj", "fc1"]},
+    "t5": {"r": 2, "lora_alpha": 4, "target_modules": ["q", "v"], "task_type": "SEQ_2_SEQ_LM"},
+    "gpt2": {"r": 2, "lora_alpha": 1, "target_modules": ["c_attn", "c_proj"], "task_type": "SEQ_CLS"},
+    "vit": {
+        "r": 2,
+        "lora_alpha": 1,
+        "rank_pattern": {"fc1": 3},
+        "alpha_pattern": {"fc1": 2},
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"],
+        "modules_to_save": ["classifier"],
+    },
 }
 
 
@@ -141,7 +164,7 @@ def more_outputs(network, inputs):
     source, mask = (torch.as_tensor(inputs[name]) for name in ("input_ids", "attention_mask"))
     # transformers 5.24 makes a cache for as many blocks as the encoder has, not the decoder
     written = network.generate(
-        source, attention_mask=mask, do_sample=False, max_new_tokens=MAX_LEN, use_cache=False
+        input_ids=source, attention_mask=mask, do_sample=False, max_new_tokens=MAX_LEN, use_cache=False
     )
     buckets = network.encoder.block[0].layer[0].SelfAttention._relative_position_bucket
     apart = torch.arange(-300, 301)
@@ -152,6 +175,32 @@ def more_outputs(network, inputs):
     }
 
 
+def record_all(folder, names=tuple(NETWORKS), seed=0):
+    """Write networks, and for each that is in `ADAPTERS` an adapter of it in its folder `lora`."""
+    for name in names:
+        network, inputs = NETWORKS[name]()
+        record(folder / name, randomise(network, seed), inputs)
+        if name in ADAPTERS:
+            adapted = peft.get_peft_model(network, peft.LoraConfig(**ADAPTERS[name]))
+            record(folder / name / "lora", randomise(adapted, seed + 1), inputs)
+            (folder / name / "lora" / "README.md").unlink()
+
+
+def read_again(folder, name):
+    """A network from its folder, as transformers reads it, or a ResNet as torch does."""
+    if name.startswith("resnet"):
+        network, _ = NETWORKS[name]()
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+        return network.eval()
+    architecture = transformers.AutoConfig.from_pretrained(folder).architectures[0]
+    return getattr(transformers, architecture).from_pretrained(folder).eval()
+
+
+def io(folder):
+    """Inputs and output that were recorded."""
+    with np.load(folder / "io.npz") as stored:
+        return {name: stored[name] for name in stored.files if name in INPUTS}, stored["y"]
+
+
 if __name__ == "__main__":
-    for name, make in NETWORKS.items():
-        record(Path(sys.argv[1]) / name, *make())
+    record_all(Path(sys.argv[1]))

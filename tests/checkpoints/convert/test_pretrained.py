@@ -1,6 +1,7 @@
 """Networks of transformers against their recorded outputs (record.py), and back bit for bit."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -32,16 +33,16 @@ def recorded(folder):
     return (x if len(x) > 1 else next(iter(x.values()))), io["y"]
 
 
-def check_parity(folder):
-    loaded = af.load_pretrained(folder)
-    x, y = recorded(folder)
-    np.testing.assert_allclose(jax.jit(loaded.model.apply)(loaded.params, x), y, atol=1e-5, rtol=1e-5)
-
-
-def change(path, tensors):
-    """Replace tensors of a file, or take those that are None away."""
-    stored = load_file(path) | tensors
-    save_file({name: value for name, value in stored.items() if value is not None}, path)
+def check_parity(folder, adapter=None):
+    """Our outputs are theirs, and stay so in a random order of all units."""
+    loaded = af.load_pretrained(folder, adapter=adapter)
+    x, y = recorded(adapter or folder)
+    spec, apply = loaded.model.perm_spec, jax.jit(loaded.model.apply)
+    assert spec.groups and all("is used in both roles" in note for note in spec.notes)  # tied weights
+    reordered = af.apply_perm(spec, loaded.params, af.random_perms(spec, jax.random.key(0)))
+    for params in (loaded.params, reordered):
+        np.testing.assert_allclose(apply(params, x), y, atol=1e-5, rtol=1e-5)
+    return loaded
 
 
 @pytest.fixture
@@ -54,12 +55,27 @@ def test_outputs_are_theirs(name):
     check_parity(INTEROP / name)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_inferred_spec_keeps_the_function(name):
-    loaded = af.load_pretrained(INTEROP / name)
-    spec = loaded.model.perm_spec
-    assert not spec.notes
-    assert af.check_perm_spec(spec, loaded.params, recorded(INTEROP / name)[0]) < 1e-5
+@pytest.mark.parametrize("name", [name for name in RECORDED if (INTEROP / name / "lora").is_dir()])
+def test_with_an_adapter(name):
+    base, merged = af.load_pretrained(INTEROP / name), check_parity(INTEROP / name, INTEROP / name / "lora")
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), base.params, merged.params)
+    assert 0 < sum(jax.tree.leaves(changed)) < len(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_against_a_fresh_network(name, tmp_path):
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    from tests.checkpoints.convert import record
+
+    record.record_all(tmp_path, [name], seed=int.from_bytes(os.urandom(4)))
+    check_parity(tmp_path / name)
+    if name in record.ADAPTERS:
+        check_parity(tmp_path / name, tmp_path / name / "lora")
+    saved = af.save_pretrained(tmp_path / "saved", af.load_pretrained(tmp_path / name))
+    network = record.read_again(saved, name)
+    x, y = record.io(tmp_path / name)
+    np.testing.assert_array_equal(record.output(network, x), y)
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -8,7 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import autofusion_jax as af
-from tests.checkpoints.convert.test_pretrained import INTEROP, change, recorded
+from autofusion_jax.checkpoints.safetensors_io import SINGLE
+from tests.checkpoints.convert.test_bad_folders import CONFIG, change
+from tests.checkpoints.convert.test_pretrained import INTEROP, recorded
 
 
 @pytest.fixture
@@ -17,10 +19,10 @@ def resnet(tmp_path):
 
 
 def test_a_file_of_torchvision_without_a_config(resnet):
-    (resnet / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r'pass config=\{"architecture": "resnet50"\}'):
+    (resnet / CONFIG).unlink()
+    with pytest.raises(FileNotFoundError, match="must be a folder with config.json; it has none"):
         af.load_pretrained(resnet)
-    loaded = af.load_pretrained(resnet / "model.safetensors", config={"architecture": "resnet50"})
+    loaded = af.load_pretrained(resnet, config={"architecture": "resnet50"})
     assert loaded.model.input_shape == (224, 224, 3)
     x, y = recorded(INTEROP / "resnet")
     np.testing.assert_allclose(jax.jit(loaded.model.apply)(loaded.params, x), y, atol=1e-5)
@@ -36,8 +38,8 @@ def test_sizes_are_those_of_the_tensors(resnet):
 
 
 def test_counters_of_batches_come_back(resnet):
-    change(resnet / "model.safetensors", {"bn1.num_batches_tracked": np.array(7)})
-    saved = af.save_pretrained(resnet.parent / "new", af.load_pretrained(resnet)) / "model.safetensors"
+    change(resnet / SINGLE, **{"bn1.num_batches_tracked": np.array(7)})
+    saved = af.save_pretrained(resnet.parent / "new", af.load_pretrained(resnet)) / SINGLE
     stored = load_file(saved)["bn1.num_batches_tracked"]
     assert stored == 7 and stored.dtype == np.int64 and stored.shape == ()
 
@@ -59,7 +61,7 @@ def test_counters_of_batches_come_back(resnet):
     ],
 )
 def test_other_networks_are_refused(resnet, tensors, message):
-    change(resnet / "model.safetensors", tensors)
+    change(resnet / SINGLE, **tensors)
     with pytest.raises(ValueError, match=message):
         af.load_pretrained(resnet)
 
