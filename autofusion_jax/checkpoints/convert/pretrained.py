@@ -19,7 +19,7 @@ from autofusion_jax.checkpoints.convert.lora import merge_lora
 from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, to_leaves
 from autofusion_jax.checkpoints.safetensors_io import SINGLE, StoredLeaf, stored_order, write_safetensors
 from autofusion_jax.trees import flatten_by_path, unflatten_like
-from autofusion_jax.types import Params
+from autofusion_jax.types import InputShape, Params
 from autofusion_jax.validation import require, unknown_name
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(
-    path: str | os.PathLike[str], *, adapter: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    input_shape: InputShape | None = None,
 ) -> Pretrained:
     """Load a network that transformers has saved.
 
@@ -59,6 +62,9 @@ def load_pretrained(
             and the shards that it names.
         adapter: a folder with peft's `adapter_config.json` and `adapter_model.safetensors`, a LoRA that
             is added to the network.
+        input_shape: shape of one input; that of config.json by default, which for tokens is the
+            largest length. `model.perm_spec` is inferred from inputs of this shape, and methods that
+            look into the network take only such: `(64,)` for a batch `[N, 64]` of tokens.
 
     Raises:
         FileNotFoundError: there is no such file; names it.
@@ -74,7 +80,7 @@ def load_pretrained(
     config = read_json(path / CONFIG)
     format = _format(config)
     full = check_config("load_pretrained", format, config)
-    model = _build(format, full)
+    model = _build(format, full, input_shape)
     tree = jax.eval_shape(model.init, jax.random.key(0))
     state: Mapping[str, Stored] = open_weights(path, SINGLE).leaves
     if adapter is not None:
@@ -146,11 +152,11 @@ def _format(config: Config) -> Format:
     return FORMATS[name]
 
 
-def _build(format: Format, config: Config) -> "Model":
+def _build(format: Format, config: Config, input_shape: InputShape | None) -> "Model":
     from autofusion_jax.models.registry import build_model  # flax: only those who load pay for it
 
-    name, input_shape, options = format.network(config)
-    return build_model(name, input_shape, **options)
+    name, shape, options = format.network(config)
+    return build_model(name, input_shape or shape, **options)
 
 
 def _shapes(tree: Params) -> Shapes:

@@ -122,3 +122,10 @@ def test_shards(vit):
     whole = af.load_pretrained(vit).params
     shard(vit)
     jax.tree.map(np.testing.assert_array_equal, af.load_pretrained(vit).params, whole)
+
+
+def test_shorter_inputs():
+    loaded = af.load_pretrained(INTEROP / "gpt2", input_shape=(5,))
+    spec, x = loaded.model.perm_spec, recorded(INTEROP / "gpt2")[0][:, :5]
+    captured = af.capture_sites(spec, loaded.params, x)
+    assert captured and all(np.isfinite(value).all() for value in captured.values())
