@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -21,7 +21,7 @@ from autofusion_jax.models.vit import ViT
 from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path
-from autofusion_jax.types import Params, TrainFn
+from autofusion_jax.types import InputShape, Params, TrainFn
 from autofusion_jax.validation import require, unknown_name
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -37,9 +37,6 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 HEAD = "head"
-
-InputShape: TypeAlias = Any
-"""The shape of one input, a tuple of ints, or a dict of them."""
 
 
 @dataclasses.dataclass(frozen=True)

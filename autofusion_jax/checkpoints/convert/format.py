@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from autofusion_jax.checkpoints.convert.rules import Rule, Stored
+from autofusion_jax.types import InputShape
 from autofusion_jax.validation import require, unknown_name
 
 Config: TypeAlias = Mapping[str, Any]
@@ -29,7 +30,7 @@ class Network(NamedTuple):
     """
 
     name: str
-    input_shape: Any
+    input_shape: InputShape
     options: dict[str, Any]
 
 

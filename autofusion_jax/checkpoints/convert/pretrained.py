@@ -1,4 +1,4 @@
-"""Networks of transformers from their folders, and back into the same form."""
+"""Networks of transformers, timm and torchvision from their folders, and back into the same form."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from autofusion_jax.checkpoints.convert.lora import merge_lora
 from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, to_leaves
 from autofusion_jax.checkpoints.safetensors_io import SINGLE, StoredLeaf, stored_order, write_safetensors
 from autofusion_jax.trees import flatten_by_path, unflatten_like
-from autofusion_jax.types import Params
+from autofusion_jax.types import InputShape, Params
 from autofusion_jax.validation import require, unknown_name
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def load_pretrained(
     path: str | os.PathLike[str],
     *,
     adapter: str | os.PathLike[str] | None = None,
+    input_shape: InputShape | None = None,
     config: Config | None = None,
 ) -> Pretrained:
     """Load a network that transformers, timm or torchvision has saved.
@@ -64,6 +65,9 @@ def load_pretrained(
             and the shards that it names.
         adapter: a folder with peft's `adapter_config.json` and `adapter_model.safetensors`, a LoRA that
             is added to the network.
+        input_shape: shape of one input; that of config.json by default, which for tokens is the
+            largest length. `model.perm_spec` is inferred from inputs of this shape, and methods that
+            look into the network take only such: `(64,)` for a batch `[N, 64]` of tokens.
         config: fields in place of those of config.json, or all of them where there is none:
             `{"architecture": "resnet50"}` for tensors of torchvision, `{"n_positions": 64}` for a T5
             that reads 64 tokens.
@@ -88,7 +92,7 @@ def load_pretrained(
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
     tensors = {name: tensor for name, tensor in state.items() if name not in kept}
     full = {**full, **format.infer(tensors)}
-    model, rules = _build(format, full), tuple(format.rules(full))
+    model, rules = _build(format, full, input_shape), tuple(format.rules(full))
     tree = jax.eval_shape(model.init, jax.random.key(0))
     leaves = to_leaves("load_pretrained", rules, _shapes(tree), tensors)
     buffers = {name: state[name].read() for name in kept}
@@ -160,11 +164,11 @@ def _format(config: Config) -> Format:
     return FORMATS[name]
 
 
-def _build(format: Format, config: Config) -> "Model":
+def _build(format: Format, config: Config, input_shape: InputShape | None) -> "Model":
     from autofusion_jax.models.registry import build_model  # flax: only those who load pay for it
 
-    name, input_shape, options = format.network(config)
-    return build_model(name, input_shape, **options)
+    name, shape, options = format.network(config)
+    return build_model(name, input_shape or shape, **options)
 
 
 def _shapes(tree: Params) -> Shapes:
