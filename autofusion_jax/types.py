@@ -14,6 +14,9 @@ ApplyFn: TypeAlias = Callable[[Params, Array], Any]
 TrainFn: TypeAlias = Callable[[Params, Array], tuple[Array, Params]]
 """A network in training mode: `train_fn(params, x) -> (logits, params)` with updated statistics."""
 
+InputShape: TypeAlias = Any
+"""The shape of one input, a tuple of ints; a dict of them where a network takes a dict of arrays."""
+
 Perms: TypeAlias = Mapping[str, Array]
 """Hard permutations by group: integers `[n]`, or `[outer, inner]` for a nested group."""
 

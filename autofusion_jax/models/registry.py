@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -15,12 +15,13 @@ from autofusion_jax.models.encoder_decoder import EncoderDecoder
 from autofusion_jax.models.gpt2 import GPT2
 from autofusion_jax.models.mlp import MLP
 from autofusion_jax.models.resnet import ResNet
+from autofusion_jax.models.t5 import T5
 from autofusion_jax.models.vgg import VGG
 from autofusion_jax.models.vit import ViT
 from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path
-from autofusion_jax.types import Params, TrainFn
+from autofusion_jax.types import InputShape, Params, TrainFn
 from autofusion_jax.validation import require, unknown_name
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -30,14 +31,12 @@ MODELS: dict[str, type[nn.Module]] = {
     "gpt2": GPT2,
     "mlp": MLP,
     "resnet": ResNet,
+    "t5": T5,
     "vgg": VGG,
     "vit": ViT,
 }
 
 HEAD = "head"
-
-InputShape: TypeAlias = Any
-"""The shape of one input, a tuple of ints, or a dict of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +121,10 @@ class Model:
 
 
 def _require_plain_head(params: Params, caller: str) -> None:
-    head = params["params"][HEAD]
+    head = params["params"].get(HEAD, {})
     found = ", ".join(f"{name} {jax.numpy.shape(leaf)}" for name, leaf in flatten_by_path(head).items())
     plain = set(head) == {"kernel", "bias"} and head["kernel"].ndim == 2
-    require(plain, f"Model.{caller}", "head", "a dense layer with bias", found)
+    require(plain, f"Model.{caller}", "head", "a dense layer with bias", found or "none")
 
 
 def build_model(name: str, input_shape: InputShape, **options: Any) -> Model:

@@ -4,7 +4,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from autofusion_jax.checkpoints.convert.rules import Rule
+from autofusion_jax.checkpoints.convert.rules import Rule, Stored
+from autofusion_jax.types import InputShape
 from autofusion_jax.validation import require, unknown_name
 
 Config: TypeAlias = Mapping[str, Any]
@@ -29,8 +30,13 @@ class Network(NamedTuple):
     """
 
     name: str
-    input_shape: Any
+    input_shape: InputShape
     options: dict[str, Any]
+
+
+def nothing(tensors: Mapping[str, Stored]) -> Config:
+    """No fields: config.json tells all."""
+    return {}
 
 
 class Format(NamedTuple):
@@ -46,6 +52,7 @@ class Format(NamedTuple):
             written back.
         modules: names of modules that are not those in its files, as adapters have them: regular
             expressions, and what to put for them.
+        infer: fields that the tensors tell, and config.json does not.
     """
 
     architecture: str
@@ -55,6 +62,7 @@ class Format(NamedTuple):
     fixed: Config = types.MappingProxyType({})
     buffers: tuple[str, ...] = ()
     modules: Mapping[str, str] = types.MappingProxyType({})
+    infer: Callable[[Mapping[str, Stored]], Config] = nothing
 
 
 def check_config(caller: str, format: Format, config: Config) -> Config:

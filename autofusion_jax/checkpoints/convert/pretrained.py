@@ -1,4 +1,4 @@
-"""Networks of transformers from their folders, and back into the same form."""
+"""Networks of transformers, timm and torchvision from their folders, and back into the same form."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from autofusion_jax.checkpoints.convert.lora import merge_lora
 from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, to_leaves
 from autofusion_jax.checkpoints.safetensors_io import SINGLE, StoredLeaf, stored_order, write_safetensors
 from autofusion_jax.trees import flatten_by_path, unflatten_like
-from autofusion_jax.types import Params
+from autofusion_jax.types import InputShape, Params
 from autofusion_jax.validation import require, unknown_name
 
 if TYPE_CHECKING:
@@ -37,28 +37,40 @@ class Pretrained(NamedTuple):
         config: what config.json holds.
         buffers: tensors of the file that are no parameters (masks and positions in files of old
             versions), by their names there; they are written back as they are.
+        rules: the table between its leaves and the tensors.
     """
 
     model: "Model"
     params: Params
     config: Config
     buffers: dict[str, np.ndarray]
+    rules: tuple[Rule, ...]
 
 
 def load_pretrained(
-    path: str | os.PathLike[str], *, adapter: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    input_shape: InputShape | None = None,
+    config: Config | None = None,
 ) -> Pretrained:
-    """Load a network that transformers has saved.
+    """Load a network that transformers, timm or torchvision has saved.
 
-    Known are the values of `model_type` in `checkpoints.convert.formats.FORMATS`. Every tensor of the
-    file must have its place in the network, and every leaf is filled. Nothing is unpickled; tensors
-    are read one after the other.
+    Known are the values of `model_type` (timm: `architecture`, without its depth) in
+    `checkpoints.convert.formats.FORMATS`. Every tensor of the file must have its place in the network,
+    and every leaf is filled. Nothing is unpickled; tensors are read one after the other.
 
     Args:
         path: a folder with `config.json`, and `model.safetensors` or `model.safetensors.index.json`
             and the shards that it names.
         adapter: a folder with peft's `adapter_config.json` and `adapter_model.safetensors`, a LoRA that
             is added to the network.
+        input_shape: shape of one input; that of config.json by default, which for tokens is the
+            largest length. `model.perm_spec` is inferred from inputs of this shape, and methods that
+            look into the network take only such: `(64,)` for a batch `[N, 64]` of tokens.
+        config: fields in place of those of config.json, or all of them where there is none:
+            `{"architecture": "resnet50"}` for tensors of torchvision, `{"n_positions": 64}` for a T5
+            that reads 64 tokens.
 
     Raises:
         FileNotFoundError: there is no such file; names it.
@@ -71,20 +83,20 @@ def load_pretrained(
         >>> logits = loaded.model.apply(loaded.params, images)  # doctest: +SKIP
     """
     path = Path(path)
-    config = read_json(path / CONFIG)
-    format = _format(config)
-    full = check_config("load_pretrained", format, config)
-    model = _build(format, full)
-    tree = jax.eval_shape(model.init, jax.random.key(0))
+    known = _read_config(path, config or {})
+    format = _format(known)
+    full = check_config("load_pretrained", format, known)
     state: Mapping[str, Stored] = open_weights(path, SINGLE).leaves
     if adapter is not None:
         state = merge_lora(state, adapter, modules=format.modules)
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
     tensors = {name: tensor for name, tensor in state.items() if name not in kept}
-    leaves = to_leaves("load_pretrained", format.rules(full), _shapes(tree), tensors)
-    return Pretrained(
-        model, unflatten_like(tree, leaves), config, {name: state[name].read() for name in kept}
-    )
+    full = {**full, **format.infer(tensors)}
+    model, rules = _build(format, full, input_shape), tuple(format.rules(full))
+    tree = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = to_leaves("load_pretrained", rules, _shapes(tree), tensors)
+    buffers = {name: state[name].read() for name in kept}
+    return Pretrained(model, unflatten_like(tree, leaves), known, buffers, rules)
 
 
 def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Path:
@@ -105,8 +117,6 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
     """
     target = Path(path).absolute()
     require(not target.exists(), "save_pretrained", "path", "a folder that does not exist", target)
-    format = _format(pretrained.config)
-    rules = format.rules(check_config("save_pretrained", format, pretrained.config))
     leaves = flatten_by_path(pretrained.params)
     shapes = _shapes(jax.eval_shape(pretrained.model.init, jax.random.key(0)))
     _check_leaves(shapes, leaves)
@@ -114,12 +124,20 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         (work / CONFIG).write_text(json.dumps(pretrained.config, indent=2, sort_keys=True) + "\n")
-        _write_tensors(work / SINGLE, {rule.name: rule for rule in rules}, shapes, leaves, pretrained.buffers)
+        _write_tensors(
+            work / SINGLE, {rule.name: rule for rule in pretrained.rules}, shapes, leaves, pretrained.buffers
+        )
         work.chmod(0o755)
         os.replace(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _read_config(path: Path, given: Config) -> dict[str, Any]:
+    if given and not (path / CONFIG).is_file():
+        return dict(given)
+    return {**read_json(path / CONFIG), **given}
 
 
 def _write_tensors(
@@ -140,17 +158,17 @@ def _write_tensors(
 
 
 def _format(config: Config) -> Format:
-    name = str(config.get("model_type"))
+    name = str(config.get("model_type", str(config.get("architecture")).rstrip("0123456789")))
     if name not in FORMATS:
         raise unknown_name("load_pretrained", f"model_type of {CONFIG}", name, FORMATS)
     return FORMATS[name]
 
 
-def _build(format: Format, config: Config) -> "Model":
+def _build(format: Format, config: Config, input_shape: InputShape | None) -> "Model":
     from autofusion_jax.models.registry import build_model  # flax: only those who load pay for it
 
-    name, input_shape, options = format.network(config)
-    return build_model(name, input_shape, **options)
+    name, shape, options = format.network(config)
+    return build_model(name, input_shape or shape, **options)
 
 
 def _shapes(tree: Params) -> Shapes:

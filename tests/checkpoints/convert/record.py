@@ -1,4 +1,4 @@
-"""Records tiny random networks of transformers with their outputs, for tests that run without torch.
+"""Records tiny random networks of transformers, and ResNets, with their outputs, for tests without torch.
 
     python -m tests.checkpoints.convert.record tests/oracles/interop
 
@@ -14,19 +14,26 @@ import numpy as np
 import peft
 import torch
 import transformers
+from safetensors.torch import load_file
+
+from tests.checkpoints.convert.torch_resnet import Basic, Bottleneck, ResNet
 
 PAD, END, VOCAB = 0, 49, 50
+MAX_LEN = 12
+INPUTS = {"pixel_values", "input_ids", "attention_mask", "decoder_input_ids"}
 
 
 def randomise(network, seed=0):
     """Parameters large enough to matter, none of them zero."""
     generator = torch.Generator().manual_seed(seed)
+    spread = 0.2 if hasattr(network, "shared") else 0.3  # T5's scores are not divided by the root of a size
     with torch.no_grad():
         for name, value in network.named_parameters():
             if not value.requires_grad:  # an adapter's base
                 continue
             noise = torch.randn(value.shape, generator=generator)
-            value.copy_(1 + 0.1 * noise if value.ndim == 1 and "norm" in name else 0.3 * noise)
+            is_norm = value.ndim == 1 and ("norm" in name or "bn" in name)
+            value.copy_(1 + 0.1 * noise if is_norm else noise * (1 if "shared" in name else spread))
     return network.eval()
 
 
@@ -72,11 +79,58 @@ def clip():
     return transformers.CLIPModel(config), inputs
 
 
-NETWORKS = {"clip": clip, "gpt2": gpt2, "vit": vit}
+def t5():
+    config = transformers.T5Config(
+        vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_decoder_layers=2, num_heads=2,
+        relative_attention_num_buckets=8, relative_attention_max_distance=12,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=PAD, n_positions=9,
+    )  # fmt: skip
+    network = transformers.T5ForConditionalGeneration(config)
+    network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.clone())
+    network.config.tie_word_embeddings = False
+    return network, t5_inputs()
+
+
+def t5_tied():
+    config = transformers.T5Config(
+        vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu", decoder_start_token_id=PAD, n_positions=9,
+    )  # fmt: skip
+    return transformers.T5ForConditionalGeneration(config), t5_inputs()
+
+
+def t5_inputs():
+    source, target = tokens(6, 9), np.random.default_rng(2).integers(1, END, (6, 5))
+    target[:, 0] = PAD
+    return {"input_ids": source, "attention_mask": source != PAD, "decoder_input_ids": target}
+
+
+def resnet(architecture="resnet50", kind=Bottleneck):
+    network = ResNet(architecture, kind, widths=(2, 3, 2, 3), depths=(1, 2, 1, 1), num_classes=3)
+    rng = np.random.default_rng(3)
+    for name, value in network.named_buffers():
+        if value.ndim:
+            low, high = (0.5, 2) if name.endswith("var") else (-0.3, 0.3)
+            value.copy_(torch.as_tensor(rng.uniform(low, high, value.shape)))
+        else:
+            value.fill_(7)  # num_batches_tracked
+    return network, {"pixel_values": images(4, 21)}
+
+
+NETWORKS = {
+    "clip": clip,
+    "gpt2": gpt2,
+    "resnet": resnet,
+    "resnet_basic": lambda: resnet("resnet18", Basic),
+    "t5": t5,
+    "t5_tied": t5_tied,
+    "vit": vit,
+}
 
 
 ADAPTERS = {
     "clip": {"r": 2, "lora_alpha": 3, "use_rslora": True, "target_modules": ["q_proj", "fc1"]},
+    "t5": {"r": 2, "lora_alpha": 4, "target_modules": ["q", "v"], "task_type": "SEQ_2_SEQ_LM"},
     "gpt2": {"r": 2, "lora_alpha": 1, "target_modules": ["c_attn", "c_proj"], "task_type": "SEQ_CLS"},
     "vit": {
         "r": 2,
@@ -99,7 +153,26 @@ def output(network, inputs):
 def record(folder, network, inputs):
     """Write a network, inputs and output."""
     network.save_pretrained(folder)
-    np.savez(folder / "io.npz", y=output(network, inputs), **inputs)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    np.savez(folder / "io.npz", y=output(network, inputs), **more_outputs(network, inputs), **inputs)
+
+
+def more_outputs(network, inputs):
+    """What an encoder-decoder writes by itself, and its buckets of positions."""
+    if "decoder_input_ids" not in inputs:
+        return {}
+    source, mask = (torch.as_tensor(inputs[name]) for name in ("input_ids", "attention_mask"))
+    # transformers 5.24 makes a cache for as many blocks as the encoder has, not the decoder
+    written = network.generate(
+        input_ids=source, attention_mask=mask, do_sample=False, max_new_tokens=MAX_LEN, use_cache=False
+    )
+    buckets = network.encoder.block[0].layer[0].SelfAttention._relative_position_bucket
+    apart = torch.arange(-300, 301)
+    return {
+        "written": written[:, 1:].numpy(),
+        "buckets": buckets(apart, bidirectional=True).numpy(),
+        "causal_buckets": buckets(apart, bidirectional=False).numpy(),
+    }
 
 
 def record_all(folder, names=tuple(NETWORKS), seed=0):
@@ -113,8 +186,12 @@ def record_all(folder, names=tuple(NETWORKS), seed=0):
             (folder / name / "lora" / "README.md").unlink()
 
 
-def read_again(folder):
-    """A network from its folder, as transformers reads it."""
+def read_again(folder, name):
+    """A network from its folder, as transformers reads it, or a ResNet as torch does."""
+    if name.startswith("resnet"):
+        network, _ = NETWORKS[name]()
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+        return network.eval()
     architecture = transformers.AutoConfig.from_pretrained(folder).architectures[0]
     return getattr(transformers, architecture).from_pretrained(folder).eval()
 
@@ -122,7 +199,7 @@ def read_again(folder):
 def io(folder):
     """Inputs and output that were recorded."""
     with np.load(folder / "io.npz") as stored:
-        return {name: stored[name] for name in stored.files if name != "y"}, stored["y"]
+        return {name: stored[name] for name in stored.files if name in INPUTS}, stored["y"]
 
 
 if __name__ == "__main__":
