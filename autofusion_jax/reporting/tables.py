@@ -25,6 +25,7 @@ LABELS = {
     "confidence_ensemble": "Confidence ensemble",
     "z_ensemble": "Standardised-logit ensemble",
     "em_ensemble": "EM ensemble",
+    "start": "Where training started",
     "teacher_confidence": "Confidence ensemble (teacher)",
     "teacher_z": "Standardised-logit ensemble (teacher)",
     "teacher_em": "EM ensemble (teacher)",
@@ -49,6 +50,10 @@ HEADINGS = {
     "fashion_mnist": "Fashion-MNIST",
     "kmnist": "KMNIST",
     "cifar10": "CIFAR-10",
+    "cifar10_28": "CIFAR-10 (28 x 28)",
+    "digits_28": "Digits (28 x 28)",
+    "seen": "Seen",
+    "unseen": "Unseen",
     "cka": "CKA",
     "unit_correlation": "Unit correlation",
 }

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from autofusion_jax.reporting.records import Row
-from configs.schema import Config
+from configs.schema import Config, in_fast_settings
 from pipeline.endpoints import draw_pair, open_setting
 from pipeline.rows import PairContext, open_pair
 
 LANDSCAPE_FIGURE, CURVE_FIGURE = "landscape.png", "interpolation.png"
+RADAR_FIGURE, TASK_VECTORS_FIGURE = "radar.png", "task_vectors.png"
 ENSEMBLE = "ensemble"
 """The reference row of all networks side by side: one head for each task."""
 
@@ -26,6 +27,11 @@ class TableConfig(Config):
 
     landscape_points: int = 25
     landscape_images: int = 1000
+
+    def make_fast(self) -> None:
+        """Take few images, epochs, pairs and keys, for a first look."""
+        in_fast_settings(self)
+        self.landscape_points, self.landscape_images = 7, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Entry:
             None for all images without labels.
         align: the method by which all networks are brought to A's order of units before; None for none.
         from_start: whether the base of task vectors is where A's training started.
+        own_inputs: whether the method is given the images of each network's task apart, as its `inputs`.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Entry:
     real_labels: float | None = None
     align: str | None = None
     from_start: bool = False
+    own_inputs: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +100,8 @@ class Panel:
         curves: names of the entries whose parents are interpolated in a figure.
         landscape: names of the entries to mark in the loss landscape; none for no landscape.
         fast: names of the entries for a first look; all if empty.
+        radar: names of the entries to draw on a radar chart of the tasks; none for no chart.
+        task_vectors: whether to draw how alike the task vectors of the networks are.
     """
 
     name: str
@@ -106,6 +116,8 @@ class Panel:
     curves: tuple[str, ...] = ()
     landscape: tuple[str, ...] = ()
     fast: tuple[str, ...] = ()
+    radar: tuple[str, ...] = ()
+    task_vectors: bool = False
 
 
 class Point(NamedTuple):
@@ -147,6 +159,7 @@ class Table:
         panels: its parts.
         sweeps: figures made from all panels.
         overview: heading -> row and variant, shown for all panels side by side.
+        overview_metric: what of them is shown.
         fast: names of the panels for a first look; all if empty.
     """
 
@@ -155,6 +168,7 @@ class Table:
     panels: tuple[Panel, ...]
     sweeps: tuple[Sweep, ...] = ()
     overview: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
+    overview_metric: str = "joint"
     fast: tuple[str, ...] = ()
 
     def label(self, panel: Panel) -> str:
