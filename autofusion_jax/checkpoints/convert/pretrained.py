@@ -87,7 +87,7 @@ def load_pretrained(
         state = merge_lora(state, adapter, modules=format.modules)
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
     tensors = {name: tensor for name, tensor in state.items() if name not in kept}
-    leaves = to_leaves("load_pretrained", format.rules(full), _shapes(tree), tensors)
+    leaves = to_leaves(path, format.rules(full), _shapes(tree), tensors)
     return Pretrained(
         model, unflatten_like(tree, leaves), config, {name: state[name].read() for name in kept}
     )
