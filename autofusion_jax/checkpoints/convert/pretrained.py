@@ -94,7 +94,7 @@ def load_pretrained(
     full = {**full, **format.infer(tensors)}
     model, rules = _build(format, full, input_shape), tuple(format.rules(full))
     tree = jax.eval_shape(model.init, jax.random.key(0))
-    leaves = to_leaves("load_pretrained", rules, _shapes(tree), tensors)
+    leaves = to_leaves(path, rules, _shapes(tree), tensors)
     buffers = {name: state[name].read() for name in kept}
     return Pretrained(model, unflatten_like(tree, leaves), known, buffers, rules)
 

@@ -1,6 +1,7 @@
 """Tables of rules between our leaves and foreign tensors, read in both directions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -124,12 +125,12 @@ def patches(size: int) -> Kind:
 
 
 def to_leaves(
-    caller: str, rules: Sequence[Rule], shapes: Shapes, state: Mapping[str, Stored]
+    source: Path, rules: Sequence[Rule], shapes: Shapes, state: Mapping[str, Stored]
 ) -> dict[str, np.ndarray]:
     """Read every leaf, one tensor after the other.
 
     Args:
-        caller: what to begin messages with.
+        source: where the tensors are, for messages.
         rules: the table.
         shapes: of our leaves, by path.
         state: the foreign tensors by name.
@@ -137,26 +138,32 @@ def to_leaves(
     Raises:
         ValueError: a tensor is missing, has another shape, or is in no rule; names the first one.
     """
-    check_state(caller, rules, shapes, state)
+    _check_state(source, rules, shapes, state)
     leaves: dict[str, np.ndarray] = {}
     for rule in rules:
         tensor = state[rule.name].read()
         for copy in rule.copies:
             same = copy not in state or np.array_equal(tensor, state[copy].read())
-            require(same, caller, repr(copy), f"a copy of {rule.name!r}", "other numbers")
+            _require(same, source, copy, f"a copy of {rule.name!r}", "other numbers")
         leaves |= rule.to_ours(tensor, shapes)
     return leaves
 
 
-def check_state(caller: str, rules: Sequence[Rule], shapes: Shapes, state: Mapping[str, Stored]) -> None:
+def _check_state(source: Path, rules: Sequence[Rule], shapes: Shapes, state: Mapping[str, Stored]) -> None:
     """Raise ValueError at the first tensor that is missing, has another shape, or is in no rule."""
     known = {name: rule.shape(shapes) for rule in rules for name in (rule.name, *rule.copies)}
-    unknown = [f"{name!r} {list(tensor.shape)}" for name, tensor in state.items() if name not in known]
-    hint = f"It has {unknown[0]}, which this architecture has not." if unknown else ""
+    unknown = [name for name in state if name not in known]
+    hint = f"It has {unknown[0]!r}, which this architecture has not." if unknown else ""
     for rule in rules:
         must_be = f"a tensor of shape {list(known[rule.name])}"
-        require(rule.name in state, caller, repr(rule.name), must_be, "nothing", hint)
+        _require(rule.name in state, source, rule.name, must_be, "nothing", hint)
         for name in (rule.name, *rule.copies):
             shape = state[name].shape if name in state else known[name]
-            require(shape == known[name], caller, repr(name), must_be, list(shape), "Is config.json its own?")
-    require(not unknown, caller, "all tensors", "of this architecture", "".join(unknown[:1]))
+            _require(shape == known[name], source, name, must_be, list(shape), "Is config.json its own?")
+    for name in unknown[:1]:
+        must_be = "no tensor, as this architecture has none of that name"
+        _require(False, source, name, must_be, list(state[name].shape), "Is config.json its own?")
+
+
+def _require(condition: bool, source: Path, name: str, must_be: str, got: Any, advice: str = "") -> None:
+    require(condition, "load_pretrained", f"{source}[{name!r}]", must_be, got, advice)
