@@ -68,6 +68,19 @@ class CLIP(_ImageSide, kw_only=True):
         return jnp.exp(self.logit_scale) * images @ texts.T
 
 
+class CLIPImageTower(ImageTower):
+    """CLIP's tower for images alone; its outputs are what `image_projection` reads.
+
+    Its attributes are those of `ImageTower` and `Tower`.
+    """
+
+    norm_first: bool = True
+
+    def __call__(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch dim"]:
+        """The features."""
+        return self.features(images)
+
+
 class CLIPClassifier(_ImageSide, kw_only=True):
     """The image side of CLIP and `head` `[embed_dim, classes]`, the unit vectors of the classes' texts.
 

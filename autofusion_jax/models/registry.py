@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Key
 
-from autofusion_jax.models.clip import CLIP, CLIPClassifier
+from autofusion_jax.models.clip import CLIP, CLIPClassifier, CLIPImageTower
 from autofusion_jax.models.encoder_decoder import EncoderDecoder
 from autofusion_jax.models.gpt2 import GPT2
 from autofusion_jax.models.mlp import MLP
@@ -27,6 +27,7 @@ from autofusion_jax.validation import require, unknown_name
 MODELS: dict[str, type[nn.Module]] = {
     "clip": CLIP,
     "clip_classifier": CLIPClassifier,
+    "clip_image_tower": CLIPImageTower,
     "encoder_decoder": EncoderDecoder,
     "gpt2": GPT2,
     "mlp": MLP,

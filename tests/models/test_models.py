@@ -107,6 +107,7 @@ CASES = {
         {"embed_dim": 7, "image": TOWER | {"patch": 2}, "num_classes": 3},
         block("image_tower/") | {"image_projection": 7},
     ),
+    "clip_image_tower": (IMAGE, TOWER | {"patch": 2}, {n: g for n, g in block().items() if n != "embed"}),
     "t5": ((9,), T5, t5_groups()),
     "encoder_decoder": (IMAGE, TINY, {"encoder_0": 4, "encoder_1": 6, "decoder_0": 4}),
 }

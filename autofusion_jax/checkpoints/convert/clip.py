@@ -1,7 +1,18 @@
-"""transformers' `CLIPModel`."""
+"""transformers' `CLIPModel`, and `CLIPVisionModel`, the tower for images alone."""
+
+from collections.abc import Mapping
 
 from autofusion_jax.checkpoints.convert.format import Config, Format, Network, fill, sizes, tower
-from autofusion_jax.checkpoints.convert.rules import Rule, expand, heads, heads_out, linear, norm, patches
+from autofusion_jax.checkpoints.convert.rules import (
+    Rule,
+    Stored,
+    expand,
+    heads,
+    heads_out,
+    linear,
+    norm,
+    patches,
+)
 
 BLOCK = (
     (norm, "norm_0", "layer_norm1"),
@@ -13,11 +24,13 @@ BLOCK = (
     (linear, "mlp_0", "mlp.fc1"),
     (linear, "mlp_1", "mlp.fc2"),
 )
+IMAGE_REST = (
+    ("d -> d", "cls", "embeddings.class_embedding"),
+    ("t d -> t d", "positions", "embeddings.position_embedding.weight"),
+    (norm, "norm_first", "pre_layrnorm"),
+    (norm, "norm", "post_layernorm"),
+)
 REST = (
-    ("d -> d", "image_tower/cls", "vision_model.embeddings.class_embedding"),
-    ("t d -> t d", "image_tower/positions", "vision_model.embeddings.position_embedding.weight"),
-    (norm, "image_tower/norm_first", "vision_model.pre_layrnorm"),
-    (norm, "image_tower/norm", "vision_model.post_layernorm"),
     ("i o -> o i", "image_projection/kernel", "visual_projection.weight"),
     ("v d -> v d", "text_tower/embed/embedding", "text_model.embeddings.token_embedding.weight"),
     ("t d -> t d", "text_tower/positions", "text_model.embeddings.position_embedding.weight"),
@@ -43,6 +56,7 @@ TEXT = TOWER | {
     "eos_token_id": 49407,
 }
 
+VISION = "vision_model."
 LARGEST = 2
 """An end token of configs from before it was right: the largest token of a text is meant."""
 
@@ -64,13 +78,34 @@ def network(config: Config) -> Network:
 def rules(config: Config) -> list[Rule]:
     """The table."""
     image, text = _towers(config)
-    kernel = patches(image["patch_size"])
-    first = (kernel, "image_tower/embed/kernel", "vision_model.embeddings.patch_embedding.weight")
-    found = expand((first, *REST), "params/", "")
-    for ours, theirs, side in (("image_tower", "vision_model", image), ("text_tower", "text_model", text)):
-        for i in range(side["num_hidden_layers"]):
-            found += expand(BLOCK, f"params/{ours}/block_{i}/", f"{theirs}.encoder.layers.{i}.")
-    return found
+    found = _image_rules("params/image_tower/", VISION, image) + expand(REST, "params/", "")
+    return found + _block_rules("params/text_tower/", "text_model.", text)
+
+
+def image_network(config: Config) -> Network:
+    """The tower for images that a config of its own describes."""
+    size, channels, patch = sizes(config, "image_size", "num_channels", "patch_size")
+    return Network("clip_image_tower", (size, size, channels), {"patch": patch, **tower(config)})
+
+
+def image_rules(config: Config) -> list[Rule]:
+    """The table of the tower for images alone."""
+    return _image_rules("params/", config["prefix"], config)
+
+
+def _prefix(tensors: Mapping[str, Stored]) -> Config:
+    """What tensors of a tower for images alone begin with: nothing since transformers 5."""
+    return {"prefix": VISION if any(name.startswith(VISION) for name in tensors) else ""}
+
+
+def _image_rules(ours: str, theirs: str, config: Config) -> list[Rule]:
+    kernel = (patches(config["patch_size"]), "embed/kernel", "embeddings.patch_embedding.weight")
+    return expand((kernel, *IMAGE_REST), ours, theirs) + _block_rules(ours, theirs, config)
+
+
+def _block_rules(ours: str, theirs: str, config: Config) -> list[Rule]:
+    numbers = range(config["num_hidden_layers"])
+    return [r for i in numbers for r in expand(BLOCK, f"{ours}block_{i}/", f"{theirs}encoder.layers.{i}.")]
 
 
 def _towers(config: Config) -> tuple[Config, Config]:
@@ -83,4 +118,12 @@ FORMAT = Format(
     network=network,
     rules=rules,
     buffers=(r"(text|vision)_model\.embeddings\.position_ids",),
+)
+IMAGE_FORMAT = Format(
+    architecture="CLIPVisionModel",
+    defaults=IMAGE,
+    network=image_network,
+    rules=image_rules,
+    buffers=(r"(vision_model\.)?embeddings\.position_ids",),
+    infer=_prefix,
 )

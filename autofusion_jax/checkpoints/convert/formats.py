@@ -5,6 +5,7 @@ from autofusion_jax.checkpoints.convert.format import Format
 
 FORMATS: dict[str, Format] = {
     "clip": clip.FORMAT,
+    "clip_vision_model": clip.IMAGE_FORMAT,
     "gpt2": gpt2.FORMAT,
     "resnet": resnet.FORMAT,
     "t5": t5.FORMAT,

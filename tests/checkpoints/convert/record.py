@@ -79,6 +79,14 @@ def clip():
     return transformers.CLIPModel(config), inputs
 
 
+def clip_vision_model():
+    config = transformers.CLIPVisionConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+        image_size=8, patch_size=4,
+    )  # fmt: skip
+    return transformers.CLIPVisionModel(config), {"pixel_values": images(4, 8)}
+
+
 def t5():
     config = transformers.T5Config(
         vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_decoder_layers=2, num_heads=2,
@@ -119,6 +127,7 @@ def resnet(architecture="resnet50", kind=Bottleneck):
 
 NETWORKS = {
     "clip": clip,
+    "clip_vision_model": clip_vision_model,
     "gpt2": gpt2,
     "resnet": resnet,
     "resnet_basic": lambda: resnet("resnet18", Basic),
@@ -144,10 +153,11 @@ ADAPTERS = {
 
 
 def output(network, inputs):
-    """The logits."""
+    """The logits, or what a tower gives instead."""
     with torch.no_grad():
         found = network(**{name: torch.as_tensor(value) for name, value in inputs.items()})
-    return (found.logits_per_image if hasattr(found, "logits_per_image") else found.logits).numpy()
+    names = [name for name in ("logits", "logits_per_image", "pooler_output") if hasattr(found, name)]
+    return getattr(found, names[0]).numpy()
 
 
 def record(folder, network, inputs):

@@ -129,3 +129,14 @@ def test_shorter_inputs():
     spec, x = loaded.model.perm_spec, recorded(INTEROP / "gpt2")[0][:, :5]
     captured = af.capture_sites(spec, loaded.params, x)
     assert captured and all(np.isfinite(value).all() for value in captured.values())
+
+
+def test_a_tower_for_images_has_the_names_of_old_and_new_versions(tmp_path):
+    """Until version 5 of transformers they began with `vision_model.`; they are written as they were read."""
+    old = shutil.copytree(INTEROP / "clip_vision_model", tmp_path / "old")
+    tensors = {f"vision_model.{name}": tensor for name, tensor in load_file(old / SINGLE).items()}
+    save_file(tensors, old / SINGLE)
+    loaded, again = af.load_pretrained(old), af.load_pretrained(INTEROP / "clip_vision_model")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, again.params)
+    saved = af.save_pretrained(tmp_path / "saved", loaded)
+    assert load_file(saved / SINGLE).keys() == tensors.keys()
