@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.confidence import most_confident
@@ -212,7 +212,7 @@ def measure(
 def evaluate(
     apply_fn: ApplyFn,
     params: Params,
-    x: Float[Array, "n ..."],
+    x: Num[Array, "n ..."],
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "tasks n"],
     tasks: Tasks,
     *,

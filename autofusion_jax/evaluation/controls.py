@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Float, Key, Num
 
 from autofusion_jax.evaluation.lora import Adapted, init_adapters, with_adapters
 from autofusion_jax.merging.corrections.reset_norm import reset_norm
@@ -49,7 +49,7 @@ def ridge_head(
 def tune_adapters(
     spec: PermSpec,
     params: Params,
-    x: Float[Array, "N ..."],
+    x: Num[Array, "N ..."],
     probs: Float[Array, "N classes"],
     options: DistilOptions,
     *,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from autofusion_jax.batching import predict
 from autofusion_jax.evaluation.accuracy import Predictions, Tasks, classify, measure
@@ -24,7 +24,7 @@ def interpolation_curve(
     params_b: Params,
     perms: Perms | SoftPerms,
     gammas: Float[Array, " points"],
-    x: Float[Array, "n ..."],
+    x: Num[Array, "n ..."],
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "tasks n"],
     tasks: Tasks,
     *,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 
 from autofusion_jax.batching import predict
 from autofusion_jax.evaluation.accuracy import Tasks, task_masks
@@ -125,7 +125,7 @@ def pca_plane(networks: Sequence[Params]) -> Plane:
 def loss_landscape(
     apply_fn: ApplyFn,
     networks: Sequence[Params],
-    x: Float[Array, "n ..."],
+    x: Num[Array, "n ..."],
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "tasks n"],
     tasks: Tasks,
     *,

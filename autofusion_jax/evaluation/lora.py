@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Key, Num
 
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
@@ -68,6 +68,6 @@ class Adapted:
 
     apply_fn: ApplyFn
 
-    def __call__(self, params: Params, x: Float[Array, "batch ..."]) -> Array:
+    def __call__(self, params: Params, x: Num[Array, "batch ..."]) -> Array:
         """The outputs, all kernels changed by their adapters."""
         return self.apply_fn(with_adapters(params["base"], params["adapters"]), x)

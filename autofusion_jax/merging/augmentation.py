@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Float, Key
+from jaxtyping import Float, Key, Num
 
 from autofusion_jax.validation import unknown_name
 
@@ -21,12 +21,12 @@ def check_augment(caller: str, augment: str) -> None:
         raise unknown_name(caller, "augment", augment, AUGMENTATIONS)
 
 
-def augments(x: Float[Array, "batch ..."], augment: str) -> bool:
+def augments(x: Num[Array, "batch ..."], augment: str) -> bool:
     """Whether `augmented` changes these inputs: those of the rank of images."""
     return augment != "none" and x.ndim == 4
 
 
-def augmented(key: Key[Array, ""], x: Float[Array, "batch ..."], augment: str) -> Float[Array, "batch ..."]:
+def augmented(key: Key[Array, ""], x: Num[Array, "batch ..."], augment: str) -> Num[Array, "batch ..."]:
     """Change every image of a batch at random; inputs that are no images stay as they are.
 
     Args:

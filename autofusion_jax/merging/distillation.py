@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Float, Key, Num
 
 from autofusion_jax.merging.augmentation import augmented, check_augment
 from autofusion_jax.merging.autofusion.losses import retain_loss
@@ -48,7 +48,7 @@ class DistilOptions:
 def distil(
     apply_fn: ApplyFn,
     params: Params,
-    x: Float[Array, "N ..."],
+    x: Num[Array, "N ..."],
     probs: Float[Array, "N classes"],
     options: DistilOptions,
     *,
@@ -147,7 +147,7 @@ class InTraining:
 def distil_network(
     spec: PermSpec,
     params: Params,
-    x: Float[Array, "N ..."],
+    x: Num[Array, "N ..."],
     probs: Float[Array, "N classes"],
     options: DistilOptions,
     *,

@@ -23,6 +23,8 @@ def test_shifts_move_images_and_nothing_else():
             seen.add((dy, dx))
     assert len(seen) == 9
     np.testing.assert_array_equal(augmented(jax.random.key(0), x, "none"), x)
+    tokens = jnp.arange(6).reshape(2, 3)
+    np.testing.assert_array_equal(augmented(jax.random.key(0), tokens, "affine"), tokens)
     flat = x.reshape(2, -1)
     np.testing.assert_array_equal(augmented(jax.random.key(0), flat, "shift"), flat)
 

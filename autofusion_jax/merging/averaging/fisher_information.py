@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from autofusion_jax.merging.regression.layers import LinearLayers
 from autofusion_jax.symmetry.flat import FlatProgram, Override
@@ -127,7 +127,7 @@ class SingleInput:
     gradient as large as the weight is ever made for a single input.
     """
 
-    def __init__(self, apply_fn: ApplyFn, params: Params, x: Float[Array, "1 ..."]) -> None:
+    def __init__(self, apply_fn: ApplyFn, params: Params, x: Num[Array, "1 ..."]) -> None:
         self._params = params
         self._program = FlatProgram(
             trace_program(apply_fn, params, x, caller="fisher"), keep_derivatives=True
@@ -147,7 +147,7 @@ class SingleInput:
         return kept, {path: leaves[path] for path in self.zeros}
 
     def __call__(
-        self, leaves: Leaves, added: Leaves, x: Float[Array, "1 ..."]
+        self, leaves: Leaves, added: Leaves, x: Num[Array, "1 ..."]
     ) -> tuple[Float[Array, " classes"], Leaves]:
         """Log probabilities, if `added` is added to what products make; and what the products read."""
         program = self._program

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Num
 
 from autofusion_jax.merging.fuse import fuse
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
@@ -71,7 +71,7 @@ def match_activations(
     spec: PermSpec,
     params_a: Params,
     params_b: Params,
-    x: Float[Array, "N ..."],
+    x: Num[Array, "N ..."],
     *,
     kind: str = "correlation",
     position: Position = "read",

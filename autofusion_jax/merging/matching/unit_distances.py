@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from autofusion_jax.merging.similarity import BATCH_SIZE, unit_vectors
 from autofusion_jax.symmetry.capture import capture_sites
@@ -130,7 +130,7 @@ def _joined(view: Array, paired: int, rest: int) -> Array:
 def activation_distances(
     spec: PermSpec,
     models: Sequence[Params],
-    x: Float[Array, "N ..."],
+    x: Num[Array, "N ..."],
     names: Sequence[str],
     position: Position,
 ) -> Distances:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Float, Key, Num
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.augmentation import augmented, augments
@@ -120,8 +120,8 @@ def _distilled(
 
 
 def augmented_copies(
-    key: Key[Array, ""], x: Float[Array, "N ..."], augment: str, copies: int
-) -> Float[Array, "M ..."]:
+    key: Key[Array, ""], x: Num[Array, "N ..."], augment: str, copies: int
+) -> Num[Array, "M ..."]:
     """The inputs, and `copies - 1` augmented versions of each; where nothing is augmented, the inputs."""
     if not augments(x, augment):
         return x

@@ -8,7 +8,7 @@ import scipy.linalg
 import scipy.optimize
 import scipy.special
 from jax import Array
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Num
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
@@ -59,7 +59,7 @@ def fit_labelled_head(
 
 
 def fit_head(
-    spec: PermSpec, linear: LinearLayers, params: Params, x: Shaped[Array, "N ..."],
+    spec: PermSpec, linear: LinearLayers, params: Params, x: Num[Array, "N ..."],
     labels: Float[Array, "N classes"], ridge: float,
 ) -> dict[str, Array]:  # fmt: skip
     """Fit the head of a network, on what it reads there, to labels.

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Shaped
+from jaxtyping import Num
 
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.matching.activation_matching import activation_matching
@@ -103,7 +103,7 @@ def _fitted(task: MergeTask, matched: MergeResult, ridge: float, pseudo_labels: 
 
 
 def fit_layers(
-    spec: PermSpec, models: tuple[Params, Params], x: Shaped[Array, "N ..."], ridge: float
+    spec: PermSpec, models: tuple[Params, Params], x: Num[Array, "N ..."], ridge: float
 ) -> dict[str, Array]:
     """Fit every linear layer to the mean of what two aligned networks make.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Num
 
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.fuse import average
@@ -94,12 +94,12 @@ def regmean(
     return Method("regmean", run, uses_key=False, max_models=None, in_place=True)
 
 
-def find_layers(apply_fn: ApplyFn, params: Params, x: Shaped[Array, "N ..."]) -> LinearLayers:
+def find_layers(apply_fn: ApplyFn, params: Params, x: Num[Array, "N ..."]) -> LinearLayers:
     """The linear layers of a network, those that read the inputs too."""
     return LinearLayers(_program(apply_fn, params, x[:2]), params, raw_inputs=True)
 
 
-def gram_matrices(apply_fn: ApplyFn, params: Params, x: Shaped[Array, "N ..."]) -> dict[str, Array]:
+def gram_matrices(apply_fn: ApplyFn, params: Params, x: Num[Array, "N ..."]) -> dict[str, Array]:
     """Measure `E[z z^T]` of what every linear layer reads, over inputs and places.
 
     Args:
