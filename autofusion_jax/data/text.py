@@ -31,7 +31,7 @@ def cut(text: str, length: int = LENGTH) -> Iterator[str]:
 
     Example:
         >>> list(cut("one two three four five", 8))
-        ['one two', 'three', 'four']
+        ['one two', 'three', 'four', 'five']
     """
     passage = ""
     for word in text.split():
