@@ -19,7 +19,7 @@ from tables import TABLES
 from tables.report import total_seconds, write_panel, write_table
 from tables.runner import run_rows
 from tables.schema import Panel, Table, TableConfig
-from tables.settings import make_fast, override
+from tables.settings import override
 from tables.stored import StoredPanel
 
 TABLE = flags.DEFINE_multi_string("table", [], f"Which table: {', '.join(TABLES)}; may be repeated.")
@@ -98,7 +98,7 @@ def _rows(panel: Panel) -> list[str]:
 def _config(table: Table, panel: Panel) -> TableConfig:
     config = panel.get_config()
     if FAST.value:
-        make_fast(config)
+        config.make_fast()
     for assignment in SET.value:
         field = assignment.partition("=")[0].strip()
         has_flag = field in ("out_dir", "runs_dir", "data.dir", "pairs", "seed")

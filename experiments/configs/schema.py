@@ -86,6 +86,21 @@ class ResNetConfig:
 
 
 @dataclasses.dataclass
+class ViTConfig:
+    """A vision transformer: see `autofusion_jax.models.vit.ViT`, whose head is a CLIP-style one by default."""
+
+    patch: int
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    pool: str = "mean"
+    head: str = "cosine"
+    embed_dim: int = 128
+    name: str = "vit"
+
+
+@dataclasses.dataclass
 class MergeConfig:
     """Which methods to run and how.
 
@@ -122,7 +137,7 @@ class Config:
 
     name: str
     data: DataConfig
-    model: MLPConfig | VGGConfig | ResNetConfig
+    model: MLPConfig | VGGConfig | ResNetConfig | ViTConfig
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     merge: MergeConfig = dataclasses.field(default_factory=MergeConfig)
@@ -131,6 +146,13 @@ class Config:
     pairs: int = 1
     out_dir: str = ""
     runs_dir: str = "runs"
+
+    start_fields = ()
+    """Further fields that trained networks depend on."""
+
+    def method_options(self, method: str) -> dict[str, Any]:
+        """Options of a method that are settings of the experiment: AutoFusion's epochs."""
+        return {"epochs": self.merge.epochs} if method.startswith("autofusion") else {}
 
 
 def in_paper_settings(config: Config) -> Config:

@@ -39,8 +39,8 @@ from autofusion_jax.validation import require
 from configs.schema import Config, identity
 
 MODEL_ROLES = tuple(f"model_{letter}" for letter in "abcdefghij")
-ROLES = (*MODEL_ROLES[:2], "real_labels", *MODEL_ROLES[2:])
-"""What networks are trained for: each of up to ten tasks, or all of them. Their places are seeds."""
+ROLES = (*MODEL_ROLES[:2], "real_labels", *MODEL_ROLES[2:], "pretrained")
+"""What networks are trained for: each of up to ten tasks, all of them, or a start. Their places are seeds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Setting:
         """The folder of all networks trained under the same data, model and training settings."""
         fields = self.identity
         kept = {name: fields[name] for name in ("data", "model", "train", "data_sha256")}
+        kept |= {name: fields[name] for name in self.config.start_fields}
         del kept["data"]["num_unlabelled"]
         kept["task"] = {"labels": self.config.task.labels, "sizes": self.sizes}
         text = json.dumps(kept, sort_keys=True)
@@ -107,7 +108,7 @@ class Pair:
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles of the networks to merge, one for each task."""
-        return tuple(role for role in self.train if role != "real_labels")
+        return tuple(role for role in self.train if role in MODEL_ROLES)
 
 
 def to_inputs(images: np.ndarray) -> Array:
@@ -196,13 +197,16 @@ def network_path(setting: Setting, pair: Pair, role: str) -> Path:
     return setting.checkpoint_root / f"seed_{pair.seed}" / role / "final"
 
 
-def get_network(setting: Setting, pair: Pair, role: str) -> tuple[Params, float]:
+def get_network(
+    setting: Setting, pair: Pair, role: str, start: Params | None = None
+) -> tuple[Params, float]:
     """Load a finished network, or train it, going on from where an earlier run stopped.
 
     Args:
         setting: the config in memory.
         pair: the endpoint pair.
         role: one of `ROLES`.
+        start: where its training starts; an initialisation of its own if left out.
 
     Returns:
         Its parameters, and the seconds that its training took.
@@ -212,7 +216,8 @@ def get_network(setting: Setting, pair: Pair, role: str) -> tuple[Params, float]
         stored = load(final)
         _sweep(final.parent)
         return jax.tree.map(jnp.asarray, stored.params), stored.meta["seconds"]
-    state, seconds = _train(setting, pair, role, final.parent)
+    start = initial_params(setting, pair, role) if start is None else start
+    state, seconds = _train(setting, pair, role, final.parent, start)
     model = setting.model
     save(final, state.params, spec=model.perm_spec, meta=network_meta(setting, pair, role, seconds=seconds))
     _sweep(final.parent)
@@ -244,10 +249,12 @@ def initial_params(setting: Setting, pair: Pair, role: str) -> Params:
     return setting.model.init(jax.random.fold_in(jax.random.key(pair.seed), ROLES.index(role)))
 
 
-def _train(setting: Setting, pair: Pair, role: str, folder: Path) -> tuple[TrainState, float]:
+def _train(
+    setting: Setting, pair: Pair, role: str, folder: Path, start: Params
+) -> tuple[TrainState, float]:
     options, indices = setting.config.train, pair.train[role]
     place = ROLES.index(role)
-    state = init_state(initial_params(setting, pair, role), options)
+    state = init_state(start, options)
     seconds = 0.0
     steps = _saved_steps(folder)
     if steps:

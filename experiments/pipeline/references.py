@@ -16,7 +16,7 @@ from autofusion_jax.merging.distillation import DistilOptions, distil_network
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
-from pipeline.endpoints import MODEL_ROLES, get_network, network_path
+from pipeline.endpoints import MODEL_ROLES, network_path
 from pipeline.rows import Outcome, PairContext
 
 # A fresh network gains from long training: it gets as many epochs as `best` in all, and its augmentation.
@@ -43,8 +43,12 @@ def _endpoint(context: PairContext, *, place: int) -> list[Outcome]:
 
 
 def _real_labels(context: PairContext) -> list[Outcome]:
-    params, seconds = get_network(context.setting, context.pair, "real_labels")
+    params, seconds = context.train("real_labels")
     return _trained(context, "real_labels", params, seconds)
+
+
+def _start(context: PairContext) -> list[Outcome]:
+    return [Outcome(context.start, context.setting.model.apply)]
 
 
 def _teacher(context: PairContext, *, method: str) -> list[Outcome]:
@@ -108,6 +112,7 @@ def _one_hot(context: PairContext) -> Array:
 
 REFERENCE_ROWS: dict[str, Callable[[PairContext], list[Outcome]]] = {
     **{role: functools.partial(_endpoint, place=place) for place, role in enumerate(MODEL_ROLES)},
+    "start": _start,
     "teacher_confidence": functools.partial(_teacher, method="confidence_ensemble"),
     "teacher_z": functools.partial(_teacher, method="z_ensemble"),
     "teacher_em": functools.partial(_teacher, method="em_ensemble"),

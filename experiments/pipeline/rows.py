@@ -14,7 +14,7 @@ from jax import Array
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autofusion_jax.data.splits import head_labels
-from autofusion_jax.evaluation.accuracy import evaluate
+from autofusion_jax.evaluation.accuracy import evaluate, task_masks
 from autofusion_jax.merging.api import merge_many, merge_repeats
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
@@ -64,6 +64,7 @@ class PairContext:
         seconds: what their training took.
         spec: their permutation spec.
         x: the images that merges see.
+        x_labels: the right logit of each `[n]`, or `[tasks, n]`, as in `Pair.train_labels`.
     """
 
     setting: Setting
@@ -72,6 +73,7 @@ class PairContext:
     seconds: tuple[float, ...]
     spec: PermSpec
     x: Array
+    x_labels: np.ndarray
 
     @property
     def params_a(self) -> Params:
@@ -91,7 +93,12 @@ class PairContext:
     @functools.cached_property
     def y(self) -> np.ndarray:
         """The right logits of `x`, `[n]`: for rows with real labels, and for nothing else."""
-        return head_labels(self.pair.train_labels)[self.pair.unlabelled]
+        return head_labels(self.x_labels)
+
+    @functools.cached_property
+    def own_inputs(self) -> tuple[Array, ...]:
+        """Those of `x` that are of each network's task."""
+        return tuple(self.x[mask] for mask in task_masks(self.x_labels, self.pair.tasks[: len(self.models)]))
 
     @functools.cached_property
     def pseudo_labels(self) -> Array:
@@ -104,6 +111,10 @@ class PairContext:
     def average(self) -> Params:
         """The activation-matched average of the endpoints, where distillation and fine-tuning start."""
         return merge_many(self.models, self.spec, self.x, method="activation_matching").params
+
+    def train(self, role: str) -> tuple[Params, float]:
+        """Train or find the network of a role that is none of `models`, and the seconds that it took."""
+        return get_network(self.setting, self.pair, role)
 
     def evaluate(self, outcome: Outcome) -> dict[str, Any]:
         """The accuracy of a network on the test images."""
@@ -119,13 +130,13 @@ def open_pair(setting: Setting, pair: Pair) -> PairContext:
     networks = [get_network(setting, pair, role) for role in pair.roles]
     models, seconds = zip(*networks)
     x = to_inputs(setting.dataset.train_images[pair.unlabelled])
-    return PairContext(setting, pair, models, seconds, setting.model.perm_spec, x)
+    labels = pair.train_labels[..., pair.unlabelled]
+    return PairContext(setting, pair, models, seconds, setting.model.perm_spec, x, labels)
 
 
 def build_method(name: str, config: Config, options: Mapping[str, Any] = MappingProxyType({})) -> Method:
-    """A registered method; AutoFusion's epochs are the config's unless `options` says otherwise."""
-    epochs = {"epochs": config.merge.epochs} if name.startswith("autofusion") else {}
-    return get_method(name, **{**epochs, **options})
+    """A registered method, with the config's own options for it unless `options` says otherwise."""
+    return get_method(name, **{**config.method_options(name), **options})
 
 
 def merge_row(context: PairContext, name: str) -> list[Outcome]:

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tables.schema import Panel, Table
-from tables.settings import make_fast
 from tables.stored import panel_identity
 
 FLAGS = ("pairs", "seed")
@@ -52,7 +51,7 @@ def _panel_flags(ran: RanPanel) -> list[str]:
     for fast in (False, True):
         config = ran.panel.get_config()
         if fast:
-            make_fast(config)
+            config.make_fast()
         usual = ran.panel.fast if fast and ran.panel.fast else names
         rows = [] if set(there) == set(usual) else [f"--rows={','.join(there)}"]
         found = differences(panel_identity(config), ran.config)

@@ -127,7 +127,7 @@ def open_source(config: TableConfig, console: Console) -> Source:
         ]
         models, seconds = zip(*networks)
         setting, x = Setting(config, data, model, test_x, console), to_inputs(data.train_images[seen])
-        return PairContext(setting, pair, models, seconds, model.perm_spec, x)
+        return PairContext(setting, pair, models, seconds, model.perm_spec, x, train[:, seen])
 
     return Source(data.sha256, data.notes, open_pair)
 

@@ -112,10 +112,9 @@ def _searched(entry: Entry, context: PairContext, correction: str | None) -> lis
 
 def _calibration_score(context: PairContext, outcome: Outcome) -> float:
     """The mean accuracy within the tasks on the images that merges see."""
-    pair = context.pair
     num_heads = outcome.result.num_heads if outcome.result else 1
-    labels = pair.train_labels[..., pair.unlabelled]
-    return evaluate(outcome.apply_fn, outcome.params, context.x, labels, pair.tasks, num_heads=num_heads)[
+    labels, tasks = context.x_labels, context.pair.tasks
+    return evaluate(outcome.apply_fn, outcome.params, context.x, labels, tasks, num_heads=num_heads)[
         "avg_within"
     ]
 
@@ -124,14 +123,13 @@ def merge_once(
     entry: Entry, context: PairContext, found: Mapping[str, Any], *, correction: str | None
 ) -> list[Outcome]:
     """Merge the networks of a pair as a row says, with the settings that its search found."""
-    options = {**entry.options, **found}
+    options = {**entry.options, **found, **({"inputs": context.own_inputs} if entry.own_inputs else {})}
     method = build_method(entry.method or "", context.setting.config, options)
     members = entry.members or range(len(context.models))
     models = [context.models[place] for place in members]
-    x, pair = context.x, context.pair
+    x = context.x
     if entry.members:
-        labels = pair.train_labels[..., pair.unlabelled]
-        x = x[task_masks(labels, pair.tasks)[list(members)].any(0)]
+        x = x[task_masks(context.x_labels, context.pair.tasks)[list(members)].any(0)]
     batch = x
     if entry.real_labels is not None:
         count = round(entry.real_labels * len(x))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from autofusion_jax.reporting.records import Row
-from configs.schema import Config
+from configs.schema import Config, in_fast_settings
 from pipeline.endpoints import draw_pair, open_setting
 from pipeline.rows import PairContext, open_pair
 
@@ -27,6 +27,11 @@ class TableConfig(Config):
     landscape_points: int = 25
     landscape_images: int = 1000
 
+    def make_fast(self) -> None:
+        """Take few images, epochs, pairs and keys, for a first look."""
+        in_fast_settings(self)
+        self.landscape_points, self.landscape_images = 7, 200
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -45,6 +50,7 @@ class Entry:
             None for all images without labels.
         align: the method by which all networks are brought to A's order of units before; None for none.
         from_start: whether the base of task vectors is where A's training started.
+        own_inputs: whether the method is given the images of each network's task apart, as its `inputs`.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Entry:
     real_labels: float | None = None
     align: str | None = None
     from_start: bool = False
+    own_inputs: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

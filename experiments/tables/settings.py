@@ -6,14 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from autofusion_jax.validation import unknown_name
-from configs.schema import in_fast_settings
-from tables.schema import TableConfig
-
-
-def make_fast(config: TableConfig) -> None:
-    """Few images, epochs, pairs and keys, for a first look."""
-    in_fast_settings(config)
-    config.landscape_points, config.landscape_images = 7, 200
 
 
 def override(config: Any, assignment: str) -> None:

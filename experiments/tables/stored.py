@@ -74,7 +74,7 @@ def panel_identity(config: TableConfig) -> dict[str, Any]:
 def row_identity(panel: Panel, entry: Entry, config: TableConfig) -> dict[str, Any]:
     """What makes two runs of a row the same: its method with all options, defaults too."""
     method = build_method(entry.method, config, entry.options) if entry.method else None
-    before = {"align": entry.align, "from_start": entry.from_start}
+    before = {"align": entry.align, "from_start": entry.from_start, "own_inputs": entry.own_inputs}
     return _plain({
         "method": entry.method, "options": method.options if method else {},
         "correction": panel.correction if method else None, "search": entry.search,

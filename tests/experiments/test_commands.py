@@ -7,7 +7,7 @@ import pytest
 
 from tables import find_panel
 from tables.commands import RanPanel, table_command
-from tables.settings import make_fast, override
+from tables.settings import override
 from tables.stored import panel_identity
 from tests.experiments.report_runs import HOSTILE, write_all, write_merge
 from webreport.collect import collect
@@ -29,7 +29,7 @@ def ran_panel(table, panel, rows=None, *, fast=False, **changes):
     table, panel = find_panel(table, panel)
     config = panel.get_config()
     if fast:
-        make_fast(config)
+        config.make_fast()
     for field, value in changes.items():
         override(config, f"{field.replace('__', '.')}={value}")
     stored = json.loads(json.dumps({**panel_identity(config), "data_sha256": "0"}))

@@ -23,7 +23,7 @@ from tables.mudsc_s1 import TASKS, ClipModel, class_labels
 from tables.report import panel_lines, panel_text, write_panel, write_table
 from tables.runner import run_rows
 from tables.schema import ENSEMBLE
-from tables.settings import make_fast, override
+from tables.settings import override
 from tables.stored import StoredPanel, panel_identity, read_panel, row_identity
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ DIGITS_COPIES = ("digits", "digits_b", "digits_c")
 
 def tiny(config):
     """The settings of a panel on digits, with a tiny network; none but a ResNet becomes an MLP."""
-    make_fast(config)
+    config.make_fast()
     resnet = config.model.name == "resnet"
     settings = ["model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)"] if resnet else []
     for setting in (*settings, "data.num_train=400", "data.num_validation=100", "data.num_unlabelled=100",
