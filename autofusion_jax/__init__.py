@@ -1,5 +1,6 @@
 """Merge neural networks trained on different tasks into one, in JAX."""
 
+from autofusion_jax.checkpoints.convert.pretrained import load_pretrained, save_pretrained
 from autofusion_jax.checkpoints.orbax_io import load, save
 from autofusion_jax.merging.api import merge, merge_many, merge_repeats
 from autofusion_jax.merging.files import merge_files
@@ -45,6 +46,7 @@ __all__ = [
     "invert",
     "list_methods",
     "load",
+    "load_pretrained",
     "log_sinkhorn",
     "merge",
     "merge_files",
@@ -56,5 +58,6 @@ __all__ = [
     "random_perms",
     "register_rule",
     "save",
+    "save_pretrained",
     "solve_assignment",
 ]

@@ -48,7 +48,14 @@ def vgg() -> Model:
 
 
 def inputs_for(model: Model, num: int = 24, seed: int = 5) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), (num, *model.input_shape))
+    """Random inputs: numbers, or tokens 0 to 10."""
+
+    def draw(x: jax.ShapeDtypeStruct) -> jax.Array:
+        key = jax.random.key(seed)
+        tokens = jnp.issubdtype(x.dtype, jnp.integer)
+        return jax.random.randint(key, x.shape, 0, 11) if tokens else jax.random.normal(key, x.shape)
+
+    return jax.tree.map(draw, model.inputs(num))
 
 
 def params_for(model: Model, seed: int) -> dict:

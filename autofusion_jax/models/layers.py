@@ -81,6 +81,11 @@ def class_vectors(num_classes: int, embed_dim: int) -> Float[np.ndarray, "embed_
     return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).T.astype(np.float32)
 
 
+def unit(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    """Vectors scaled to length 1."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
 class CosineHead(nn.Module):
     """A dense `projection`, normalised; the logits are scaled cosines with `class_vectors`.
 
@@ -102,8 +107,7 @@ class CosineHead(nn.Module):
     def __call__(self, x: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
         """The logits."""
         x = nn.Dense(self.embed_dim, use_bias=self.use_bias, name="projection")(x)
-        x = x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
-        return LOGIT_SCALE * x @ class_vectors(self.num_classes, self.embed_dim)
+        return LOGIT_SCALE * unit(x) @ class_vectors(self.num_classes, self.embed_dim)
 
 
 HEADS = ("plain", "cosine")

@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import jax
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.models.clip import CLIP, CLIPClassifier
 from autofusion_jax.models.encoder_decoder import EncoderDecoder
+from autofusion_jax.models.gpt2 import GPT2
 from autofusion_jax.models.mlp import MLP
 from autofusion_jax.models.resnet import ResNet
 from autofusion_jax.models.vgg import VGG
@@ -21,7 +24,10 @@ from autofusion_jax.types import Params, TrainFn
 from autofusion_jax.validation import require, unknown_name
 
 MODELS: dict[str, type[nn.Module]] = {
+    "clip": CLIP,
+    "clip_classifier": CLIPClassifier,
     "encoder_decoder": EncoderDecoder,
+    "gpt2": GPT2,
     "mlp": MLP,
     "resnet": ResNet,
     "vgg": VGG,
@@ -29,6 +35,9 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 HEAD = "head"
+
+InputShape: TypeAlias = tuple[int, ...] | Mapping[str, tuple[int, ...]]
+"""The shape of one input, or shapes by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +49,26 @@ class Model:
 
     Attributes:
         module: the flax module. Keep one `Model`: `apply` of another one is another function to jit.
-        input_shape: shape of one input, without the batch axis.
+        input_shape: shape of one input, without the batch axis; a dict of shapes where the module
+            takes a dict of arrays.
     """
 
     module: nn.Module
-    input_shape: tuple[int, ...]
+    input_shape: InputShape
+
+    def inputs(self, num: int) -> Any:
+        """Shapes and dtypes of `num` inputs: int32 for tokens, else float32."""
+        dtypes = getattr(self.module, "input_dtype", jax.numpy.float32)
+        if isinstance(self.input_shape, tuple):
+            return jax.ShapeDtypeStruct((num, *self.input_shape), dtypes)
+        return {k: jax.ShapeDtypeStruct((num, *shape), dtypes[k]) for k, shape in self.input_shape.items()}
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Draw fresh parameters."""
-        return jax.jit(self.module.init)(key, jax.numpy.zeros((1, *self.input_shape)))
+        zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), self.inputs(1))
+        return jax.jit(self.module.init)(key, zeros)
 
-    def apply(self, params: Params, x: Array) -> Array:
+    def apply(self, params: Params, x: Any) -> Array:
         """The network's outputs `[N, classes]`."""
         return jax.numpy.asarray(self.module.apply(params, x))
 
@@ -90,8 +108,7 @@ class Model:
     def perm_spec(self) -> PermSpec:
         """The permutation spec, derived from the program; its `apply_fn` is this model's."""
         shapes = jax.eval_shape(self.init, jax.random.key(0))
-        x = jax.ShapeDtypeStruct((2, *self.input_shape), jax.numpy.float32)
-        return infer_perm_spec(self.apply, shapes, x, check=False)
+        return infer_perm_spec(self.apply, shapes, self.inputs(2), check=False)
 
 
 def _require_plain_head(params: Params, caller: str) -> None:
@@ -101,12 +118,12 @@ def _require_plain_head(params: Params, caller: str) -> None:
     require(plain, f"Model.{caller}", "head", "a dense layer with bias", found)
 
 
-def build_model(name: str, input_shape: tuple[int, ...], **options: Any) -> Model:
+def build_model(name: str, input_shape: InputShape, **options: Any) -> Model:
     """Build a bundled model by name.
 
     Args:
         name: a key of `MODELS`.
-        input_shape: shape of one input.
+        input_shape: shape of one input, or a dict of them (`"clip"`).
         options: attributes of the module.
 
     Raises:
@@ -118,4 +135,5 @@ def build_model(name: str, input_shape: tuple[int, ...], **options: Any) -> Mode
     for option in options:
         if option not in known:
             raise unknown_name(f"build_model: {name}", "option", option, known)
-    return Model(MODELS[name](**options), tuple(input_shape))
+    shape = input_shape if isinstance(input_shape, Mapping) else tuple(input_shape)
+    return Model(MODELS[name](**options), shape)

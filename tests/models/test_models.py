@@ -5,6 +5,7 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.models import conv
+from autofusion_jax.models.clip import IMAGE_PARTS, zero_shot_head
 from autofusion_jax.models.conv import _conv_with_own_gradient, conv_same, max_pool
 from autofusion_jax.models.layers import LOGIT_SCALE, class_vectors
 from autofusion_jax.models.registry import MODELS, build_model
@@ -13,7 +14,23 @@ from tests.conftest import inputs_for, params_for
 IMAGE = (4, 4, 2)
 TINY = {"widths": (4, 6), "num_classes": 3}
 VIT = {"patch": 2, "dim": 6, "depth": 1, "num_heads": 2, "mlp_dim": 5, "num_classes": 3}
-HEADS = "block_0/attention.heads"
+TOWER = {"dim": 8, "depth": 1, "num_heads": 2, "mlp_dim": 5, "activation": "quick_gelu"}
+TEXT = TOWER | {"vocab": 11, "length": 8}
+
+
+def block(tower="", dim=8, depth=1):
+    """Groups of a tower's blocks: units of a head are nested in heads, which Q, K, V and O share."""
+    groups = {f"{tower}embed": dim}
+    for i in range(depth):
+        heads = f"{tower}block_{i}/attention.heads"
+        groups |= {
+            heads: 2,
+            f"{tower}block_{i}/attention/query.head_dim": (dim // 2, (heads,)),
+            f"{tower}block_{i}/attention/value.head_dim": (dim // 2, (heads,)),
+            f"{tower}block_{i}/mlp_0": 5,
+        }
+    return groups
+
 
 CASES = {
     "mlp": ((4, 4), {"widths": (12, 10), "num_classes": 3}, {"dense_0": 12, "dense_1": 10}),
@@ -48,16 +65,17 @@ CASES = {
             "stage0_block0/conv_0.units": (3, ("stage0_block0/conv_0.groups",)),
         },
     ),
-    "vit": (
+    "vit": (IMAGE, VIT, block(dim=6)),
+    "gpt2": ((6,), TEXT | {"depth": 2, "num_classes": 3, "pad": 0}, block(depth=2)),
+    "clip": (
+        {"images": IMAGE, "tokens": (6,)},
+        {"embed_dim": 7, "image": TOWER | {"patch": 2}, "text": TEXT},
+        block("image_tower/") | {"image_projection": 7} | block("text_tower/"),
+    ),
+    "clip_classifier": (
         IMAGE,
-        VIT,
-        {
-            "embed": 6,
-            HEADS: 2,
-            "block_0/attention/query.head_dim": (3, (HEADS,)),
-            "block_0/attention/value.head_dim": (3, (HEADS,)),
-            "block_0/mlp_0": 5,
-        },
+        {"embed_dim": 7, "image": TOWER | {"patch": 2}, "num_classes": 3},
+        block("image_tower/") | {"image_projection": 7},
     ),
     "encoder_decoder": (IMAGE, TINY, {"encoder_0": 4, "encoder_1": 6, "decoder_0": 4}),
 }
@@ -116,6 +134,32 @@ def test_the_usual_forms(name, options, num_groups):
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     kernels = [leaf for leaf in jax.tree.leaves(shapes) if leaf.ndim == 4]
     assert len(kernels) == {12: 21, 15: 27, 37: 53, 13: 13}[num_groups]
+
+
+def test_a_token_sees_those_before_it_and_the_last_one_is_read():
+    model = build("gpt2")
+    params = params_for(model, 0)
+    x = jnp.array([[3, 4, 5, 6, 0, 0], [3, 4, 5, 6, 0, 9], [3, 4, 5, 6, 7, 9], [3, 4, 0, 6, 0, 0]])
+    y = np.asarray(model.apply(params, x))
+    hidden = np.asarray(model.module.apply(params, x, method="token_features"))
+    np.testing.assert_allclose(hidden[:3, :4], hidden[[0] * 3, :4], atol=1e-5)
+    assert np.abs(hidden[1, 5] - hidden[2, 5]).max() > 1e-2
+    kernel = params["params"]["head"]["kernel"]
+    np.testing.assert_allclose(y, hidden[range(4), [3, 5, 5, 3]] @ kernel, atol=1e-5)
+
+
+def test_a_zero_shot_classifier_is_clip_with_the_texts_of_the_classes():
+    clip = build("clip")
+    params, x = params_for(clip, 0), inputs_for(clip, 6)
+    prompts = [x["tokens"][:1], x["tokens"][1:2], x["tokens"][2:5]]
+    head = zero_shot_head(clip.module, params, prompts)
+    parts = {name: params["params"][name] for name in IMAGE_PARTS}
+    logits = build("clip_classifier").apply({"params": parts | {"head": head}}, x["images"])
+    expected = np.asarray(clip.apply(params, x))
+    np.testing.assert_allclose(logits[:, :2], expected[:, :2], rtol=1e-4)
+    vectors = np.asarray(clip.module.apply(params, x["tokens"], method="embed_texts"))
+    mean = vectors[2:5].mean(0)
+    np.testing.assert_allclose(head[:, 2], mean / np.linalg.norm(mean), atol=1e-6)
 
 
 def test_the_head_reads_the_features(model):
@@ -191,6 +235,7 @@ def test_the_vgg_flattens_more_than_one_pixel(vgg):
         ("mlp", {"widths": (3,), "head": "cos"}, "unknown head 'cos'. Did you mean 'cosine'"),
         ("vit", {"pool": "token"}, "unknown pool 'token'"),
         ("vit", {"patch": 3}, "patch must be a divisor of the image's height and width; got 3 for 4 x 4"),
+        ("vit", {"activation": "gelu_new"}, "unknown activation 'gelu_new'"),
         ("encoder_decoder", {"widths": (2,) * 4}, "got 4 widths for 4 x 4 pixels"),
     ],
 )

@@ -1,0 +1,191 @@
+"""Networks of transformers from their folders, and back into the same form."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from autofusion_jax.checkpoints.convert.format import Config, Format, check_config
+from autofusion_jax.checkpoints.convert.formats import FORMATS
+from autofusion_jax.checkpoints.convert.rules import Shapes, to_leaves
+from autofusion_jax.checkpoints.orbax_io import CheckpointError
+from autofusion_jax.checkpoints.safetensors_io import (
+    INDEX,
+    SINGLE,
+    StoredLeaf,
+    StoredNetwork,
+    open_safetensors,
+    stored_order,
+    write_safetensors,
+)
+from autofusion_jax.trees import flatten_by_path, unflatten_like
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require, unknown_name
+
+if TYPE_CHECKING:
+    from autofusion_jax.models.registry import Model
+
+CONFIG = "config.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class Pretrained(NamedTuple):
+    """What `load_pretrained` gives and `save_pretrained` takes.
+
+    Attributes:
+        model: the network; `model.apply` and `model.perm_spec` are what merging needs.
+        params: its parameters, numpy arrays of the dtypes in the file.
+        config: what config.json holds.
+        buffers: tensors of the file that are no parameters (masks and positions in files of old
+            versions), by their names there; they are written back as they are.
+    """
+
+    model: "Model"
+    params: Params
+    config: Config
+    buffers: dict[str, np.ndarray]
+
+
+def load_pretrained(path: str | os.PathLike[str]) -> Pretrained:
+    """Load a network that transformers has saved.
+
+    Known are the values of `model_type` in `checkpoints.convert.formats.FORMATS`. Every tensor of the
+    file must have its place in the network, and every leaf is filled. Nothing is unpickled; tensors
+    are read one after the other.
+
+    Args:
+        path: a folder with `config.json`, and `model.safetensors` or `model.safetensors.index.json`
+            and the shards that it names.
+
+    Raises:
+        FileNotFoundError: there is no such file; names it.
+        CheckpointError: a file is truncated or is not what it should be; names it.
+        ValueError: the config is of another architecture or unsupported, or a tensor is missing, has
+            another shape or has no place; names the first one.
+
+    Example:
+        >>> loaded = load_pretrained("vit-flowers")  # doctest: +SKIP
+        >>> logits = loaded.model.apply(loaded.params, images)  # doctest: +SKIP
+    """
+    path = Path(path)
+    config = _read_config(path)
+    format = _format(config)
+    full = check_config("load_pretrained", format, config)
+    model = _build(format, full)
+    tree = jax.eval_shape(model.init, jax.random.key(0))
+    state = _open(path).leaves
+    kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
+    tensors = {name: tensor for name, tensor in state.items() if name not in kept}
+    leaves = to_leaves("load_pretrained", format.rules(full), _shapes(tree), tensors)
+    return Pretrained(
+        model, unflatten_like(tree, leaves), config, {name: state[name].read() for name in kept}
+    )
+
+
+def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Path:
+    """Write a network as transformers does: `config.json` and `model.safetensors`, whole or not at all.
+
+    Args:
+        path: a folder that does not exist; its parents are made.
+        pretrained: of `load_pretrained`; `pretrained._replace(params=...)` for others of its form.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the folder exists, or `params` are not of the form of the model; names the first leaf.
+
+    Example:
+        >>> save_pretrained("merged", loaded._replace(params=result.params))  # doctest: +SKIP
+    """
+    target = Path(path).absolute()
+    require(not target.exists(), "save_pretrained", "path", "a folder that does not exist", target)
+    leaves = flatten_by_path(pretrained.params)
+    shapes = _shapes(jax.eval_shape(pretrained.model.init, jax.random.key(0)))
+    _check_leaves(shapes, leaves)
+    format = _format(pretrained.config)
+    rules = {
+        rule.name: rule for rule in format.rules(check_config("save_pretrained", format, pretrained.config))
+    }
+    stored = {
+        name: StoredLeaf(target, 0, np.dtype(leaves[rule.leaves[0]].dtype), rule.shape(shapes))
+        for name, rule in rules.items()
+    }
+    stored |= {name: StoredLeaf(target, 0, v.dtype, v.shape) for name, v in pretrained.buffers.items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        (work / CONFIG).write_text(json.dumps(pretrained.config, indent=2, sort_keys=True) + "\n")
+        with write_safetensors(work / SINGLE, stored, {"format": "pt"}) as append:
+            for name in stored_order(stored):
+                append(rules[name].to_theirs(leaves) if name in rules else pretrained.buffers[name])
+        work.chmod(0o755)
+        os.replace(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"load_pretrained: {path} must be a folder with {CONFIG}, as transformers writes it; it has none."
+        )
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"load_pretrained: {file} must be JSON; {error}.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(
+            f"load_pretrained: {file} must hold a JSON object; it holds a {type(config).__name__}."
+        )
+    return config
+
+
+def _format(config: Config) -> Format:
+    name = str(config.get("model_type"))
+    if name not in FORMATS:
+        raise unknown_name("load_pretrained", f"model_type of {CONFIG}", name, FORMATS)
+    return FORMATS[name]
+
+
+def _build(format: Format, config: Config) -> "Model":
+    from autofusion_jax.models.registry import build_model  # flax: only those who load pay for it
+
+    name, input_shape, options = format.network(config)
+    return build_model(name, input_shape, **options)
+
+
+def _open(path: Path) -> StoredNetwork:
+    pickles = [file.name for pattern in PICKLES for file in path.glob(pattern)]
+    if pickles and not (path / INDEX).is_file() and not (path / SINGLE).is_file():
+        raise ValueError(
+            f"load_pretrained: {path} must hold {SINGLE}; it has only pickled weights ({pickles[0]}), which "
+            "can run any code when they are read. If you trust them, convert them: load them with "
+            "transformers and call its save_pretrained."
+        )
+    return open_safetensors(path)
+
+
+def _shapes(tree: Params) -> Shapes:
+    return {path: leaf.shape for path, leaf in flatten_by_path(tree).items()}
+
+
+def _check_leaves(shapes: Shapes, leaves: dict[str, Any]) -> None:
+    for path in [*shapes, *leaves]:
+        must_be = f"of shape {list(shapes[path])}" if path in shapes else "no leaf of this architecture"
+        got = np.shape(leaves[path]) if path in leaves else None
+        require(
+            got == shapes.get(path),
+            "save_pretrained",
+            f"params[{path!r}]",
+            must_be,
+            "nothing" if got is None else list(got),
+        )

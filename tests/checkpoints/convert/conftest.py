@@ -1,0 +1,3 @@
+"""The recorder needs torch, and holds no tests."""
+
+collect_ignore = ["record.py"]
