@@ -107,8 +107,8 @@ class Pair:
 
 
 def to_inputs(images: np.ndarray) -> Array:
-    """What networks see of uint8 images: floats in [0, 1]."""
-    return jnp.asarray(images, jnp.float32) / 255
+    """What networks see of uint8 images: floats in [0, 1]; of tokens these themselves."""
+    return jnp.asarray(images, jnp.float32) / 255 if images.dtype == np.uint8 else jnp.asarray(images)
 
 
 def open_setting(config: Config, console: Console) -> Setting:

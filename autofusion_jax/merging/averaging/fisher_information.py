@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Key
 
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
@@ -106,6 +106,50 @@ def batch_summed_fisher(apply_fn: ApplyFn, params: Params, x: Array, *, batch_si
         return jax.tree.map(jnp.square, jax.grad(total)(leaves))
 
     return _mean_over_batches(squares, params, x, None, batch_size)
+
+
+@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+def gaussian_fisher(
+    apply_fn: ApplyFn, params: Params, x: Array, key: Key[Array, ""], *, batch_size: int = 32
+) -> Params:
+    r"""Average squared gradients of outputs that are no classes: images, features, other numbers.
+
+    They are taken for the mean of a Gaussian of unit variance, so that `F = 1/N sum_i sum_o (d f_io /
+    d params)^2` over the inputs i and outputs o. The inner sum is estimated without bias by one
+    backward pass for each input, of the outputs added up with random signs.
+
+    Args:
+        apply_fn: the network; gives `[N, ...]`.
+        params: its parameters.
+        x: inputs `[N, ...]`.
+        key: draws the signs.
+        batch_size: as in `diagonal_fisher`.
+
+    Returns:
+        As `diagonal_fisher`, for `fisher(fishers=...)`. Between networks of other outputs the scale
+        says nothing: `normalize=True`.
+
+    Example:
+        >>> apply_fn = lambda params, x: x[:, None] * params["w"]
+        >>> known = gaussian_fisher(apply_fn, {"w": jnp.zeros(2)}, jnp.array([1.0, 3.0]), jax.random.key(0))
+        >>> known["w"].tolist()  # E[x^2]
+        [5.0, 5.0]
+    """
+
+    def of_one(leaves: Leaves, single: tuple[Array, Array, Array]) -> Leaves:
+        x_i, key_i, counts = single
+
+        def signed(free: Leaves) -> Float[Array, ""]:
+            whole = unflatten_like(params, flatten_by_path(params) | free)
+            outputs = apply_fn(whole, x_i[None]).astype(jnp.float32)
+            return jnp.sum(outputs * jax.random.rademacher(key_i, outputs.shape, jnp.float32))
+
+        return jax.tree.map(lambda g: counts * g**2, jax.grad(signed)(leaves))
+
+    def squares(leaves: Leaves, batch: Any) -> Leaves:
+        return jax.tree.map(lambda values: jnp.sum(values, 0), jax.vmap(of_one, (None, 0))(leaves, batch))
+
+    return _mean_over_batches(squares, params, x, jax.random.split(key, len(x)), batch_size)
 
 
 def _log_probs(apply_fn: ApplyFn, params: Params, free: Leaves, x: Array) -> Float[Array, "N classes"]:
