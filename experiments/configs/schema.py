@@ -101,6 +101,17 @@ class ViTConfig:
 
 
 @dataclasses.dataclass
+class GPT2Config:
+    """A GPT-2: see `autofusion_jax.models.gpt2.GPT2`."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    name: str = "gpt2"
+
+
+@dataclasses.dataclass
 class MergeConfig:
     """Which methods to run and how.
 
@@ -137,7 +148,7 @@ class Config:
 
     name: str
     data: DataConfig
-    model: MLPConfig | VGGConfig | ResNetConfig | ViTConfig
+    model: MLPConfig | VGGConfig | ResNetConfig | ViTConfig | GPT2Config
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     merge: MergeConfig = dataclasses.field(default_factory=MergeConfig)

@@ -60,6 +60,15 @@ def _prepare(
     return Training(network.apply, start, data.inputs, data.targets, options, seed, data.loss)
 
 
+def draw_roles(setting: Setting, number: int, names: tuple[str, ...]) -> Pair:
+    """The set of networks `number` of a config, one for each task; their inputs are drawn elsewhere."""
+    nothing, data = np.zeros(0, np.int64), setting.dataset
+    roles = dict.fromkeys(MODEL_ROLES[: len(names)], nothing)
+    return Pair(
+        number, setting.config.seed + number, (), (), names, roles, nothing, nothing, data.train_labels, data.test_labels,
+    )  # fmt: skip
+
+
 def key_of(pair: Pair, role: str) -> Key[Array, ""]:
     """What decides the initialisation of a network."""
     return jax.random.fold_in(jax.random.key(pair.seed), ROLES.index(role))

@@ -15,6 +15,7 @@ from tables import (
     catalogue,
     cifar5_resnet20,
     fusion_heads,
+    fusion_text,
     inputs,
     mudsc_s1,
 )
@@ -23,7 +24,7 @@ from tables.schema import Panel, Table
 MODULES = (
     autofusion_1, autofusion_2, autofusion_3, autofusion_4, autofusion_5, autofusion_6, autofusion_7,
     autofusion_8, autofusion_9, best, ablation, inputs, catalogue,
-    cifar5_resnet20, mudsc_s1, fusion_heads,
+    cifar5_resnet20, mudsc_s1, fusion_heads, fusion_text,
 )  # fmt: skip
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in MODULES}
 

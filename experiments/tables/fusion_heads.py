@@ -21,11 +21,11 @@ from autofusion_jax.training.loop import TrainOptions
 from autofusion_jax.training.losses import cross_entropy
 from autofusion_jax.types import Params
 from configs.schema import DataConfig, MergeConfig, VGGConfig
-from pipeline.endpoints import MODEL_ROLES, Pair, Setting, to_inputs
+from pipeline.endpoints import Pair, Setting, to_inputs
 from pipeline.heads import Backbone, ClassHead, HeadedNetwork, ImageHead
 from pipeline.multitask import TasksContext
 from pipeline.networks import Training
-from pipeline.specialists import TaskData, get_trained, key_of, open_headed
+from pipeline.specialists import TaskData, draw_roles, get_trained, key_of, open_headed
 from tables.fusion_backbones import (
     AVERAGE,
     BACKBONE_ROWS,
@@ -123,12 +123,9 @@ def open_source(config: Any, console: Console) -> Source:
     setting = Setting(config, data, backbone, to_inputs(data.test_images), console)
 
     def open_number(number: int) -> TasksContext:
-        seed = config.seed + number
-        nothing = np.zeros(0, np.int64)
-        roles = dict.fromkeys(MODEL_ROLES[: len(TASKS)], nothing)
-        pair = Pair(number, seed, (), (), TASKS, roles, nothing, nothing, data.train_labels, data.test_labels)
+        pair = draw_roles(setting, number, TASKS)
         base = get_start(setting, backbone, pair, others[0]) if others else None
-        return open_headed(setting, backbone, pair, task_data(config, data, seed), base)
+        return open_headed(setting, backbone, pair, task_data(config, data, pair.seed), base)
 
     notes = tuple(note for one in (data, *others) for note in one.notes)
     return Source(data.sha256, notes, open_number)
