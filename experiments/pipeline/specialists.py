@@ -65,7 +65,8 @@ def draw_roles(setting: Setting, number: int, names: tuple[str, ...]) -> Pair:
     nothing, data = np.zeros(0, np.int64), setting.dataset
     roles = dict.fromkeys(MODEL_ROLES[: len(names)], nothing)
     return Pair(
-        number, setting.config.seed + number, (), (), names, roles, nothing, nothing, data.train_labels, data.test_labels,
+        number, setting.config.seed + number, (), (), names, roles, nothing, nothing,
+        data.train_labels, data.test_labels,
     )  # fmt: skip
 
 

@@ -139,16 +139,16 @@ def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
         f"Ours: a GPT-2 of dimension {model.dim}, {model.depth} blocks, {model.num_heads} heads and "
         f"{model.mlp_dim} hidden units, on the first {config.tokens} bytes of passages of up to {LENGTH}; no "
         f"tokenizer. Pretrained to predict the next byte on the passages of all tasks "
-        f"({trained(config.pretrain)}), then fine-tuned on each, up to {config.data.num_train // len(TASKS):,} "
-        f"passages, with a head of its own ({trained(config.train)}). Only backbones are merged; every head "
+        f"({trained(config.pretrain)}), then fine-tuned on each, up to "
+        f"{config.data.num_train // len(TASKS):,} passages, with a head of its own ({trained(config.train)}). Only backbones are merged; every head "
         f"stays as it is. {seen(config, len(TASKS))}",
         f"*{heading('man_language')}*: in which of nine languages a passage of a manual page is. "
         f"*{heading('man_section')}*: from section 2, 3, 5 or 7 of the manual an English one is. "
-        f"*{heading('fortunes')}*: from which of eight collections of the fortune program. Accuracy in percent "
-        f"on up to {config.test_inputs:,} test passages, of pages and quotations that no training passage is "
+        f"*{heading('fortunes')}*: from which of eight collections of the fortune program. Accuracy in "
+        f"percent on up to {config.test_inputs:,} test passages, of pages and quotations that no training passage is "
         "from.",
-        f"The form is that of {PAPER}, Table 13 (GPT-2, seven tasks of GLUE), whose numbers are of other tasks "
-        f"and networks and are not comparable. {OPTIONS} RegMean's alpha is 0.6, as there for GPT-2.",
+        f"The form is that of {PAPER}, Table 13 (GPT-2, seven tasks of GLUE), whose numbers are of other "
+        f"tasks and networks and are not comparable. {OPTIONS} RegMean's alpha is 0.6, as there for GPT-2.",
     ]
 
 
