@@ -89,7 +89,7 @@ class CLIPClassifier(_ImageSide, kw_only=True):
 
 
 def zero_shot_head(
-    clip: CLIP, params: Params, prompts: Sequence[Int[Array, "prompts tokens"]]
+    clip: CLIP, params: Params, prompts: Sequence[Int[Array, "_ tokens"]]
 ) -> Float[Array, "embed classes"]:
     """Make the head of a classifier from texts about its classes.
 

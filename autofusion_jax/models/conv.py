@@ -92,12 +92,16 @@ def _patches(x: Array, k: int, stride: int) -> Float[Array, "pixels patch"]:
     return jnp.concatenate(shifts, axis=-1).reshape(-1, k * k * channels)
 
 
-def max_pool(x: Images) -> Float[Array, "batch halfheight halfwidth channels"]:
-    """Take the maximum of 2 x 2 pixels, stride 2; an odd last row or column is left out.
+def max_pool(x: Images, *, size: int = 2) -> Float[Array, "batch halfheight halfwidth channels"]:
+    """Take the maximum of `size` x `size` pixels, stride 2.
 
-    Written as the maximum of strided slices, whose gradient is faster and smaller than that
-    of `reduce_window`.
+    Size 2 leaves out an odd last row or column; size 3 has one row and column of padding on each
+    side, which are never the maximum. Written as the maximum of strided slices, whose gradient is
+    faster and smaller than that of `reduce_window`.
     """
-    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-    rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
-    return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+    pad = (size - 1) // 2
+    if pad:
+        x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=-jnp.inf)
+    height, width = ((length - size) // 2 + 1 for length in x.shape[1:3])
+    rows = functools.reduce(jnp.maximum, [x[:, i : i + 2 * height - 1 : 2] for i in range(size)])
+    return functools.reduce(jnp.maximum, [rows[:, :, i : i + 2 * width - 1 : 2] for i in range(size)])

@@ -15,6 +15,7 @@ from autofusion_jax.models.encoder_decoder import EncoderDecoder
 from autofusion_jax.models.gpt2 import GPT2
 from autofusion_jax.models.mlp import MLP
 from autofusion_jax.models.resnet import ResNet
+from autofusion_jax.models.t5 import T5
 from autofusion_jax.models.vgg import VGG
 from autofusion_jax.models.vit import ViT
 from autofusion_jax.symmetry.infer import infer_perm_spec
@@ -30,6 +31,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "gpt2": GPT2,
     "mlp": MLP,
     "resnet": ResNet,
+    "t5": T5,
     "vgg": VGG,
     "vit": ViT,
 }
@@ -112,10 +114,10 @@ class Model:
 
 
 def _require_plain_head(params: Params, caller: str) -> None:
-    head = params["params"][HEAD]
+    head = params["params"].get(HEAD, {})
     found = ", ".join(f"{name} {jax.numpy.shape(leaf)}" for name, leaf in flatten_by_path(head).items())
     plain = set(head) == {"kernel", "bias"} and head["kernel"].ndim == 2
-    require(plain, f"Model.{caller}", "head", "a dense layer with bias", found)
+    require(plain, f"Model.{caller}", "head", "a dense layer with bias", found or "none")
 
 
 def build_model(name: str, input_shape: InputShape, **options: Any) -> Model:

@@ -1,4 +1,4 @@
-"""Residual networks in the form used on CIFAR: ResNet20, ResNet26, and ones with bottlenecks."""
+"""Residual networks: ResNet20 and ResNet26 in the form used on CIFAR, ResNet18 to ResNet152 on ImageNet."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,15 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.models.conv import max_pool
 from autofusion_jax.models.layers import Conv, apply_norm, build_head, build_norm
 from autofusion_jax.validation import unknown_name
 
 KERNELS = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
 """Kernel sizes of the convolutions of a block; the first of size 3 has the block's stride."""
+
+INPUTS = {"small": (3, 1), "large": (7, 2)}
+"""Size and stride of the stem's kernel; for large images a 3 x 3 max-pool with stride 2 follows it."""
 
 EXPANSION = 4
 """Channels at the end of a bottleneck, as a multiple of its width."""
@@ -48,28 +52,30 @@ class ResNet(nn.Module):
     """A `stem` convolution, stages of blocks `stage0_block0`, ..., the mean over pixels, a `head`.
 
     Every stage but the first halves height and width. `depths` (3, 3, 3) with basic blocks is
-    ResNet20, (4, 4, 4) ResNet26; (3, 4, 6, 3) bottlenecks of widths (64, 128, 256, 512) is
-    ResNet50 with the small stem.
+    ResNet20, (4, 4, 4) ResNet26; (3, 4, 6, 3) bottlenecks of widths (64, 128, 256, 512) with
+    large inputs is ResNet50, in torchvision's form (the stride is in the 3 x 3 convolution).
 
     Attributes:
         num_classes: outputs of the head.
         widths: channels of each stage; of the inner convolutions for bottlenecks.
         depths: blocks of each stage.
         block: `"basic"` or `"bottleneck"`.
+        inputs: `"small"` or `"large"` images: a stem of 3 x 3, or of 7 x 7 with stride 2 and a max-pool.
         norm: `"batch"`, `"group"` or `"layer"`.
         norm_groups: groups of each GroupNorm.
         head: `"plain"` (dense) or `"cosine"`.
         embed_dim: size of the embedding of a cosine head.
 
     References:
-        He et al., Deep Residual Learning for Image Recognition, CVPR 2016, Section 4.2; shortcuts
-        are projections (option B), as in the networks that merging papers use.
+        He et al., Deep Residual Learning for Image Recognition, CVPR 2016; shortcuts are
+        projections (option B), as in the networks that merging papers use.
     """
 
     num_classes: int
     widths: Sequence[int] = (16, 32, 64)
     depths: Sequence[int] = (3, 3, 3)
     block: str = "basic"
+    inputs: str = "small"
     norm: str = "batch"
     norm_groups: int = 4
     head: str = "plain"
@@ -78,7 +84,9 @@ class ResNet(nn.Module):
     def setup(self) -> None:  # noqa: D102
         if self.block not in KERNELS:
             raise unknown_name("build_model", "block", self.block, KERNELS)
-        self.stem = Conv(self.widths[0], use_bias=False)
+        if self.inputs not in INPUTS:
+            raise unknown_name("build_model", "inputs", self.inputs, INPUTS)
+        self.stem = Conv(self.widths[0], *INPUTS[self.inputs], use_bias=False)
         self.stem_norm = build_norm(self.norm, "stem_norm", groups=self.norm_groups)
         self.body = [
             Block(width, 2 if stage and not block else 1, self.block, self.norm, self.norm_groups,
@@ -91,6 +99,7 @@ class ResNet(nn.Module):
     def features(self, x: Float[Array, "batch h w c"], train: bool = False) -> Float[Array, "batch features"]:
         """What the head reads: the mean of the last feature map over its pixels."""
         x = jax.nn.relu(apply_norm(self.stem_norm, self.stem(x), train))
+        x = max_pool(x, size=3) if self.inputs == "large" else x
         for block in self.body:
             x = block(x, train)
         return x.mean((1, 2))

@@ -16,6 +16,10 @@ TINY = {"widths": (4, 6), "num_classes": 3}
 VIT = {"patch": 2, "dim": 6, "depth": 1, "num_heads": 2, "mlp_dim": 5, "num_classes": 3}
 TOWER = {"dim": 8, "depth": 1, "num_heads": 2, "mlp_dim": 5, "activation": "quick_gelu"}
 TEXT = TOWER | {"vocab": 11, "length": 8}
+T5 = {
+    "vocab": 11, "source_len": 5, "dim": 6, "depth": 1, "decoder_depth": 1, "num_heads": 2, "head_dim": 3,
+    "mlp_dim": 5, "num_buckets": 8, "max_distance": 12,
+}  # fmt: skip
 
 
 def block(tower="", dim=8, depth=1):
@@ -29,6 +33,18 @@ def block(tower="", dim=8, depth=1):
             f"{tower}block_{i}/attention/value.head_dim": (dim // 2, (heads,)),
             f"{tower}block_{i}/mlp_0": 5,
         }
+    return groups
+
+
+def t5_groups():
+    """Units of T5: all self attentions of a stack share their heads, as they share the bias of positions."""
+    groups = {"shared": 6, "encoder/block_0/mlp_gate": 5, "decoder/block_0/mlp_gate": 5}
+    for name, heads in [
+        ("encoder/block_0/attention", "encoder.heads"),
+        ("decoder/block_0/attention", "decoder.heads"),
+        ("decoder/block_0/cross_attention", "decoder/block_0/cross_attention.heads"),
+    ]:
+        groups |= {heads: 2, f"{name}/query.head_dim": (3, (heads,)), f"{name}/value.head_dim": (3, (heads,))}
     return groups
 
 
@@ -49,6 +65,19 @@ CASES = {
         IMAGE,
         {**TINY, "depths": (1, 1)},
         {"stem": 4, "stage0_block0/conv_0": 4, "stage1_block0/conv_0": 6, "stage1_block0/conv_1": 6},
+    ),
+    "resnet, large inputs": (
+        (9, 8, 2),
+        {"widths": (2, 3), "depths": (1, 1), "num_classes": 3, "block": "bottleneck", "inputs": "large"},
+        {
+            "stem": 2,
+            "stage0_block0/conv_0": 2,
+            "stage0_block0/conv_1": 2,
+            "stage0_block0/conv_2": 8,
+            "stage1_block0/conv_0": 3,
+            "stage1_block0/conv_1": 3,
+            "stage1_block0/conv_2": 12,
+        },
     ),
     "resnet, bottleneck, LayerNorm": (
         IMAGE,
@@ -77,6 +106,7 @@ CASES = {
         {"embed_dim": 7, "image": TOWER | {"patch": 2}, "num_classes": 3},
         block("image_tower/") | {"image_projection": 7},
     ),
+    "t5": ((9,), T5, t5_groups()),
     "encoder_decoder": (IMAGE, TINY, {"encoder_0": 4, "encoder_1": 6, "decoder_0": 4}),
 }
 
@@ -111,7 +141,12 @@ def test_groups_and_invariance(case):
         pytest.param("resnet", {"depths": (4, 4, 4)}, 3 + 12, marks=pytest.mark.slow),
         pytest.param(
             "resnet",
-            {"widths": (64, 128, 256, 512), "depths": (3, 4, 6, 3), "block": "bottleneck"},
+            {
+                "widths": (64, 128, 256, 512),
+                "depths": (3, 4, 6, 3),
+                "block": "bottleneck",
+                "inputs": "large",
+            },
             5 + 2 * 16,
             marks=pytest.mark.slow,
         ),
@@ -231,6 +266,7 @@ def test_the_vgg_flattens_more_than_one_pixel(vgg):
     [
         ("vg", {}, "unknown model 'vg'. Did you mean 'vgg'"),
         ("resnet", {"norm": "bach"}, "unknown norm 'bach'. Did you mean 'batch'"),
+        ("resnet", {"inputs": "big"}, "unknown inputs 'big'"),
         ("resnet", {"block": "basik"}, "unknown block 'basik'. Did you mean 'basic'"),
         ("mlp", {"widths": (3,), "head": "cos"}, "unknown head 'cos'. Did you mean 'cosine'"),
         ("vit", {"pool": "token"}, "unknown pool 'token'"),
@@ -244,9 +280,21 @@ def test_bad_options(name, options, message):
         jax.eval_shape(build_model(name, IMAGE, num_classes=2, **options).init, jax.random.key(0))
 
 
+def test_a_tied_head_is_refused():
+    model = build_model("t5", (9,), tied=True, **T5)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    with pytest.raises(ValueError, match="head must be a dense layer with bias; got none"):
+        model.features(params, inputs_for(model))
+
+
+def test_t5_reads_source_and_target():
+    with pytest.raises(ValueError, match=r"x must be \[N, 5 \+ target tokens\]; got shape \(1, 5\)"):
+        jax.eval_shape(build_model("t5", (5,), **T5).init, jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     ("k", "stride", "max_patches"),
-    [*((k, s, conv.MAX_PATCHES) for k, s in [(1, 1), (3, 1), (5, 1), (3, 2), (1, 2)]), (3, 2, 0)],
+    [*((k, s, conv.MAX_PATCHES) for k, s in [(1, 1), (3, 1), (5, 1), (3, 2), (1, 2), (7, 2)]), (3, 2, 0)],
 )
 def test_own_gradient_equals_the_libraries(k, stride, max_patches, monkeypatch):
     monkeypatch.setattr(conv, "MAX_PATCHES", max_patches)
@@ -278,3 +326,6 @@ def test_max_pool(size):
     x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
     expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     np.testing.assert_array_equal(max_pool(x), expected)
+    pad = ((0, 0), (1, 1), (1, 1), (0, 0))
+    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
+    np.testing.assert_array_equal(max_pool(x, size=3), expected)

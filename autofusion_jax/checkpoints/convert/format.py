@@ -4,7 +4,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from autofusion_jax.checkpoints.convert.rules import Rule
+from autofusion_jax.checkpoints.convert.rules import Rule, Stored
 from autofusion_jax.validation import require, unknown_name
 
 Config: TypeAlias = Mapping[str, Any]
@@ -33,6 +33,11 @@ class Network(NamedTuple):
     options: dict[str, Any]
 
 
+def nothing(tensors: Mapping[str, Stored]) -> Config:
+    """No fields: config.json tells all."""
+    return {}
+
+
 class Format(NamedTuple):
     """Checkpoints of one architecture.
 
@@ -44,6 +49,7 @@ class Format(NamedTuple):
         fixed: fields that must have one value, as the network knows no other.
         buffers: regular expressions of tensors that are no parameters: they are kept as they are and
             written back.
+        infer: fields that the tensors tell, and config.json does not.
     """
 
     architecture: str
@@ -52,6 +58,7 @@ class Format(NamedTuple):
     rules: Callable[[Config], list[Rule]]
     fixed: Config = types.MappingProxyType({})
     buffers: tuple[str, ...] = ()
+    infer: Callable[[Mapping[str, Stored]], Config] = nothing
 
 
 def check_config(caller: str, format: Format, config: Config) -> Config:

@@ -13,7 +13,7 @@ import numpy as np
 
 from autofusion_jax.checkpoints.convert.format import Config, Format, check_config
 from autofusion_jax.checkpoints.convert.formats import FORMATS
-from autofusion_jax.checkpoints.convert.rules import Shapes, to_leaves
+from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, to_leaves
 from autofusion_jax.checkpoints.orbax_io import CheckpointError
 from autofusion_jax.checkpoints.safetensors_io import (
     INDEX,
@@ -44,24 +44,29 @@ class Pretrained(NamedTuple):
         config: what config.json holds.
         buffers: tensors of the file that are no parameters (masks and positions in files of old
             versions), by their names there; they are written back as they are.
+        rules: the table between its leaves and the tensors.
     """
 
     model: "Model"
     params: Params
     config: Config
     buffers: dict[str, np.ndarray]
+    rules: tuple[Rule, ...]
 
 
-def load_pretrained(path: str | os.PathLike[str]) -> Pretrained:
-    """Load a network that transformers has saved.
+def load_pretrained(path: str | os.PathLike[str], *, config: Config | None = None) -> Pretrained:
+    """Load a network that transformers, timm or torchvision has saved.
 
-    Known are the values of `model_type` in `checkpoints.convert.formats.FORMATS`. Every tensor of the
-    file must have its place in the network, and every leaf is filled. Nothing is unpickled; tensors
-    are read one after the other.
+    Known are the values of `model_type` (timm: `architecture`, without its depth) in
+    `checkpoints.convert.formats.FORMATS`. Every tensor of the file must have its place in the network,
+    and every leaf is filled. Nothing is unpickled; tensors are read one after the other.
 
     Args:
         path: a folder with `config.json`, and `model.safetensors` or `model.safetensors.index.json`
             and the shards that it names.
+        config: fields in place of those of config.json, or all there are where there is none:
+            `{"architecture": "resnet50"}` for torchvision's file, `{"n_positions": 64}` for a T5 that
+            reads 64 tokens.
 
     Raises:
         FileNotFoundError: there is no such file; names it.
@@ -74,18 +79,18 @@ def load_pretrained(path: str | os.PathLike[str]) -> Pretrained:
         >>> logits = loaded.model.apply(loaded.params, images)  # doctest: +SKIP
     """
     path = Path(path)
-    config = _read_config(path)
-    format = _format(config)
-    full = check_config("load_pretrained", format, config)
-    model = _build(format, full)
-    tree = jax.eval_shape(model.init, jax.random.key(0))
+    known = _read_config(path, config or {})
+    format = _format(known)
+    full = check_config("load_pretrained", format, known)
     state = _open(path).leaves
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
     tensors = {name: tensor for name, tensor in state.items() if name not in kept}
-    leaves = to_leaves("load_pretrained", format.rules(full), _shapes(tree), tensors)
-    return Pretrained(
-        model, unflatten_like(tree, leaves), config, {name: state[name].read() for name in kept}
-    )
+    full = {**full, **format.infer(tensors)}
+    model, rules = _build(format, full), tuple(format.rules(full))
+    tree = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = to_leaves("load_pretrained", rules, _shapes(tree), tensors)
+    buffers = {name: state[name].read() for name in kept}
+    return Pretrained(model, unflatten_like(tree, leaves), known, buffers, rules)
 
 
 def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Path:
@@ -109,10 +114,7 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
     leaves = flatten_by_path(pretrained.params)
     shapes = _shapes(jax.eval_shape(pretrained.model.init, jax.random.key(0)))
     _check_leaves(shapes, leaves)
-    format = _format(pretrained.config)
-    rules = {
-        rule.name: rule for rule in format.rules(check_config("save_pretrained", format, pretrained.config))
-    }
+    rules = {rule.name: rule for rule in pretrained.rules}
     stored = {
         name: StoredLeaf(target, 0, np.dtype(leaves[rule.leaves[0]].dtype), rule.shape(shapes))
         for name, rule in rules.items()
@@ -132,11 +134,14 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
     return target
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path, given: Config) -> dict[str, Any]:
     file = path / CONFIG
     if not file.is_file():
+        if given:
+            return dict(given)
         raise FileNotFoundError(
             f"load_pretrained: {path} must be a folder with {CONFIG}, as transformers writes it; it has none."
+            ' For torchvision\'s ResNets pass config={"architecture": "resnet50"}.'
         )
     try:
         config = json.loads(file.read_text())
@@ -146,11 +151,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"load_pretrained: {file} must hold a JSON object; it holds a {type(config).__name__}."
         )
-    return config
+    return {**config, **given}
 
 
 def _format(config: Config) -> Format:
-    name = str(config.get("model_type"))
+    name = str(config.get("model_type", str(config.get("architecture")).rstrip("0123456789")))
     if name not in FORMATS:
         raise unknown_name("load_pretrained", f"model_type of {CONFIG}", name, FORMATS)
     return FORMATS[name]
