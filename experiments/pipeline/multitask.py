@@ -34,10 +34,14 @@ class Task(Protocol):
         floor: the measure of an answer that does not look at the input.
     """
 
-    name: str
-    x: Array
-    in_percent: bool
-    floor: float
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def x(self) -> Array: ...  # noqa: D102
+    @property
+    def in_percent(self) -> bool: ...  # noqa: D102
+    @property
+    def floor(self) -> float: ...  # noqa: D102
 
     def measure(self, params: Params, perm: Array | None) -> float:
         """How well the task's own head does on a network's test features.
@@ -47,10 +51,6 @@ class Task(Protocol):
             perm: which unit of the task's own network each of its last hidden units stands for; None
                 where they are in its order.
         """
-        ...
-
-    def fisher(self, params: Params) -> Params:
-        """The diagonal Fisher information of a network on the task."""
         ...
 
 
@@ -101,7 +101,7 @@ class HeadedTask:
         return GREY_LEVELS * float(np.mean(np.abs(answers - self.test_y)))
 
     def fisher(self, params: Params) -> Params:
-        """See `Task`: of the classes, or of images as means of a Gaussian."""
+        """The diagonal Fisher information of a backbone: of the classes, or of images as Gaussian means."""
         network = WithHead(self.network, self.head)
         if self.in_percent:
             return diagonal_fisher(network, params, self.x, batch_size=FISHER_BATCH)
@@ -137,7 +137,8 @@ class TasksContext(PairContext):
     @functools.cached_property
     def fishers(self) -> tuple[Params, ...]:
         """The Fisher information of each network on its task."""
-        return tuple(task.fisher(params) for task, params in zip(self.tasks, self.models))
+        headed = [task for task in self.tasks if isinstance(task, HeadedTask)]
+        return tuple(task.fisher(params) for task, params in zip(headed, self.models, strict=True))
 
     @functools.cached_property
     def own(self) -> tuple[float, ...]:

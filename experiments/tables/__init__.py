@@ -16,6 +16,7 @@ from tables import (
     cifar5_resnet20,
     fusion_heads,
     fusion_text,
+    fusion_text_to_text,
     inputs,
     mudsc_s1,
 )
@@ -25,6 +26,7 @@ MODULES = (
     autofusion_1, autofusion_2, autofusion_3, autofusion_4, autofusion_5, autofusion_6, autofusion_7,
     autofusion_8, autofusion_9, best, ablation, inputs, catalogue,
     cifar5_resnet20, mudsc_s1, fusion_heads, fusion_text,
+    fusion_text_to_text,
 )  # fmt: skip
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in MODULES}
 
