@@ -32,7 +32,11 @@ PANELS = flags.DEFINE_list(
     "panels", None, "Run only these panels of the table, by the names of their folders."
 )
 ROWS = flags.DEFINE_list("rows", None, "Run only these rows, by their names in results.jsonl.")
-OUT_DIR = flags.DEFINE_string("out_dir", "", "Folder of the results; by default RUNS_DIR/table_TABLE.")
+OUT_DIR = flags.DEFINE_string(
+    "out_dir",
+    "",
+    "Folder of the results; by default RUNS_DIR/table_TABLE. Of several tables that of their folders.",
+)
 RUNS_DIR = flags.DEFINE_string("runs_dir", "runs", "Where trained endpoints are kept and found again.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the original files of the data sets.")
 PAIRS = flags.DEFINE_integer("pairs", None, "Endpoint pairs, of seeds SEED to SEED + PAIRS - 1.")
@@ -50,11 +54,13 @@ def main(console: Console) -> None:
         if name not in FIGURES:
             raise unknown_name("--figure", "figure", name, FIGURES)
     require(bool(tables or figures), "reproduce", "--table, --figure or --all", "given", "none of them")
-    alone = len(tables) + len(figures) == 1
-    require(alone or not OUT_DIR.value, "reproduce", "--out_dir", "left out with several", OUT_DIR.value)
+    alone = not figures or len(tables) + len(figures) == 1
+    wanted = "left out with a figure and more"
+    require(alone or not OUT_DIR.value, "reproduce", "--out_dir", wanted, OUT_DIR.value)
     for flag in (PANELS, ROWS, PAIRS, SET) if FIGURE.value else ():
         require(not flag.value, "reproduce", f"--{flag.name}", "left out with --figure", flag.value)
-    prepared = [(TABLES[name], _panels(TABLES[name])) for name in tables]  # refuse all that is wrong at once
+    several = len(tables) > 1
+    prepared = [(TABLES[name], _panels(TABLES[name], several)) for name in tables]  # refuse all wrong at once
     steps: list[tuple[str, Callable[[Console], str]]] = [
         *(
             (f"table {table.name}", functools.partial(_run_table, table, panels))
@@ -75,7 +81,7 @@ def main(console: Console) -> None:
         raise failed[0]
 
 
-def _panels(table: Table) -> list[tuple[Panel, TableConfig, list[str]]]:
+def _panels(table: Table, several: bool) -> list[tuple[Panel, TableConfig, list[str]]]:
     """The panels to run, with their settings and the names of their rows."""
     known = [panel.name for panel in table.panels]
     for name in PANELS.value or []:
@@ -87,7 +93,7 @@ def _panels(table: Table) -> list[tuple[Panel, TableConfig, list[str]]]:
     for name in ROWS.value or []:
         if name not in rows:
             raise unknown_name("--rows", "row", name, rows)
-    return [(panel, _config(table, panel), _rows(panel)) for panel in panels]
+    return [(panel, _config(table, panel, several), _rows(panel)) for panel in panels]
 
 
 def _rows(panel: Panel) -> list[str]:
@@ -95,7 +101,7 @@ def _rows(panel: Panel) -> list[str]:
     return ROWS.value or list(default)
 
 
-def _config(table: Table, panel: Panel) -> TableConfig:
+def _config(table: Table, panel: Panel, several: bool) -> TableConfig:
     config = panel.get_config()
     if FAST.value:
         config.make_fast()
@@ -105,7 +111,9 @@ def _config(table: Table, panel: Panel) -> TableConfig:
         require(not has_flag, "reproduce", "--set", f"--{field.replace('.', '_')}, its own flag", assignment)
         override(config, assignment)
     config.out_dir, config.runs_dir, config.data.dir = OUT_DIR.value, RUNS_DIR.value, DATA_DIR.value
-    config.out_dir = config.out_dir or f"{config.runs_dir}/table_{table.name}{'_fast' if FAST.value else ''}"
+    if several or not config.out_dir:
+        folder = f"table_{table.name}{'_fast' if FAST.value else ''}"
+        config.out_dir = f"{config.out_dir or config.runs_dir}/{folder}"
     config.pairs = config.pairs if PAIRS.value is None else PAIRS.value
     config.seed = config.seed if SEED.value is None else SEED.value
     require(config.pairs >= 1, "reproduce", "--pairs", ">= 1", config.pairs)

@@ -58,6 +58,8 @@ class DatasetInfo:
         read_package: reads the unpacked package where its files are of another form.
         split_test: images of `test` to train on where there is no training set at all.
         credit: whom to credit, and under which licence.
+        base: the data set that it is made of, or None.
+        convert: makes its images `[N, ...]` of those of `base`.
     """
 
     name: str
@@ -71,6 +73,8 @@ class DatasetInfo:
     read_package: Callable[[Path], Arrays] | None = None
     split_test: int = 0
     credit: str = ""
+    base: "DatasetInfo | None" = None
+    convert: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

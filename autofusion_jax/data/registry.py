@@ -1,5 +1,6 @@
 """The one table of data sets, and how they are loaded."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,24 @@ from autofusion_jax.data.fortunes import FORTUNES
 from autofusion_jax.data.kmnist import KMNIST
 from autofusion_jax.data.man_pages import MAN_LANGUAGE, MAN_SECTION
 from autofusion_jax.data.mnist import MNIST
+from autofusion_jax.data.resized import CIFAR10_28, DIGITS_28
 from autofusion_jax.data.splits import generator
 from autofusion_jax.validation import unknown_name
 
 DATASETS = {
     info.name: info
-    for info in (CIFAR10, DIGITS, FASHION_MNIST, FORTUNES, KMNIST, MAN_LANGUAGE, MAN_SECTION, MNIST)
+    for info in (
+        CIFAR10,
+        CIFAR10_28,
+        DIGITS,
+        DIGITS_28,
+        FASHION_MNIST,
+        FORTUNES,
+        KMNIST,
+        MAN_LANGUAGE,
+        MAN_SECTION,
+        MNIST,
+    )
 }
 
 FOLDER_VARIABLE = "AUTOFUSION_DATA_DIR"
@@ -61,6 +74,8 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
         parts = [dataset_info(part).name for part in name.split("+")]
         return join([load_dataset(part, folder=folder, report=report) for part in parts])
     info = dataset_info(name)
+    if info.base and info.convert:
+        return _converted(info, load_dataset(info.base.name, folder=folder, report=report))
     if not info.files:
         return _finish(info, verify(info, info.read_folder(Path()), "scikit-learn"), "scikit-learn")
     folder = folder or os.environ.get(FOLDER_VARIABLE, "")
@@ -75,6 +90,17 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
         report(f"data: {info.name} from {origin}")
         return _finish(info, arrays, origin)
     raise FileNotFoundError(_advice(info, failures))
+
+
+def _converted(info: DatasetInfo, base: Dataset) -> Dataset:
+    """A data set made of another one."""
+    assert info.convert is not None
+    arrays = {
+        "train_images": info.convert(base.train_images), "train_labels": base.train_labels,
+        "test_images": info.convert(base.test_images), "test_labels": base.test_labels,
+    }  # fmt: skip
+    origin = f"{base.name} of {base.source}, resized"
+    return dataclasses.replace(_finish(info, verify(info, arrays, origin), origin), notes=base.notes)
 
 
 def _advice(info: DatasetInfo, failures: list[str]) -> str:

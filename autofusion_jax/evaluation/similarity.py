@@ -9,6 +9,7 @@ unit i of the other. Two networks can be very alike by the one and not at all by
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -122,6 +123,34 @@ def network_similarity(
         name: tuple(Similarity(linear_cka(m, *pair), unit_correlation(m, *pair)) for pair in pairs)
         for name, m in measured.items()
     }
+
+
+def task_vector_cosines(base: Params, models: Sequence[Params]) -> Float[np.ndarray, "models models"]:
+    """The cosines between the task vectors `params_k - base`, all leaves of floats as one vector.
+
+    Args:
+        base: the network that all were fine-tuned from.
+        models: parameters of one structure, none of them the base itself.
+
+    References:
+        Ilharco et al.: Editing models with task arithmetic, ICLR 2023, Fig. 5.
+
+    Example:
+        >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0])}]
+        >>> task_vector_cosines(base, models).round(3).tolist()
+        [[1.0, 0.707], [0.707, 1.0]]
+    """
+    origin = jax.tree.leaves(base)
+    vectors = np.stack([
+        np.concatenate([
+            np.ravel(np.asarray(leaf, np.float64) - np.asarray(start, np.float64))
+            for leaf, start in zip(jax.tree.leaves(params), origin)
+            if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        ])
+        for params in models
+    ])  # fmt: skip
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit @ unit.T
 
 
 def output_sites(spec: PermSpec) -> dict[str, Site]:

@@ -23,6 +23,7 @@ from configs import (
     mnist_mlp_paper,
     mnist_vgg,
     mnist_vgg_paper,
+    tiny_vit_4tasks,
 )
 from configs.schema import Config
 
@@ -44,6 +45,7 @@ CONFIGS = {
     "mnist_mlp_paper": mnist_mlp_paper.get_config,
     "mnist_vgg": mnist_vgg.get_config,
     "mnist_vgg_paper": mnist_vgg_paper.get_config,
+    "tiny_vit_4tasks": tiny_vit_4tasks.get_config,
 }
 
 

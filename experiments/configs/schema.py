@@ -87,7 +87,7 @@ class ResNetConfig:
 
 @dataclasses.dataclass
 class ViTConfig:
-    """A vision transformer, see `autofusion_jax.models.vit.ViT`; its head is a CLIP-style one by default."""
+    """A vision transformer, see `autofusion_jax.models.vit.ViT`; with a CLIP-style head."""
 
     patch: int
     dim: int

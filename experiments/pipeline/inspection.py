@@ -27,9 +27,12 @@ NUM_INPUTS = 2
 
 def inspect_config(config: Config, console: Console) -> None:
     """Derive the spec of a config's model, show it, and write it into the config's folder."""
-    info, options = dataset_info(config.data.name), dataclasses.asdict(config.model)
-    num_classes = head_size(config, sizes_of_tasks(config, info.num_classes))
-    model = build_model(options.pop("name"), info.input_shape, num_classes=num_classes, **options)
+    infos = [dataset_info(name) for name in config.data.name.split("+")]
+    options, sizes = dataclasses.asdict(config.model), tuple(info.num_classes for info in infos)
+    if len(infos) == 1:
+        sizes = sizes_of_tasks(config, *sizes)
+    num_classes = head_size(config, sizes)
+    model = build_model(options.pop("name"), infos[0].input_shape, num_classes=num_classes, **options)
     init_key, input_key = jax.random.split(jax.random.key(config.seed))
     x = jax.random.normal(input_key, (NUM_INPUTS, *model.input_shape))
     spec = infer_perm_spec(model.apply, model.init(init_key), x)

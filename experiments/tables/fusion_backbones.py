@@ -1,16 +1,14 @@
 """What FusionBench's tables share whose networks have heads of their own: settings, rows, captions."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from autofusion_jax.data.splits import generator
 from autofusion_jax.training.loop import TrainOptions
+from tables.fusion import REGMEAN, TASK_ARITHMETIC, reading, row
 from tables.mudsc import PAPER as MUDSC
-from tables.schema import ENSEMBLE, Entry, TableConfig
-
-PAPER = "FusionBench: A Comprehensive Benchmark of Deep Model Fusion (arXiv 2406.03280)"
+from tables.schema import ENSEMBLE, TableConfig
 
 
 @dataclasses.dataclass
@@ -22,7 +20,6 @@ class BackboneConfig(TableConfig):
     """
 
     pretrain: TrainOptions = dataclasses.field(default_factory=TrainOptions)
-
     test_inputs: int = 2000
 
     start_fields = ("pretrain",)
@@ -34,23 +31,9 @@ class BackboneConfig(TableConfig):
         self.pretrain.segment = min(self.pretrain.segment, 20)
 
 
-def row(name: str, title: str, method: str = "", **options: Any) -> Entry:
-    """A row whose method may read the base, but no inputs."""
-    return Entry(name, title, method or name, options, from_start=True)
-
-
-def reading(name: str, title: str, method: str = "", **options: Any) -> Entry:
-    """A row whose method reads unlabelled inputs of each network's task apart."""
-    return dataclasses.replace(row(name, title, method, **options), own_inputs=True)
-
-
-START = Entry("start", "Pre-trained")
-OWN = Entry(ENSEMBLE, "Fine-tuned, each on its own task (STL)")
 AVERAGE = row("average", "Simple average")
-TASK_ARITHMETIC = row("task_arithmetic", "Task arithmetic", scale=0.3)
 TIES = row("ties", "TIES", scale=0.3, merge="sum")
 FISHER = reading("fisher", "Fisher", normalize=True)
-REGMEAN = reading("regmean", "RegMean")
 MORE = (
     row("model_stock", "Model stock"),
     row("dare", "DARE"),

@@ -26,16 +26,13 @@ from pipeline.heads import Backbone, ClassHead, HeadedNetwork, ImageHead
 from pipeline.multitask import TasksContext
 from pipeline.networks import Training
 from pipeline.specialists import TaskData, draw_roles, get_trained, key_of, open_headed
+from tables.fusion import INDIVIDUAL, PAPER, REGMEAN, START
 from tables.fusion_backbones import (
     AVERAGE,
     BACKBONE_ROWS,
     FAST,
     OPTIONS,
-    OWN,
-    PAPER,
-    REGMEAN,
     SCALED,
-    START,
     BackboneConfig,
     drawn,
     seen,
@@ -185,10 +182,10 @@ def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
 
 
 SPECIALISTS = tuple(Entry(f"model_{letter}", f"Specialist for {name}") for letter, name in zip("abcd", TASKS))
-FROM_ONE_START = (START, OWN, *SPECIALISTS, *BACKBONE_ROWS)
+FROM_ONE_START = (START, INDIVIDUAL, *SPECIALISTS, *BACKBONE_ROWS)
 ALIGNMENTS = {"weight_matching": "by weights", "activation_matching": "by activations"}
 FROM_OWN_STARTS = (
-    OWN,
+    INDIVIDUAL,
     AVERAGE,
     *(
         dataclasses.replace(
@@ -207,7 +204,7 @@ def _panel(
     return Panel(
         name=name, title=title, metrics=(*TASKS, "scaled"), entries=entries,
         get_config=functools.partial(get_config, name, start_data), caption=caption, open_source=open_source,
-        costs=True, fast=fast,
+        costs=True, fast=fast, task_vectors=bool(start_data),
     )  # fmt: skip
 
 

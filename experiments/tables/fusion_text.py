@@ -26,18 +26,8 @@ from pipeline.heads import Backbone, ClassHead, NextToken
 from pipeline.multitask import TasksContext
 from pipeline.networks import Training
 from pipeline.specialists import TaskData, draw_roles, get_trained, key_of, open_headed
-from tables.fusion_backbones import (
-    BACKBONE_ROWS,
-    FAST,
-    OPTIONS,
-    OWN,
-    PAPER,
-    START,
-    BackboneConfig,
-    drawn,
-    seen,
-    trained,
-)
+from tables.fusion import INDIVIDUAL, PAPER, START
+from tables.fusion_backbones import BACKBONE_ROWS, FAST, OPTIONS, BackboneConfig, drawn, seen, trained
 from tables.schema import Entry, Panel, Source, Table
 
 TASKS = ("man_language", "man_section", "fortunes")
@@ -160,7 +150,7 @@ SPECIALISTS = tuple(
 )
 ENTRIES = (
     START,
-    OWN,
+    INDIVIDUAL,
     *SPECIALISTS,
     *(
         dataclasses.replace(entry, options={"alpha": 0.6}) if entry.name == "regmean" else entry
@@ -175,6 +165,7 @@ TABLE = Table(
         Panel(
             name="", title="", metrics=(*TASKS, "avg"), entries=ENTRIES, get_config=get_config,
             caption=caption, open_source=open_source, costs=True, fast=FAST,
+            task_vectors=True,
         ),
     ),
 )  # fmt: skip

@@ -25,7 +25,8 @@ from pipeline.endpoints import MODEL_ROLES, Setting
 from pipeline.multitask import TasksContext, open_tasks
 from pipeline.networks import Training
 from pipeline.specialists import draw_roles, get_trained, key_of
-from tables.fusion_backbones import AVERAGE, OWN, PAPER, REGMEAN, START, TASK_ARITHMETIC, TIES, seen, trained
+from tables.fusion import INDIVIDUAL, PAPER, REGMEAN, START, TASK_ARITHMETIC
+from tables.fusion_backbones import AVERAGE, TIES, seen, trained
 from tables.fusion_text import ABOUT_TASKS, BYTES, TextConfig, text_of_task
 from tables.schema import Entry, Panel, Source, Table
 
@@ -174,7 +175,7 @@ def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
 
 ENTRIES = (
     START,
-    OWN,
+    INDIVIDUAL,
     Entry("model_a", "Fine-tuned on language"),
     Entry("model_b", "Fine-tuned on section"),
     AVERAGE,

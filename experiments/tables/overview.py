@@ -4,17 +4,23 @@ from collections.abc import Mapping, Sequence
 
 from autofusion_jax.reporting.comparison import mean_and_spread
 from autofusion_jax.reporting.records import Record, summarise
-from autofusion_jax.reporting.tables import markdown_rows
+from autofusion_jax.reporting.tables import heading, markdown_rows
 from tables.schema import Table
 
 
-def overview_markdown(table: Table, records: Mapping[str, Sequence[Record]], metric: str = "joint") -> str:
+def overview_title(table: Table) -> str:
+    """What the overview of a table shows."""
+    return f"{heading(table.overview_metric)} accuracy (%), all panels:"
+
+
+def overview_markdown(table: Table, records: Mapping[str, Sequence[Record]]) -> str:
     """One line for each panel, one column for each row that the table names for it.
+
+    Cells are the mean of the table's metric, with its standard deviations over pairs and over keys.
 
     Args:
         table: the table, with an `overview`.
         records: panel -> its records; panels that are not there are left out.
-        metric: whose mean is shown, with its standard deviations over pairs and over keys.
     """
     lines = []
     for panel in table.panels:
@@ -22,6 +28,6 @@ def overview_markdown(table: Table, records: Mapping[str, Sequence[Record]], met
             continue
         rows = {(row.method, row.variant): row for row in summarise(records[panel.name])}
         pairs = max(row.num_pairs for row in rows.values())
-        cells = [mean_and_spread(rows.get(key), metric) for key in table.overview.values()]
+        cells = [mean_and_spread(rows.get(key), table.overview_metric) for key in table.overview.values()]
         lines.append([panel.title, str(pairs), *cells])
     return markdown_rows([["", "Pairs", *table.overview], *lines])

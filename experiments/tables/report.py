@@ -13,10 +13,11 @@ from autofusion_jax.reporting.comparison import (
 )
 from autofusion_jax.reporting.records import Record, Row, summarise, write_text
 from tables.figures import draw_figures
-from tables.overview import overview_markdown
+from tables.overview import overview_markdown, overview_title
 from tables.schema import Panel, Source, Table, TableConfig
 from tables.stored import StoredPanel, panel_folder, read_panel
 from tables.sweeps import draw_sweeps
+from tables.task_figures import draw_task_figures
 
 TABLE_FILE, CSV_FILE = "results.md", "results.csv"
 
@@ -82,6 +83,7 @@ def write_panel(table: Table, done: StoredPanel, source: Source, console: Consol
     write_text(folder / TABLE_FILE, text + _notes([done]))
     write_text(folder / CSV_FILE, comparison_csv({panel.name: lines}, panel.metrics))
     draw_figures(folder, panel, config, source, records)
+    draw_task_figures(folder, panel, config, source, records)
     console.print(comparison_table(lines, panel.metrics, heading_of(table, panel), costs=panel.costs))
     for paragraph in [*caption(panel, config, records), *done.notes]:
         console.print(paragraph)
@@ -110,7 +112,7 @@ def _all_panels(table: Table, stored: Sequence[StoredPanel]) -> str:
     parts, said = [f"# {table.title}"], set[str]()
     if table.overview:
         records = {done.panel.name: done.records for done in stored}
-        parts += ["Joint accuracy (%), all panels:", overview_markdown(table, records)]
+        parts += [overview_title(table), overview_markdown(table, records)]
     for done in stored:
         paragraphs = [text for text in caption(done.panel, done.config, done.records) if text not in said]
         said.update(paragraphs)

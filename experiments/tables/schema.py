@@ -12,6 +12,7 @@ from pipeline.endpoints import draw_pair, open_setting
 from pipeline.rows import PairContext, open_pair
 
 LANDSCAPE_FIGURE, CURVE_FIGURE = "landscape.png", "interpolation.png"
+RADAR_FIGURE, TASK_VECTORS_FIGURE = "radar.png", "task_vectors.png"
 ENSEMBLE = "ensemble"
 """The reference row of all networks side by side: one head for each task."""
 
@@ -99,6 +100,8 @@ class Panel:
         curves: names of the entries whose parents are interpolated in a figure.
         landscape: names of the entries to mark in the loss landscape; none for no landscape.
         fast: names of the entries for a first look; all if empty.
+        radar: names of the entries to draw on a radar chart of the tasks; none for no chart.
+        task_vectors: whether to draw how alike the task vectors of the networks are.
     """
 
     name: str
@@ -113,6 +116,8 @@ class Panel:
     curves: tuple[str, ...] = ()
     landscape: tuple[str, ...] = ()
     fast: tuple[str, ...] = ()
+    radar: tuple[str, ...] = ()
+    task_vectors: bool = False
 
 
 class Point(NamedTuple):
@@ -154,6 +159,7 @@ class Table:
         panels: its parts.
         sweeps: figures made from all panels.
         overview: heading -> row and variant, shown for all panels side by side.
+        overview_metric: what of them is shown.
         fast: names of the panels for a first look; all if empty.
     """
 
@@ -162,6 +168,7 @@ class Table:
     panels: tuple[Panel, ...]
     sweeps: tuple[Sweep, ...] = ()
     overview: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
+    overview_metric: str = "joint"
     fast: tuple[str, ...] = ()
 
     def label(self, panel: Panel) -> str:

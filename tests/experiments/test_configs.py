@@ -30,7 +30,7 @@ def test_the_named_configs_are_there():
 def test_every_config_is_sound(name):
     config = get_config(name)
     assert config.name == name
-    assert config.data.name in DATASETS
+    assert set(config.data.name.split("+")) <= set(DATASETS)
     assert set(config.merge.methods) <= set(METHODS)
     assert set(config.merge.references) <= set(REFERENCE_ROWS)
     config.train.check()

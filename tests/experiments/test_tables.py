@@ -19,6 +19,7 @@ from autofusion_jax.reporting.records import read_records, summarise
 from configs.schema import MLPConfig, VGGConfig
 from pipeline.references import REFERENCE_ROWS
 from tables import TABLES, find_panel
+from tables.fusion_source import FusionConfig
 from tables.mudsc_s1 import TASKS, ClipModel, class_labels
 from tables.report import panel_lines, panel_text, write_panel, write_table
 from tables.runner import run_rows
@@ -113,22 +114,32 @@ def test_stored_tables_come_from_their_records(folder, settings):
     assert {row.num_pairs for row in summarise(records)} == {stored["pairs"]}
 
 
-DIGITS_COPIES = ("digits", "digits_b", "digits_c")
+DIGITS_COPIES = ("digits", "digits_b", "digits_c", "digits_d", "digits_e")
+TINY = {
+    "resnet": ("model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)"),
+    "vit": ("model.patch=4", "model.dim=8", "model.depth=1", "model.num_heads=2", "model.mlp_dim=8",
+            "model.embed_dim=8", "pretrain.epochs=1", "num_steps=2", "test_images=100"),
+}  # fmt: skip
+"""Settings by the kind of network."""
 
 
 def tiny(config):
-    """The settings of a panel on digits, with a tiny network; none but a ResNet becomes an MLP."""
+    """The settings of a panel on digits, with a tiny network; a VGG becomes an MLP."""
     config.make_fast()
-    resnet = config.model.name == "resnet"
-    settings = ["model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)"] if resnet else []
-    for setting in (*settings, "data.num_train=400", "data.num_validation=100", "data.num_unlabelled=100",
-                    "train.epochs=1", "train.augment=False", "merge.epochs=1"):  # fmt: skip
+    for setting in (*TINY.get(config.model.name, ()), "data.num_train=400", "data.num_validation=100",
+                    "data.num_unlabelled=100", "train.epochs=1", "train.augment=False",
+                    "merge.epochs=1"):  # fmt: skip
         override(config, setting)
     if type(config.model) is VGGConfig:
         config.model = MLPConfig(widths=(8,))
-    elif not resnet:
+    elif config.model.name not in TINY:
         config.model.widths = (8,)
-    config.data.name = "+".join(DIGITS_COPIES[: config.data.name.count("+") + 1])
+    names = dict(zip(config.data.name.split("+"), DIGITS_COPIES))
+    config.data.name = "+".join(names.values())
+    if isinstance(config, FusionConfig):
+        config.seen, config.unseen = (
+            tuple(map(names.__getitem__, part)) for part in (config.seen, config.unseen)
+        )
     return config
 
 
@@ -138,6 +149,8 @@ def tiny_config_of(panel):
 
 SLOW_ROWS = {"activation_align", "mudsc_align", "weight_zip", "mudsc_zip", "autofusion", "rebasin"}
 """Rows of the ResNet that take long to compile, and that other panels have."""
+FUSION_ROWS = {"simple_ensemble", "regmean", "adamerging", "surgery", "average_weight_matching"}
+"""Rows of FusionBench's tables that stand for all: methods are tested elsewhere."""
 
 
 def rows_to_run():
@@ -151,6 +164,7 @@ def rows_to_run():
         for entry in panel.entries:
             kind = (entry.method, bool(entry.members), entry.real_labels is None)
             slow = table.name == "cifar5_resnet20" and entry.name in SLOW_ROWS
+            slow |= table.name.startswith("fusion") and entry.name not in FUSION_ROWS
             if entry.method in (None, "interpolation") or (kind not in covered and not slow):
                 first = {option: values[:1] for option, values in entry.search.items()}
                 entries.append(dataclasses.replace(entry, search=first))

@@ -73,18 +73,29 @@ class SurgeryNetwork:
 
 
 def find_head(apply_fn: ApplyFn, params: Params, x: Any) -> tuple[FlatProgram, LinearLayer]:
-    """The program of a network, and the layer that makes its one output.
+    """The program of a network, and the last layer of its one output.
+
+    What follows that layer, but its bias, holds nothing learned, such as a CLIP-style head's cosines.
 
     Raises:
         ValueError: there is no such layer.
     """
     program = FlatProgram(trace_program(apply_fn, params, x, caller="surgery"))
     with jax.ensure_compile_time_eval():  # finding layers runs parts of the program on constants
-        head = LinearLayers(program, params, raw_inputs=True).head
-    must_be = "one array [N, classes] made by a linear layer, nothing but its bias following"
-    if head is None:
+        layers = LinearLayers(program, params, raw_inputs=True).layers
+    found = [layer for layer in layers if _is_last(program, layer)]
+    must_be = "one array [N, classes] made by a linear layer, nothing learned but its bias following"
+    if len(program.outputs) != 1 or len(found) != 1:
         raise ValueError(f"surgery: the networks' output must be {must_be}; got another one.")
-    return program, head
+    return program, found[0]
+
+
+def _is_last(program: FlatProgram, layer: LinearLayer) -> bool:
+    """Whether outputs depend on what is learned through this layer `[N, C]` and its bias alone."""
+    follows = program.needed(program.outputs, given({layer.made: None}))
+    learned = {path for path, number in program.leaves.items() if number in follows}
+    own = set() if layer.bias is None else {layer.bias.leaf}
+    return learned == own and len(layer.product.made_shape) == 2 and layer.product.sizes[0] == 1
 
 
 def repaired(modules: Modules, seen: Float[Array, "N C"]) -> Float[Array, "N C"]:

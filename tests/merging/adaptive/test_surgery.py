@@ -8,6 +8,8 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.merging.adaptive.surgery import HeadReader, learn_modules, repaired, surgery_apply
+from autofusion_jax.models.layers import LOGIT_SCALE, class_vectors
+from autofusion_jax.models.registry import build_model
 from autofusion_jax.trees import flatten_by_path
 from tests.conftest import fine_tuned, inputs_for, params_for
 
@@ -103,10 +105,25 @@ def test_bad_options(mlp, options, message):
         merged(mlp, inputs_for(mlp), **options)
 
 
+def test_what_follows_the_head_may_hold_nothing_learned():
+    """A CLIP-style head: the module changes what the projection reads, cosines follow."""
+    model = build_model("mlp", (4, 4), num_classes=3, widths=(6,), head="cosine", embed_dim=5)
+    x = inputs_for(model)
+    result = merged(model, x, num_steps=5, learning_rate=0.1)
+    seen = HeadReader(model.apply)(result.params["network"], x)
+    for task, logits in enumerate(result.apply_fn(result.params, x)):
+        modules, heads = jax.tree.map(lambda leaf, task=task: leaf[task], (
+            result.params["modules"], result.params["heads"]))  # fmt: skip
+        weights = {path.rsplit("/", 1)[1]: leaf for path, leaf in heads.items()}
+        made = repaired(modules, seen) @ weights["kernel"] + weights["bias"]
+        cosines = made / jnp.linalg.norm(made, axis=1, keepdims=True) @ class_vectors(3, 5)
+        np.testing.assert_allclose(logits, LOGIT_SCALE * cosines, atol=1e-3)
+
+
 def test_a_network_without_a_head_is_refused(mlp):
     base, models = fine_tuned(mlp)
     with pytest.raises(ValueError, match="surgery: the networks' output must be one array"):
         af.merge_many(
             models, None, inputs_for(mlp), base=base, method="surgery",
-            apply_fn=lambda params, x: jax.nn.softmax(mlp.apply(params, x)),
+            apply_fn=lambda params, x: mlp.apply(params, x) + mlp.apply(params, -x),
         )  # fmt: skip

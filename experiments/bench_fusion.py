@@ -1,0 +1,28 @@
+"""Run FusionBench's protocol whole at a small size: all its tables, one after another, and their figures.
+
+python experiments/bench_fusion.py --config=tiny_vit_4tasks --data_dir=DIR
+
+Takes the flags of `reproduce.py`: `--fast`, `--pairs`, `--seed`, `--out_dir` and so on. Stopped at any point,
+the same command goes on.
+"""
+
+from absl import flags
+from rich.console import Console
+
+import reproduce
+from app import run
+
+BENCHES = {"tiny_vit_4tasks": ("fusion", "fusion_unseen", "fusion_corrupted", "fusion_aligned")}
+"""Config -> the tables on its networks, in their order."""
+CONFIG = flags.DEFINE_enum("config", None, sorted(BENCHES), "Whose networks are merged.", required=True)
+
+flags.adopt_module_key_flags(reproduce)
+
+
+def main(console: Console) -> None:
+    flags.FLAGS.table = list(BENCHES[CONFIG.value])
+    reproduce.main(console)
+
+
+if __name__ == "__main__":
+    run(main, with_config=False)

@@ -1,0 +1,19 @@
+"""A tiny vision transformer with a CLIP-style head on four data sets of 28 x 28 grey pixels, and digits.
+
+Command: `python experiments/bench_fusion.py --config=tiny_vit_4tasks --data_dir=DIR`
+Time: see `tables/fusion.py`. `merge.py` and `train.py` take it as well: each network from its own start.
+"""
+
+from autofusion_jax.training.loop import TrainOptions
+from configs.schema import Config, DataConfig, ViTConfig
+
+DATASETS = ("mnist", "fashion_mnist", "kmnist", "cifar10_28", "digits_28")
+
+
+def get_config() -> Config:
+    return Config(
+        name="tiny_vit_4tasks",
+        data=DataConfig("+".join(DATASETS), num_train=40_000, num_validation=0, num_unlabelled=5000),
+        model=ViTConfig(patch=7, dim=64, depth=4, num_heads=4, mlp_dim=128),
+        train=TrainOptions(epochs=5, batch_size=64, learning_rate=1e-3),
+    )

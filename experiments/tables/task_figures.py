@@ -1,0 +1,44 @@
+"""Figures of all tasks of a panel: accuracies on a radar chart, and how alike task vectors are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autofusion_jax.evaluation.similarity import task_vector_cosines
+from autofusion_jax.reporting.figures import save_figure
+from autofusion_jax.reporting.records import Record, summarise
+from autofusion_jax.reporting.tables import heading
+from autofusion_jax.reporting.task_figure import radar_figure, similarity_matrix_figure
+from tables.schema import RADAR_FIGURE, TASK_VECTORS_FIGURE, Panel, Source, TableConfig
+
+
+def draw_task_figures(
+    folder: Path, panel: Panel, config: TableConfig, source: Source, records: Sequence[Record]
+) -> None:
+    """Draw the figures of all tasks that a panel asks for: the radar of the rows that are there."""
+    if panel.radar:
+        _draw_radar(folder / RADAR_FIGURE, panel, config, records)
+    if panel.task_vectors and not (folder / TASK_VECTORS_FIGURE).is_file():
+        _draw_task_vectors(folder / TASK_VECTORS_FIGURE, config, source)
+
+
+def _draw_radar(path: Path, panel: Panel, config: TableConfig, records: Sequence[Record]) -> None:
+    rows = {row.method: row for row in summarise(records) if row.variant in (None, "soft")}
+    metrics = [metric for metric in panel.metrics if metric.endswith("_within") and metric != "avg_within"]
+    titles = {entry.name: entry.title for entry in panel.entries}
+    lines = {
+        titles[name]: [rows[name].mean[metric] for metric in metrics] for name in panel.radar if name in rows
+    }
+    if lines:
+        names = [heading(metric.removesuffix("_within")) for metric in metrics]
+        title = f"{config.name}, {config.pairs} seed(s) from {config.seed}: accuracy within each task"
+        save_figure(radar_figure(lines, names, title=title), path)
+
+
+def _draw_task_vectors(path: Path, config: TableConfig, source: Source) -> None:
+    context = source.open_pair(0)
+    names = [heading(name) for name in context.pair.names[: len(context.models)]]
+    figure = similarity_matrix_figure(
+        task_vector_cosines(context.start, context.models), names, label="cosine similarity",
+        title=f"{config.name}, seed {context.pair.seed}: task vectors",
+    )  # fmt: skip
+    save_figure(figure, path)
