@@ -23,7 +23,7 @@ _RULES = (
     (_NAMED, lambda match: _CHARACTERS.get(match[1] or match[2], "")),
     (re.compile(r"\\[&|^%,/:)acdu]"), ""),  # nothing that is seen
     (re.compile(r"\\[ ~0]"), " "),
-    (re.compile(r"\\(.)"), r"\1"),  # `\-` and the like
+    (re.compile(r"\\(.)"), lambda match: "\\" if match[1] == "e" else match[1]),  # `\-` and the like
 )
 
 

@@ -9,12 +9,13 @@ from autofusion_jax.reporting.tables import heading, title_of
 from webreport.collect import Published, Run
 
 MERGED, HEADS, SPECIALIST = "merge", "several heads", "specialist"
-TEACHER, CONTROL, REFERENCE = "ensemble", "control", "reference"
-PREFIXES = {"model_": SPECIALIST, "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE}
+TEACHER, CONTROL, REFERENCE, START = "ensemble", "control", "reference", "start"
+PREFIXES = {"model_": SPECIALIST, "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE,
+            "start": START}  # fmt: skip
 ENSEMBLES = ("ensemble", "_ensemble")
 PLAIN, PAPER, PAPER_PRESET = "interpolation", "autofusion_paper", "paper"
 """Methods that others are compared with: the plain average, the paper's by its own name or as a preset."""
-RANKING = ("joint", "avg", "avg_within")
+RANKING = ("joint", "avg", "avg_within", "scaled")
 """The metric that networks are compared by: the first that a setting has."""
 
 
