@@ -149,22 +149,26 @@ class TasksContext(PairContext):
         """The measure on each task, and how much of that of its own network it is.
 
         Returns:
-            `tasks` (name -> measure), `tasks_scaled` (name -> MuDSC's scaled performance in percent: 0 for
-            the task's floor, 100 for its own network, Eq. 9), `scaled`, their mean, and where all measures
-            are accuracies `avg`, the mean of these.
+            `tasks` (name -> measure); where all measures are accuracies `avg`, their mean; where every
+            network is better at its task than the floor `tasks_scaled` (name -> MuDSC's scaled performance
+            in percent: 0 for the floor, 100 for the task's own network, Eq. 9) and `scaled`, its mean.
         """
         together = isinstance(outcome.apply_fn, SideBySide)
-        values, scaled = {}, {}
-        for place, (task, own) in enumerate(zip(self.tasks, self.own)):
+        values = {}
+        for place, task in enumerate(self.tasks):
             params = outcome.params[place] if together else outcome.params
             perm = None if together else _order(self.spec, outcome.result, place)
-            value = task.measure(params, perm)
-            values[task.name] = value
-            scaled[task.name] = PERCENT * (value - task.floor) / (own - task.floor)
-        mean = {"scaled": float(np.mean(list(scaled.values())))}
+            values[task.name] = task.measure(params, perm)
+        means: dict[str, Any] = {"tasks": values}
         if all(task.in_percent for task in self.tasks):
-            mean["avg"] = float(np.mean(list(values.values())))
-        return {"tasks": values, "tasks_scaled": scaled, **mean}
+            means["avg"] = float(np.mean(list(values.values())))
+        if all((own > task.floor) == task.in_percent for task, own in zip(self.tasks, self.own)):
+            means["tasks_scaled"] = {
+                task.name: PERCENT * (values[task.name] - task.floor) / (own - task.floor)
+                for task, own in zip(self.tasks, self.own)
+            }
+            means["scaled"] = float(np.mean(list(means["tasks_scaled"].values())))
+        return means
 
 
 def _order(spec: PermSpec, result: MergeResult | None, place: int) -> Array | None:

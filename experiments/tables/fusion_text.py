@@ -120,8 +120,8 @@ def get_config() -> TextConfig:
         name="fusion_text",
         data=DataConfig("+".join(TASKS), num_train=18_000, num_validation=0, num_unlabelled=900),
         model=GPT2Config(dim=64, depth=2, num_heads=4, mlp_dim=128),
-        train=TrainOptions(epochs=4, batch_size=64, learning_rate=2e-3, segment=50),
-        pretrain=TrainOptions(epochs=2, batch_size=64, learning_rate=2e-3, segment=50),
+        train=TrainOptions(epochs=5, batch_size=64, learning_rate=2e-3, segment=50),
+        pretrain=TrainOptions(epochs=2, batch_size=64, learning_rate=3e-3, segment=50),
         merge=MergeConfig(repeats=1),
         seed=100,
     )
