@@ -32,7 +32,7 @@ def get_config(name: str = "fusion", **changes: Any) -> FusionConfig:
     fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     fields |= {
         "name": name, "seed": SEED, "pairs": 3, "merge": MergeConfig(repeats=1), "seen": SEEN,
-        "pretrain": TrainOptions(epochs=30, batch_size=64, learning_rate=1e-3, segment=50),
+        "pretrain": TrainOptions(epochs=20, batch_size=32, learning_rate=3e-3), "pretrain_images": 800,
     }  # fmt: skip
     return FusionConfig(**{**fields, **changes})
 
@@ -125,10 +125,10 @@ def about_networks(config: FusionConfig) -> str:
     )
     return (
         f"Ours: a vision transformer ({shape}) on 28 x 28 grey pixels, whose logits are scaled cosines with "
-        f"one fixed random unit vector for each of {10 * len(config.datasets)} classes, in the place of "
-        f"CLIP's text embeddings. {began} a network is fine-tuned for each task on up to {each:,} images, "
-        f"{train.epochs} epochs by {train.optimizer} at {train.learning_rate:g}, batches of "
-        f"{train.batch_size}."
+        f"one fixed random unit vector for each of {10 * len(config.datasets)} classes, any two with cosine "
+        f"{config.class_cosine:g}, in the place of CLIP's text embeddings. {began} a network is fine-tuned "
+        f"for each task on up to {each:,} images, {train.epochs} epochs by {train.optimizer} at "
+        f"{train.learning_rate:g}, batches of {train.batch_size}."
     )
 
 

@@ -39,6 +39,7 @@ class FusionConfig(TableConfig):
     corruption: of the images that merges see and that accuracies are measured on; empty for none.
     sees_test: whether merges see test images, without labels, as in the paper; or training images.
     num_steps: steps of methods that adapt to unlabelled images.
+    class_cosine: cosine between the vectors of any two classes, in [0, 1); see `CosineMLPConfig`.
     """
 
     pretrain: TrainOptions = dataclasses.field(default_factory=TrainOptions)
@@ -49,8 +50,9 @@ class FusionConfig(TableConfig):
     corruption: str = ""
     sees_test: bool = False
     num_steps: int = 1000
+    class_cosine: float = 0.9
 
-    start_fields = ("pretrain", "pretrain_images")
+    start_fields = ("pretrain", "pretrain_images", "class_cosine")
 
     def method_options(self, method: str) -> dict[str, Any]:
         """Also the steps of methods that adapt to unlabelled images."""
@@ -81,9 +83,11 @@ class TaskModel(Model):
 
     Attributes:
         tasks: the classes of each task.
+        scale: factor on the logits, by which class vectors are alike; see `CosineMLPConfig.class_cosine`.
     """
 
     tasks: tuple[tuple[int, ...], ...] = ()
+    scale: float = 1.0
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Draw fresh parameters."""
@@ -91,7 +95,7 @@ class TaskModel(Model):
 
     def apply(self, params: Params, x: Array) -> Array:
         """The logits `[N, classes]`, those not asked about at `EXCLUDED`."""
-        logits = super().apply(params, x[..., :-1])
+        logits = self.scale * super().apply(params, x[..., :-1])
         asked = np.ones((len(self.tasks) + 1, logits.shape[-1]), bool)
         for mask, classes in zip(asked[1:], self.tasks):
             mask[:] = np.isin(np.arange(logits.shape[-1]), classes)
@@ -165,7 +169,7 @@ def open_source(config: FusionConfig, console: Console) -> Source:
     data, sha256 = _load(config.data.name, config.data.dir)
     options, shape = dataclasses.asdict(config.model), data.train_images.shape[1:]
     plain = build_model(options.pop("name"), (*shape[:2], 1), num_classes=data.num_classes, **options)
-    model = TaskModel(plain.module, shape, data.groups)
+    model = TaskModel(plain.module, shape, data.groups, (1 - config.class_cosine) ** 0.5)
     every = np.arange(len(data.test_labels))
     measured = np.concatenate([
         _at_most(config.test_images, _of(config, data, name, data.test_labels, every), seed=0)

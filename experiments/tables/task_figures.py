@@ -5,10 +5,13 @@ from pathlib import Path
 
 from autofusion_jax.evaluation.similarity import task_vector_cosines
 from autofusion_jax.reporting.figures import save_figure
-from autofusion_jax.reporting.records import Record, summarise
+from autofusion_jax.reporting.records import Record, Row, summarise
 from autofusion_jax.reporting.tables import heading
 from autofusion_jax.reporting.task_figure import radar_figure, similarity_matrix_figure
 from tables.schema import RADAR_FIGURE, TASK_VECTORS_FIGURE, Panel, Source, TableConfig
+
+MEANS = ("avg_within", "seen_within", "unseen_within")
+"""What is measured within tasks, but of several at once."""
 
 
 def draw_task_figures(
@@ -16,22 +19,24 @@ def draw_task_figures(
 ) -> None:
     """Draw the figures of all tasks that a panel asks for: the radar of the rows that are there."""
     if panel.radar:
-        _draw_radar(folder / RADAR_FIGURE, panel, config, records)
+        _draw_radar(folder / RADAR_FIGURE, panel, config, summarise(records))
     if panel.task_vectors and not (folder / TASK_VECTORS_FIGURE).is_file():
         _draw_task_vectors(folder / TASK_VECTORS_FIGURE, config, source)
 
 
-def _draw_radar(path: Path, panel: Panel, config: TableConfig, records: Sequence[Record]) -> None:
-    rows = {row.method: row for row in summarise(records) if row.variant in (None, "soft")}
-    metrics = [metric for metric in panel.metrics if metric.endswith("_within") and metric != "avg_within"]
+def _draw_radar(path: Path, panel: Panel, config: TableConfig, rows: Sequence[Row]) -> None:
     titles = {entry.name: entry.title for entry in panel.entries}
+    drawn = {row.method: row.mean for row in rows if row.method in panel.radar}
+    if not drawn:
+        return
+    measured = next(iter(drawn.values()))
+    metrics = [metric for metric in measured if metric.endswith("_within") and metric not in MEANS]
     lines = {
-        titles[name]: [rows[name].mean[metric] for metric in metrics] for name in panel.radar if name in rows
+        titles[name]: [drawn[name][metric] for metric in metrics] for name in panel.radar if name in drawn
     }
-    if lines:
-        names = [heading(metric.removesuffix("_within")) for metric in metrics]
-        title = f"{config.name}, {config.pairs} seed(s) from {config.seed}: accuracy within each task"
-        save_figure(radar_figure(lines, names, title=title), path)
+    names = [heading(metric.removesuffix("_within")) for metric in metrics]
+    title = f"{config.name}, {config.pairs} seed(s) from {config.seed}: accuracy within each task"
+    save_figure(radar_figure(lines, names, title=title), path)
 
 
 def _draw_task_vectors(path: Path, config: TableConfig, source: Source) -> None:

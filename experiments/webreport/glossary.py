@@ -15,6 +15,9 @@ GLOSSARY = {
     "unlabelled images alone.",
     "Several heads": "A partial merge: the networks share their first layers and keep an output of "
     "their own each. Larger than one network, so it is not ranked with the merges.",
+    "Start": "The network that all specialists were fine-tuned from, where there is one.",
+    "Larger network": "Made from the specialists' weights, with parts for each task or each input beside "
+    "them. Not ranked with the merges, which are of one network's size.",
     "Permutation": "A new order of the hidden units of B, which leaves what B computes unchanged. A good "
     "one puts each unit of B in the place of the unit of A that it is most like, so that averaging "
     "makes sense.",

@@ -8,15 +8,17 @@ from autofusion_jax.reporting.records import Record, Row, summarise
 from autofusion_jax.reporting.tables import heading, title_of
 from webreport.collect import Published, Run
 
-MERGED, HEADS, SPECIALIST = "merge", "several heads", "specialist"
-TEACHER, CONTROL, REFERENCE, START = "ensemble", "control", "reference", "start"
-PREFIXES = {"model_": SPECIALIST, "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE,
-            "start": START}  # fmt: skip
+MERGED, HEADS, SPECIALIST, START = "merge", "several heads", "specialist", "start"
+TEACHER, CONTROL, REFERENCE, LARGER = "ensemble", "control", "reference", "larger network"
+PREFIXES = {
+    "model_": SPECIALIST, "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE, "start": START,
+    "max_model": TEACHER, "wemoe": LARGER, "smile": LARGER, "pareto": LARGER, "surgery": LARGER,
+}  # fmt: skip
 ENSEMBLES = ("ensemble", "_ensemble")
 PLAIN, PAPER, PAPER_PRESET = "interpolation", "autofusion_paper", "paper"
 """Methods that others are compared with: the plain average, the paper's by its own name or as a preset."""
-RANKING = ("joint", "avg", "avg_within", "scaled")
-"""The metric that networks are compared by: the first that a setting has."""
+RANKING = ("joint", "avg", "avg_within", "seen_within", "scaled")
+"""Metrics that networks are compared by: the first of them among the columns of a setting."""
 
 
 class Cell(NamedTuple):
@@ -141,7 +143,7 @@ def settings(run: Run, anchor: str, title: str) -> list[Setting]:
         records = [record for record in run.records if record.config == name]
         lines = _lines(run, records, run.lines if len(names) == 1 else ())
         metrics = _metrics(run, lines)
-        metric = next((metric for metric in RANKING if metric in metrics), "")
+        metric = next((metric for metric in metrics if metric in RANKING), "")
         found.append(Setting(f"table {name}" if run.table else title, anchor, lines, metrics, metric))
     return found
 

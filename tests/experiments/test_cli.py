@@ -176,6 +176,11 @@ def test_errors_are_one_line(tmp_path, args, message):
     assert message in done.stderr and done.stderr.strip().count("\n") == 0 and "Traceback" not in done.stderr
 
 
+def test_bench_takes_the_flags_of_reproduce(tmp_path):
+    done = run("bench_fusion.py", "--config=tiny_vit_4tasks", "--pairs=0", cwd=tmp_path, status=2)
+    assert "--pairs must be >= 1; got 0" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_help_lists_the_configs(tmp_path):
     done = subprocess.run(
         command("merge.py", "--help"), cwd=tmp_path, capture_output=True, text=True, timeout=60
@@ -184,6 +189,6 @@ def test_help_lists_the_configs(tmp_path):
 
 
 def test_scripts_are_short():
-    for script in ("train.py", "merge.py", "evaluate.py"):
+    for script in ("train.py", "merge.py", "evaluate.py", "bench_fusion.py"):
         assert len((ROOT / "experiments" / script).read_text().splitlines()) < 90
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -22,38 +22,48 @@ from tables.schema import ENSEMBLE, Entry
 NAMES = ("digits", "digits_b", "digits_c", "digits_d")
 
 
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-    for name in NAMES:
-        monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS["digits"], name=name))
-    config = get_config(seen=NAMES[:3], unseen=NAMES[3:], test_images=40)
+def tiny_config(runs_dir, **changes):
+    config = get_config(**{"seen": NAMES[:3], "unseen": NAMES[3:], "test_images": 40, **changes})
     config.data.name, config.data.num_train, config.data.num_unlabelled = "+".join(NAMES), 400, 48
     config.model = dataclasses.replace(config.model, patch=4, dim=8, depth=1, num_heads=2, mlp_dim=8)
-    config.pretrain_images, config.runs_dir = 30, str(tmp_path)
+    config.runs_dir, config.pretrain_images = str(runs_dir), 30
     for options in (config.train, config.pretrain):
         options.epochs, options.segment = 1, 2
     return config
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory):
+    """Where networks are kept; data sets named as above are there meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in NAMES:
+            patch.setitem(DATASETS, name, dataclasses.replace(DATASETS["digits"], name=name))
+        yield tmp_path_factory.mktemp("runs")
 
 
 def opened(config):
     return open_source(config, Console(file=io.StringIO())).open_pair(0)
 
 
+@pytest.fixture(scope="module")
+def context(runs_dir):
+    return opened(tiny_config(runs_dir))
+
+
 def test_images_say_which_classes_they_ask_about():
     plain = build_model("vit", (8, 8, 1), num_classes=5, patch=4, dim=8, depth=1, num_heads=2, head="cosine")
-    model = TaskModel(plain.module, (8, 8, 2), ((0, 1), (2, 3, 4)))
+    model = TaskModel(plain.module, (8, 8, 2), ((0, 1), (2, 3, 4)), 0.5)
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     params = model.init(jax.random.key(0))
     logits = model.apply(params, to_inputs(marked(images, np.array([2, 0, 1]))))
-    expected = plain.apply(params, to_inputs(images))
+    expected = 0.5 * plain.apply(params, to_inputs(images))
     excluded = [[True, True, False, False, False], [False] * 5, [False, False, True, True, True]]
     np.testing.assert_allclose(logits, np.where(excluded, EXCLUDED, expected), rtol=1e-5)
     grown = {group.name for group in model.perm_spec.groups.values()}
     assert grown == {group.name for group in plain.perm_spec.groups.values()}
 
 
-def test_who_sees_which_images(config):
-    context = opened(config)
+def test_who_sees_which_images(context):
     pair, data = context.pair, context.setting.dataset
     assert pair.roles == ("model_a", "model_b", "model_c") and pair.names == NAMES
     assert [len(pair.train[role]) for role in pair.roles] == [100] * 3
@@ -65,9 +75,8 @@ def test_who_sees_which_images(config):
     assert jax.tree.leaves(moved).count(True) > len(jax.tree.leaves(moved)) / 2
 
 
-def test_what_is_measured(config):
+def test_what_is_measured(context):
     """Told the task, of all classes, and the means over seen and unseen tasks."""
-    context = opened(config)
     params, model = context.models[1], context.setting.model
     metrics = context.evaluate(Outcome(params, model.apply))
     logits = np.asarray(model.apply(params, context.setting.test_x.at[..., -1].set(0)))
@@ -84,25 +93,17 @@ def test_what_is_measured(config):
     assert metrics["joint"] == pytest.approx(100 * np.mean(logits.argmax(1) == labels))
 
 
-def test_merges_see_the_corrupted_images_that_are_measured(config):
-    clean = opened(config)
-    config.unseen, config.corruption, config.sees_test = (), "contrast", True
-    context = opened(config)
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, clean.models, context.models))  # found, not trained
-    before = np.asarray(clean.setting.test_x[:120, ..., :1] * 255).round().astype(np.uint8)
-    after = context.setting.test_x
+def test_merges_see_the_corrupted_images_that_are_measured(context, runs_dir):
+    config = tiny_config(runs_dir, unseen=(), corruption="contrast", sees_test=True)
+    corrupted = opened(config)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, context.models, corrupted.models))  # found again
+    clean, after = context.setting.test_x[:120], corrupted.setting.test_x
+    before = np.rint(clean[..., :1] * 255).astype(np.uint8)
     np.testing.assert_array_equal(after[..., :1], to_inputs(corrupt(before, "contrast", seed=0)))
-    np.testing.assert_array_equal(after[..., 1], clean.setting.test_x[:120, ..., 1])
-    for own in context.own_inputs:
+    np.testing.assert_array_equal(after[..., 1], clean[..., 1])
+    for own in corrupted.own_inputs:
         assert (np.asarray(own)[:, None] == np.asarray(after)).all((2, 3, 4)).any(1).all()
-    individual = run_entry(Entry(ENSEMBLE, ""), context, None)[0]
-    each = [context.evaluate(Outcome(params, context.setting.model.apply)) for params in context.models]
-    found = context.evaluate(individual)["tasks_within"]
-    assert found == {name: one["tasks_within"][name] for name, one in zip(NAMES, each)}
-
-
-def test_each_from_its_own_start(config):
-    config.pretrain_images, config.unseen = 0, ()
-    context = opened(config)
-    first = context.setting.model.init(jax.random.fold_in(jax.random.key(config.seed), 0))
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, context.start, first))
+    apply_fn = corrupted.setting.model.apply
+    each = [corrupted.evaluate(Outcome(params, apply_fn))["tasks_within"] for params in corrupted.models]
+    individual = corrupted.evaluate(run_entry(Entry(ENSEMBLE, ""), corrupted, None)[0])["tasks_within"]
+    assert individual == {name: one[name] for name, one in zip(NAMES, each)}

@@ -169,7 +169,10 @@ def tiny_config_of(panel):
 
 SLOW_ROWS = {"activation_align", "mudsc_align", "weight_zip", "mudsc_zip", "autofusion", "rebasin"}
 """Rows of the ResNet that take long to compile, and that other panels have."""
-FUSION_ROWS = {"simple_ensemble", "regmean", "adamerging", "surgery", "average_weight_matching"}
+FUSION_ROWS = {
+    "fusion": ("simple_ensemble", "adamerging"), "fusion_aligned": ("average_weight_matching",),
+    "fusion_corrupted": ("task_arithmetic",), "fusion_unseen": ("task_arithmetic",),
+}  # fmt: skip
 """Rows of FusionBench's tables that stand for all: methods are tested elsewhere."""
 
 
@@ -182,9 +185,9 @@ def rows_to_run():
     for table in reversed(TABLES.values()):
         panel, entries = table.panels[0], []
         for entry in panel.entries:
-            kind = (entry.method, bool(entry.members), entry.real_labels is None)
+            kind = (entry.method, bool(entry.members), entry.real_labels is None, entry.align)
             slow = table.name == "cifar5_resnet20" and entry.name in SLOW_ROWS
-            slow |= table.name.startswith("fusion") and entry.name not in FUSION_ROWS
+            slow |= entry.name not in FUSION_ROWS.get(table.name, (entry.name,))
             if entry.method in (None, "interpolation") or (kind not in covered and not slow):
                 first = {option: values[:1] for option, values in entry.search.items()}
                 entries.append(dataclasses.replace(entry, search=first))

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.merging.task_vectors.matrices import thin_svd
+
 
 @functools.partial(jax.jit, static_argnames=("rank", "gate_k", "gate"))
 def low_rank_experts(
@@ -36,8 +38,8 @@ def low_rank_experts(
         {'down': (4, 1, 3, 1), 'gate': (4, 1, 3, 2), 'up': (4, 1, 1, 2)}
     """
     delta = tuned - base
-    read, sizes, made = jnp.linalg.svd(delta, full_matrices=False)
-    seen = read if gate == "delta" else jnp.linalg.svd(tuned, full_matrices=False)[0]
+    read, sizes, made = thin_svd(delta)
+    seen = read if gate == "delta" else thin_svd(tuned)[0]
     found = {"gate": seen[..., :gate_k]}
     if rank is None:
         return found | {"dense": delta}

@@ -49,6 +49,24 @@ def add_matrices(
     return merge_leaves(leaf, [base, *models])
 
 
+def thin_svd(
+    matrices: Float[Array, "*batch m n"],
+) -> tuple[Float[Array, "*batch m r"], Float[Array, "*batch r"], Float[Array, "*batch r n"]]:
+    """Singular value decompositions `U diag(s) V^T`, `r = min(m, n)`, each in a call of its own.
+
+    jaxlib 0.10 shares out the matrices of one batched call among the threads that run the program, and
+    waits. Where every thread is in such a call, as on two cores, the program stands still for ever.
+
+    Example:
+        >>> [round(float(value), 4) for value in thin_svd(jnp.diag(jnp.array([1.0, 2.0])))[1]]
+        [2.0, 1.0]
+    """
+    batch, shape = matrices.shape[:-2], matrices.shape[-2:]
+    each = [jnp.linalg.svd(matrix, full_matrices=False) for matrix in matrices.reshape(-1, *shape)]
+    u, s, vt = (jnp.stack(part).reshape(*batch, *part[0].shape) for part in zip(*each))
+    return u, s, vt
+
+
 def polar(matrix: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """The nearest matrix with orthonormal rows or columns: `U V^T`, where `U diag(s) V^T` is the matrix.
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from autofusion_jax.merging.leafwise import results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.task_vectors.matrices import Scalar, add_matrices, polar
+from autofusion_jax.merging.task_vectors.matrices import Scalar, add_matrices, polar, thin_svd
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -57,7 +57,7 @@ def add_decorrelated(base: Params, models: Sequence[Params], scale: Scalar, *, c
 
     def matrix(deltas: Float[Array, "models m n"]) -> Float[Array, "m n"]:
         each = max(1, min(deltas.shape[1:]) // len(deltas))
-        u, s, vt = jnp.linalg.svd(deltas, full_matrices=False)
+        u, s, vt = thin_svd(deltas)
         left = jnp.concatenate(u[:, :, :each], 1)
         right = vt[:, :each].reshape(-1, vt.shape[-1])
         return polar(left) * s[:, :each].reshape(-1) @ polar(right)

@@ -1,13 +1,18 @@
 """Iso-C, Iso-CTS, TSV-Merge and WUDI against recorded outputs of FusionBench, on the merged task vector."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import autofusion_jax as af
+from autofusion_jax.merging.mixing.low_rank import low_rank_experts
 from autofusion_jax.merging.task_vectors.iso_c import add_isotropic
 from autofusion_jax.merging.task_vectors.iso_cts import add_common_and_specific
+from autofusion_jax.merging.task_vectors.matrices import thin_svd
 from autofusion_jax.merging.task_vectors.tsv import add_decorrelated
 from autofusion_jax.merging.task_vectors.wudi import add_undisturbed
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
@@ -125,3 +130,19 @@ def test_vmap_over_the_scale(fn):
 def test_bad_options(method, options, message):
     with pytest.raises(ValueError, match=message):
         af.methods.__dict__[method](**options)
+
+
+def test_no_svd_is_of_a_batch():
+    """A batch is shared out among the threads that run the program, which may all wait for one another."""
+    deltas = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 5, 4)), jnp.float32)
+    for found, expected in zip(thin_svd(deltas), np.linalg.svd(deltas, full_matrices=False)):
+        np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-5)
+    base, models = {"w": jnp.zeros((5, 4))}, [{"w": delta[0]} for delta in deltas]
+    split = functools.partial(low_rank_experts, rank=1, gate_k=1, gate="weight")
+    programs = [jax.make_jaxpr(split)(deltas[0], deltas)]
+    programs += [jax.make_jaxpr(fn)(base, models, 1.0) for fn in (add_decorrelated, add_common_and_specific)]
+    for program in programs:
+        made = re.findall(r"(.*) = svd\[", str(program))
+        assert made and all(
+            shape.count(",") <= 1 for line in made for shape in re.findall(r"\[(.*?)\]", line)
+        )
