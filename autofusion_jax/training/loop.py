@@ -12,6 +12,7 @@ import optax
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.training.losses import Loss, cross_entropy
 from autofusion_jax.types import ApplyFn, Params, TrainFn
 from autofusion_jax.validation import require, unknown_name
 
@@ -84,21 +85,24 @@ def train(
     *,
     options: TrainOptions,
     seed: int,
+    loss: Loss = cross_entropy,
     train_fn: TrainFn | None = None,
     on_segment: Callable[[TrainState, float], None] | None = None,
 ) -> TrainState:
-    """Train by cross-entropy over all logits, from `state` to the end.
+    """Train from `state` to the end, by cross-entropy over all logits unless told otherwise.
 
     The order of the images depends on `seed` and the epoch alone, so a training that was
     stopped and goes on from a saved state ends in the same bits as one that was not.
 
     Args:
-        apply_fn: returns logits `[N, classes]`.
+        apply_fn: returns logits `[N, classes]`, or what else `loss` takes.
         state: where to start; `init_state` or one that `on_segment` was given.
-        images: uint8 `[N, ...]`; the network sees them divided by 255.
-        labels: integers `[N]`.
+        images: uint8 `[N, ...]`: the network sees them divided by 255; or inputs of another dtype, which it
+            sees as they are: int32 for tokens.
+        labels: integers `[N]`, or what else `loss` takes, `[N, ...]`.
         options: how to train.
         seed: seed of the order of the images and of their augmentation.
+        loss: one of `autofusion_jax.training.losses`, or another function of outputs and labels.
         train_fn: the network in training mode, if that is another than `apply_fn`: returns
             logits and params with updated statistics. The gradient with respect to statistics
             must be zero, as it is where training uses the batch's own.
@@ -111,15 +115,15 @@ def train(
         ValueError: the loss is NaN or infinite; names the step.
     """
     total = num_steps(len(images), options)
-    pixels, classes = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
+    inputs, targets = jnp.asarray(images), jnp.asarray(labels)
     while state.step < total:
         steps = np.arange(state.step, state.step + options.segment)
         rates = options.learning_rate * 0.5 * (1 + np.cos(np.pi * steps / total))
         index = _batches(len(images), steps, options.batch_size, seed)
         params, opt_state, losses = _run_segment(
-            train_fn or _without_statistics(apply_fn), _Rule(options.optimizer, options.weight_decay),
+            train_fn or _without_statistics(apply_fn), _Rule(options.optimizer, options.weight_decay, loss),
             jax.random.key(seed) if options.augment else None, state.params, state.opt_state,
-            pixels, classes, jnp.asarray(steps), jnp.asarray(index), jnp.asarray(rates, jnp.float32),
+            inputs, targets, jnp.asarray(steps), jnp.asarray(index), jnp.asarray(rates, jnp.float32),
         )  # fmt: skip
         losses = np.asarray(losses)
         if not np.isfinite(losses).all():
@@ -153,6 +157,7 @@ class _Rule(NamedTuple):
 
     optimizer: str
     weight_decay: float
+    loss: Loss
 
 
 @functools.cache
@@ -176,8 +181,8 @@ def _run_segment(
     optimizer = OPTIMIZERS[rule.optimizer]()
 
     def loss_fn(params: Params, x: Array, y: Array) -> tuple[Array, Params]:
-        logits, updated = train_fn(params, x.astype(jnp.float32) / 255)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), updated
+        outputs, updated = train_fn(params, x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x)
+        return rule.loss(outputs, y), updated
 
     def step(carry: tuple[Params, optax.OptState], draw: tuple[Array, Array, Array]) -> tuple:
         params, opt_state = carry

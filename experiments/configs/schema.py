@@ -101,6 +101,29 @@ class ViTConfig:
 
 
 @dataclasses.dataclass
+class GPT2Config:
+    """A GPT-2: see `autofusion_jax.models.gpt2.GPT2`."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    name: str = "gpt2"
+
+
+@dataclasses.dataclass
+class T5Config:
+    """A T5 with as many blocks in the decoder as in the encoder: see `autofusion_jax.models.t5.T5`."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    name: str = "t5"
+
+
+@dataclasses.dataclass
 class MergeConfig:
     """Which methods to run and how.
 
@@ -137,7 +160,7 @@ class Config:
 
     name: str
     data: DataConfig
-    model: MLPConfig | VGGConfig | ResNetConfig | ViTConfig
+    model: MLPConfig | VGGConfig | ResNetConfig | ViTConfig | GPT2Config | T5Config
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     merge: MergeConfig = dataclasses.field(default_factory=MergeConfig)

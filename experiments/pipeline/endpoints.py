@@ -3,9 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import re
-import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autofusion_jax.checkpoints.orbax_io import load, save
 from autofusion_jax.data.dataset import Dataset
 from autofusion_jax.data.registry import load_dataset
 from autofusion_jax.data.splits import (
@@ -33,10 +28,10 @@ from autofusion_jax.data.splits import (
 )
 from autofusion_jax.evaluation.accuracy import task_names
 from autofusion_jax.models.registry import Model, build_model
-from autofusion_jax.training.loop import TrainState, init_state, num_steps, train
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 from configs.schema import Config, identity
+from pipeline.networks import FINAL, Training, find_or_train
 
 MODEL_ROLES = tuple(f"model_{letter}" for letter in "abcdefghij")
 ROLES = (*MODEL_ROLES[:2], "real_labels", *MODEL_ROLES[2:], "pretrained")
@@ -112,8 +107,8 @@ class Pair:
 
 
 def to_inputs(images: np.ndarray) -> Array:
-    """What networks see of uint8 images: floats in [0, 1]."""
-    return jnp.asarray(images, jnp.float32) / 255
+    """What networks see of uint8 images: floats in [0, 1]; of tokens these themselves."""
+    return jnp.asarray(images, jnp.float32) / 255 if images.dtype == np.uint8 else jnp.asarray(images)
 
 
 def open_setting(config: Config, console: Console) -> Setting:
@@ -194,7 +189,7 @@ def _draw_unlabelled(config: Config, train: dict[str, np.ndarray], pool: np.ndar
 
 def network_path(setting: Setting, pair: Pair, role: str) -> Path:
     """Where the finished network of a role is kept."""
-    return setting.checkpoint_root / f"seed_{pair.seed}" / role / "final"
+    return setting.checkpoint_root / f"seed_{pair.seed}" / role / FINAL
 
 
 def get_network(setting: Setting, pair: Pair, role: str, start: Params | None = None) -> tuple[Params, float]:
@@ -209,23 +204,18 @@ def get_network(setting: Setting, pair: Pair, role: str, start: Params | None = 
     Returns:
         Its parameters, and the seconds that its training took.
     """
-    final = network_path(setting, pair, role)
-    if final.is_dir():
-        stored = load(final)
-        _sweep(final.parent)
-        return jax.tree.map(jnp.asarray, stored.params), stored.meta["seconds"]
-    start = initial_params(setting, pair, role) if start is None else start
-    state, seconds = _train(setting, pair, role, final.parent, start)
-    model = setting.model
-    save(final, state.params, spec=model.perm_spec, meta=network_meta(setting, pair, role, seconds=seconds))
-    _sweep(final.parent)
-    return state.params, seconds
+    place, indices, model = ROLES.index(role), pair.train[role], setting.model
 
+    def prepare() -> Training:
+        return Training(
+            model.apply, initial_params(setting, pair, role) if start is None else start,
+            setting.dataset.train_images[indices], head_labels(pair.train_labels)[indices],
+            setting.config.train, 3 * pair.seed + place % 3 + 1_000_000 * (place // 3),
+            train_fn=model.train_apply, spec=model.perm_spec,
+        )  # fmt: skip
 
-def _sweep(folder: Path) -> None:
-    """Remove what a finished training needs no more, and what a killed one left half-written."""
-    for path in (*(path for _, path in _saved_steps(folder)), *folder.glob(".*")):
-        shutil.rmtree(path, ignore_errors=True)
+    folder, name = network_path(setting, pair, role).parent, f"{role} of seed {pair.seed}"
+    return find_or_train(folder, name, prepare, network_meta(setting, pair, role), setting.console)
 
 
 def network_meta(setting: Setting, pair: Pair, method: str, **more: Any) -> dict[str, Any]:
@@ -245,46 +235,3 @@ def network_meta(setting: Setting, pair: Pair, method: str, **more: Any) -> dict
 def initial_params(setting: Setting, pair: Pair, role: str) -> Params:
     """Where the training of a role starts."""
     return setting.model.init(jax.random.fold_in(jax.random.key(pair.seed), ROLES.index(role)))
-
-
-def _train(setting: Setting, pair: Pair, role: str, folder: Path, start: Params) -> tuple[TrainState, float]:
-    options, indices = setting.config.train, pair.train[role]
-    place = ROLES.index(role)
-    state = init_state(start, options)
-    seconds = 0.0
-    steps = _saved_steps(folder)
-    if steps:
-        stored = load(steps[-1][1], like=(state.params, state.opt_state))
-        state, seconds = TrainState(*stored.params, step=steps[-1][0]), stored.meta["seconds"]
-        setting.console.print(f"{role} of seed {pair.seed}: goes on at step {state.step}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = setting.console
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        total = num_steps(len(indices), options)
-        bar = progress.add_task(f"training {role}, seed {pair.seed}", total=total, completed=state.step)
-        started = time.perf_counter() - seconds
-
-        def on_segment(state: TrainState, loss: float) -> None:
-            progress.update(bar, completed=state.step, description=f"training {role}: loss {loss:.3f}")
-            if state.step < total:
-                elapsed = time.perf_counter() - started
-                path = folder / f"step_{state.step:07d}"
-                save(path, (state.params, state.opt_state), meta={"seconds": elapsed})
-                for _, old in _saved_steps(folder)[:-2]:
-                    shutil.rmtree(old)
-
-        images, labels = setting.dataset.train_images[indices], head_labels(pair.train_labels)[indices]
-        seed = 3 * pair.seed + place % 3 + 1_000_000 * (place // 3)
-        state = train(
-            setting.model.apply, state, images, labels, options=options, seed=seed,
-            train_fn=setting.model.train_apply, on_segment=on_segment,
-        )  # fmt: skip
-    seconds = time.perf_counter() - started
-    setting.console.print(f"trained {role} of seed {pair.seed} in {seconds:.0f} s")
-    return state, seconds
-
-
-def _saved_steps(folder: Path) -> list[tuple[int, Path]]:
-    """The unfinished checkpoints of a training, oldest first."""
-    found = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in folder.glob("step_*")]
-    return sorted((int(match.group(1)), path) for match, path in found if match)

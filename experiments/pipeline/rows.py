@@ -54,6 +54,17 @@ class Outcome(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class SideBySide:
+    """All networks run side by side: one head each."""
+
+    apply_fn: ApplyFn
+
+    def __call__(self, models: Sequence[Params], x: Array) -> Array:
+        """Their outputs `[networks, N, ...]`."""
+        return jnp.stack([self.apply_fn(params, x) for params in models])
+
+
+@dataclasses.dataclass(frozen=True)
 class PairContext:
     """An endpoint pair with its networks trained and its unlabelled inputs in memory.
 
@@ -99,6 +110,10 @@ class PairContext:
     def own_inputs(self) -> tuple[Array, ...]:
         """Those of `x` that are of each network's task."""
         return tuple(self.x[mask] for mask in task_masks(self.x_labels, self.pair.tasks[: len(self.models)]))
+
+    def own_options(self, method: str | None) -> dict[str, Any]:
+        """Options that give a method the inputs of each network apart."""
+        return {"inputs": self.own_inputs}
 
     @functools.cached_property
     def pseudo_labels(self) -> Array:

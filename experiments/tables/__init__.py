@@ -17,6 +17,9 @@ from tables import (
     fusion,
     fusion_aligned,
     fusion_corrupted,
+    fusion_heads,
+    fusion_text,
+    fusion_text_to_text,
     fusion_unseen,
     inputs,
     mudsc_s1,
@@ -27,6 +30,7 @@ MODULES = (
     autofusion_1, autofusion_2, autofusion_3, autofusion_4, autofusion_5, autofusion_6, autofusion_7,
     autofusion_8, autofusion_9, best, ablation, inputs, catalogue,
     cifar5_resnet20, mudsc_s1, fusion, fusion_unseen, fusion_corrupted, fusion_aligned,
+    fusion_heads, fusion_text, fusion_text_to_text,
 )  # fmt: skip
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in MODULES}
 

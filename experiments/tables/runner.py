@@ -1,22 +1,21 @@
 """Run the rows of a table on its endpoint pairs, going on from where an earlier run stopped."""
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-from jax import Array
 from rich.console import Console
 
 from autofusion_jax.evaluation.accuracy import evaluate, task_masks
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.reporting.records import Record, summarise, write_records
-from autofusion_jax.types import ApplyFn, Params
 from pipeline.references import REFERENCE_ROWS
-from pipeline.rows import Outcome, PairContext, build_method, merge_outcomes
+from pipeline.rows import Outcome, PairContext, SideBySide, build_method, merge_outcomes
 from tables.schema import ENSEMBLE, Entry, Panel, Source, Table, TableConfig
 from tables.stored import RESULTS_FILE, claim, in_order, panel_folder, read_results
+
+REPORTED = {"joint": "joint", "avg_within": "within tasks", "scaled": "of the networks' own performance"}
+"""Metrics that are shown while rows are run."""
 
 
 def run_rows(
@@ -58,9 +57,9 @@ def _report(
     for row in summarise(records):
         found = "".join(f", {name} {value:g}" for name, value in records[0].found.items())
         name = f"{entry.title}, {row.variant}" if row.variant else entry.title
-        joint = f"{row.mean['joint']:.2f} % joint, " if "joint" in row.mean else ""
+        means = [f"{row.mean[key]:.2f} % {words}" for key, words in REPORTED.items() if key in row.mean]
         console.print(
-            f"seed {context.pair.seed}: {name}: {joint}{row.mean['avg_within']:.2f} % within tasks "
+            f"seed {context.pair.seed}: {name}: {', '.join(means)} "
             f"({row.seconds:.1f} s{found}); {left} row(s) to go"
         )
 
@@ -80,19 +79,9 @@ def run_entry(entry: Entry, context: PairContext, correction: str | None) -> lis
 
 
 def _ensemble(context: PairContext) -> Outcome:
-    members = _Members(context.setting.model.apply)
+    members = SideBySide(context.setting.model.apply)
     result = MergeResult(context.models, members, num_heads=len(context.models))
     return Outcome(context.models, members, result=result, storable=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Members:
-    """All networks run side by side: one head each."""
-
-    apply_fn: ApplyFn
-
-    def __call__(self, models: tuple[Params, ...], x: Array) -> Array:
-        return jnp.stack([self.apply_fn(params, x) for params in models])
 
 
 def _searched(entry: Entry, context: PairContext, correction: str | None) -> list[Outcome]:
@@ -123,7 +112,7 @@ def merge_once(
     entry: Entry, context: PairContext, found: Mapping[str, Any], *, correction: str | None
 ) -> list[Outcome]:
     """Merge the networks of a pair as a row says, with the settings that its search found."""
-    options = {**entry.options, **found, **({"inputs": context.own_inputs} if entry.own_inputs else {})}
+    options = {**entry.options, **found, **(context.own_options(entry.method) if entry.own_inputs else {})}
     method = build_method(entry.method or "", context.setting.config, options)
     members = entry.members or range(len(context.models))
     models = [context.models[place] for place in members]

@@ -128,6 +128,5 @@ def _caption(setting: summary.Setting) -> str:
     what = f"{pairs} pairs of trained networks" if pairs > 1 else "one pair of trained networks"
     over = "pairs" if pairs > 1 else "repeats" if repeated else ""
     spread = f"; mean ± standard deviation over {over}" if over else ""
-    return (
-        f"{setting.name}: accuracy on the test images in percent, {what}{spread}; the best merge stands out"
-    )
+    units = "in the units of the columns" if setting.metric == "scaled" else "in percent, accuracy"
+    return f"{setting.name}: measured {units} on the test inputs, {what}{spread}; the best merge stands out"

@@ -17,7 +17,7 @@ PREFIXES = {
 ENSEMBLES = ("ensemble", "_ensemble")
 PLAIN, PAPER, PAPER_PRESET = "interpolation", "autofusion_paper", "paper"
 """Methods that others are compared with: the plain average, the paper's by its own name or as a preset."""
-RANKING = ("joint", "avg", "avg_within", "seen_within")
+RANKING = ("joint", "avg", "avg_within", "seen_within", "scaled")
 """Metrics that networks are compared by: the first of them among the columns of a setting."""
 
 

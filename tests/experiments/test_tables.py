@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from autofusion_jax.data.registry import DATASETS
+from autofusion_jax.data.text import text_arrays
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.models.layers import class_vectors
 from autofusion_jax.models.registry import build_model
@@ -19,7 +20,9 @@ from autofusion_jax.reporting.records import read_records, summarise
 from configs.schema import MLPConfig, VGGConfig
 from pipeline.references import REFERENCE_ROWS
 from tables import TABLES, find_panel
+from tables.fusion_heads import HeadsConfig
 from tables.fusion_source import FusionConfig
+from tables.fusion_text import TextConfig
 from tables.mudsc_s1 import TASKS, ClipModel, class_labels
 from tables.report import panel_lines, panel_text, write_panel, write_table
 from tables.runner import run_rows
@@ -119,6 +122,10 @@ TINY = {
     "resnet": ("model.widths=(4, 8, 8)", "model.depths=(1, 1, 1)"),
     "vit": ("model.patch=4", "model.dim=8", "model.depth=1", "model.num_heads=2", "model.mlp_dim=8",
             "model.embed_dim=8", "pretrain.epochs=1", "num_steps=2", "test_images=100"),
+    "gpt2": ("model.dim=8", "model.depth=1", "model.num_heads=2", "model.mlp_dim=8", "tokens=16",
+             "test_inputs=50"),
+    "t5": ("model.dim=8", "model.depth=1", "model.num_heads=2", "model.head_dim=4", "model.mlp_dim=8",
+           "tokens=16", "test_inputs=50"),
 }  # fmt: skip
 """Settings by the kind of network."""
 
@@ -134,13 +141,26 @@ def tiny(config):
         config.model = MLPConfig(widths=(8,))
     elif config.model.name not in TINY:
         config.model.widths = (8,)
+    if isinstance(config, TextConfig):
+        return config
     names = dict(zip(config.data.name.split("+"), DIGITS_COPIES))
     config.data.name = "+".join(names.values())
     if isinstance(config, FusionConfig):
         config.seen, config.unseen = (
             tuple(map(names.__getitem__, part)) for part in (config.seen, config.unseen)
         )
+    if isinstance(config, HeadsConfig) and config.start_data:
+        config.start_data = DIGITS_COPIES[1]
     return config
+
+
+def small_text(name):
+    """A text data set of this name, whose passages tell their class and their number."""
+    info = DATASETS[name]
+    classes = {
+        str(k): [(f"{i}", f"{name} {k} says {i} to all") for i in range(40)] for k in range(info.num_classes)
+    }
+    return dataclasses.replace(info, files=(), read_folder=lambda folder: text_arrays(classes, most=40))
 
 
 def tiny_config_of(panel):
@@ -184,6 +204,8 @@ def rows_to_run():
 def test_every_table_at_a_tiny_size(table, panel, tmp_path, monkeypatch):
     for name in DIGITS_COPIES:
         monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS["digits"], name=name))
+    for name in ("man_language", "man_section", "fortunes"):
+        monkeypatch.setitem(DATASETS, name, small_text(name))
     config, console = panel.get_config(), quiet()
     names = [entry.name for entry in panel.entries]
     config.runs_dir, config.out_dir = str(tmp_path / "runs"), str(tmp_path / "out")

@@ -6,6 +6,7 @@ import pytest
 
 from autofusion_jax.models.registry import build_model
 from autofusion_jax.training.loop import MAX_SHIFT, TrainOptions, augment, init_state, num_steps, train
+from autofusion_jax.training.losses import UNSCORED, squared_error, token_cross_entropy
 from tests.conftest import MODELS
 
 RNG = np.random.default_rng(0)
@@ -117,3 +118,29 @@ def test_divergence_names_the_step():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         TrainOptions(**options).check()
+
+
+def test_tokens_are_seen_as_they_are_and_other_losses_learn():
+    """A table of logits by token learns what follows each token, but where that does not count."""
+    tokens = np.tile(np.array([[300, 301, 302]], np.int32), (16, 1))
+    targets = np.tile(np.array([[1, 2, UNSCORED]], np.int32), (16, 1))
+
+    def apply_fn(params, x):
+        return params["table"][x - 300]
+
+    options = TrainOptions(epochs=30, batch_size=16, learning_rate=0.3, segment=30)
+    start = init_state({"table": jnp.zeros((3, 4))}, options)
+    state = train(apply_fn, start, tokens, targets, options=options, seed=0, loss=token_cross_entropy)
+    assert state.params["table"].argmax(-1)[:2].tolist() == [1, 2]
+    assert not state.params["table"][2].any()
+
+
+def test_images_as_targets():
+    """One factor on every pixel: the images are seen divided by 255, and are to be given back halved."""
+    options = TrainOptions(epochs=60, batch_size=200, learning_rate=0.05, segment=60)
+    start = init_state({"factor": jnp.ones(())}, options)
+    state = train(
+        lambda params, x: params["factor"] * x, start, IMAGES, IMAGES / np.float32(510), options=options,
+        seed=0, loss=squared_error,
+    )  # fmt: skip
+    assert abs(float(state.params["factor"]) - 0.5) < 0.01

@@ -7,16 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int, Key
 
-from autofusion_jax.merging.regression.layers import LinearLayers
-from autofusion_jax.symmetry.flat import FlatProgram, Override
-from autofusion_jax.symmetry.infer import trace_program
+from autofusion_jax.merging.averaging.single_input import Leaves, SingleInput
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import unknown_name
 
-Leaves = dict[str, Array]
 Squares = Callable[[Leaves, Any], Leaves]
 """`(leaves, (x, y, counts)) -> ` the squared gradients of a batch, by path."""
 
@@ -119,56 +116,48 @@ def batch_summed_fisher(apply_fn: ApplyFn, params: Params, x: Array, *, batch_si
     return _mean_over_batches(squares, params, x, None, batch_size)
 
 
-class SingleInput:
-    """A network of one input, whose products with a vector need no gradient of the weight.
+@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+def gaussian_fisher(
+    apply_fn: ApplyFn, params: Params, x: Array, key: Key[Array, ""], *, batch_size: int = 32
+) -> Params:
+    r"""Average squared gradients of outputs that are no classes: images, features, other numbers.
 
-    Where a weight multiplies one vector z and makes v, the gradient is the outer product of z and dL/dv,
-    and its square that of the squares: over many inputs and classes one matrix product, in which no
-    gradient as large as the weight is ever made for a single input.
+    They are taken for the mean of a Gaussian of unit variance, so that `F = 1/N sum_i sum_o (d f_io /
+    d params)^2` over the inputs i and outputs o. The inner sum is estimated without bias by one
+    backward pass for each input, of the outputs added up with random signs.
+
+    Args:
+        apply_fn: the network; gives `[N, ...]`.
+        params: its parameters.
+        x: inputs `[N, ...]`.
+        key: draws the signs.
+        batch_size: as in `diagonal_fisher`.
+
+    Returns:
+        As `diagonal_fisher`, for `fisher(fishers=...)`. Between networks of other outputs the scale
+        says nothing: `normalize=True`.
+
+    Example:
+        >>> apply_fn = lambda params, x: x[:, None] * params["w"]
+        >>> known = gaussian_fisher(apply_fn, {"w": jnp.zeros(2)}, jnp.array([1.0, 3.0]), jax.random.key(0))
+        >>> known["w"].tolist()  # E[x^2]
+        [5.0, 5.0]
     """
 
-    def __init__(self, apply_fn: ApplyFn, params: Params, x: Num[Array, "1 ..."]) -> None:
-        self._params = params
-        self._program = FlatProgram(
-            trace_program(apply_fn, params, x, caller="fisher"), keep_derivatives=True
-        )
-        with jax.ensure_compile_time_eval():
-            self._linear = LinearLayers(self._program, params, raw_inputs=True)
-        self._layers = [layer for layer in self._linear.layers if layer.product.num_samples == 1]
-        self._read = [
-            self._program.equations[layer.equation].inputs[layer.product.live] for layer in self._layers
-        ]
-        self._raw = [self._program.rename(layer.made) for layer in self._layers]
-        self.zeros = {layer.weight: jnp.zeros(layer.product.made_shape) for layer in self._layers}
+    def of_one(leaves: Leaves, single: tuple[Array, Array, Array]) -> Leaves:
+        x_i, key_i, counts = single
 
-    def split(self, leaves: Leaves) -> tuple[Leaves, Leaves]:
-        """The leaves whose gradients are needed, and the weights of products."""
-        kept = {path: leaf for path, leaf in leaves.items() if path not in self.zeros}
-        return kept, {path: leaves[path] for path in self.zeros}
+        def signed(free: Leaves) -> Float[Array, ""]:
+            whole = unflatten_like(params, flatten_by_path(params) | free)
+            outputs = apply_fn(whole, x_i[None]).astype(jnp.float32)
+            return jnp.sum(outputs * jax.random.rademacher(key_i, outputs.shape, jnp.float32))
 
-    def __call__(
-        self, leaves: Leaves, added: Leaves, x: Num[Array, "1 ..."]
-    ) -> tuple[Float[Array, " classes"], Leaves]:
-        """Log probabilities, if `added` is added to what products make; and what the products read."""
-        program = self._program
-        overrides = {
-            layer.made: Override((raw,), functools.partial(jnp.add, added[layer.weight]))
-            for layer, raw in zip(self._layers, self._raw)
-        }
-        whole = unflatten_like(self._params, flatten_by_path(self._params) | leaves)
-        (logits, *reads) = program.evaluate(
-            [*program.outputs, *self._read], program.values(whole, x), overrides
-        )
-        return jax.nn.log_softmax(logits[0].astype(jnp.float32)), dict(zip(self.zeros, reads))
+        return jax.tree.map(lambda g: counts * g**2, jax.grad(signed)(leaves))
 
-    def weights(self, reads: Leaves, made: Leaves) -> Leaves:
-        """Squared gradients of weights, added up, from squares `[N, ...]` of what is read and of dL/dv."""
-        found = {}
-        for layer in self._layers:
-            z, g = reads[layer.weight], made[layer.weight]
-            z, g = jax.vmap(layer.product.read)(z)[:, 0], jax.vmap(layer.product.made)(g)[:, 0]
-            found[layer.weight] = self._linear.weight(layer, jnp.einsum("nbc,nbf->bcf", z, g))
-        return found
+    def squares(leaves: Leaves, batch: Any) -> Leaves:
+        return jax.tree.map(lambda values: jnp.sum(values, 0), jax.vmap(of_one, (None, 0))(leaves, batch))
+
+    return _mean_over_batches(squares, params, x, jax.random.split(key, len(x)), batch_size)
 
 
 def _log_probs(apply_fn: ApplyFn, params: Params, free: Leaves, x: Array) -> Float[Array, "N classes"]:

@@ -6,7 +6,11 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.merging.averaging.fisher import fisher_average
-from autofusion_jax.merging.averaging.fisher_information import batch_summed_fisher, diagonal_fisher
+from autofusion_jax.merging.averaging.fisher_information import (
+    batch_summed_fisher,
+    diagonal_fisher,
+    gaussian_fisher,
+)
 from tests.conftest import inputs_for, oracle, params_for
 from tests.merging.fusionbench import expect_oracle, fusionbench_apply, fusionbench_networks
 
@@ -182,3 +186,16 @@ def test_what_does_not_fit_the_networks(mlp):
         r"fisher: the networks' output must be one vector of logits of two or more classes .* shape \[1\]",
         params, apply_fn=lambda p, x: mlp.apply(p, x)[:, :1], batch=x,
     )  # fmt: skip
+
+
+def test_gaussian_fisher_by_hand():
+    """For a linear layer random signs are exact: E[x_i^2]; with tanh, times its slope squared."""
+    x, key = jax.random.normal(jax.random.key(1), (40, 3)), jax.random.key(2)
+    params = {"w": jax.random.normal(key, (3, 2))}
+    linear = gaussian_fisher(lambda p, x: x @ p["w"], params, x, key, batch_size=16)
+    expected = np.repeat(np.mean(np.square(x), 0)[:, None], 2, axis=1)
+    np.testing.assert_allclose(linear["w"], expected, rtol=1e-5)
+    curved = gaussian_fisher(lambda p, x: jnp.tanh(x @ p["w"]), params, x, key, batch_size=16)
+    slopes = 1 - np.tanh(np.asarray(x @ params["w"])) ** 2
+    expected = np.mean(np.square(x)[:, :, None] * slopes[:, None] ** 2, 0)
+    np.testing.assert_allclose(curved["w"], expected, rtol=1e-4)

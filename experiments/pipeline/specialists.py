@@ -1,0 +1,115 @@
+"""Specialists with heads of their own, trained from one start or from several."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Key
+
+from autofusion_jax.training.loop import TrainOptions
+from autofusion_jax.training.losses import Loss, cross_entropy, squared_error
+from autofusion_jax.types import Params
+from pipeline.endpoints import MODEL_ROLES, ROLES, Pair, Setting, network_path, to_inputs
+from pipeline.heads import Backbone, ClassHead, Head, HeadedNetwork
+from pipeline.multitask import HeadedTask, TasksContext, open_tasks
+from pipeline.networks import Training, find_or_train
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """What a specialist is trained and measured on.
+
+    Attributes:
+        name: what tables call the task.
+        head: what kind of answers it gives.
+        inputs: uint8 images or int32 tokens, `[N, ...]`.
+        targets: classes `[N]`, or images in [0, 1].
+        test_inputs: likewise `[M, ...]`.
+        test_targets: likewise.
+    """
+
+    name: str
+    head: Head
+    inputs: np.ndarray
+    targets: np.ndarray
+    test_inputs: np.ndarray
+    test_targets: np.ndarray
+
+    @property
+    def loss(self) -> Loss:
+        """Cross-entropy of classes, squared error of images."""
+        return cross_entropy if isinstance(self.head, ClassHead) else squared_error
+
+    @property
+    def average(self) -> np.ndarray:
+        """The most frequent class, or the mean image."""
+        if isinstance(self.head, ClassHead):
+            return np.asarray(np.bincount(self.targets).argmax())
+        return self.targets.mean(0)
+
+
+def _prepare(
+    options: TrainOptions, network: HeadedNetwork, data: TaskData, base: Params | None,
+    key: Key[Array, ""], seed: int,
+) -> Training:  # fmt: skip
+    start = network.init(network.backbone.init(key) if base is None else base)
+    return Training(network.apply, start, data.inputs, data.targets, options, seed, data.loss)
+
+
+def draw_roles(setting: Setting, number: int, names: tuple[str, ...]) -> Pair:
+    """The set of networks `number` of a config, one for each task; their inputs are drawn elsewhere."""
+    nothing, data = np.zeros(0, np.int64), setting.dataset
+    roles = dict.fromkeys(MODEL_ROLES[: len(names)], nothing)
+    return Pair(
+        number, setting.config.seed + number, (), (), names, roles, nothing, nothing,
+        data.train_labels, data.test_labels,
+    )  # fmt: skip
+
+
+def key_of(pair: Pair, role: str) -> Key[Array, ""]:
+    """What decides the initialisation of a network."""
+    return jax.random.fold_in(jax.random.key(pair.seed), ROLES.index(role))
+
+
+def get_trained(
+    setting: Setting, pair: Pair, role: str, prepare: Callable[[int], Training]
+) -> tuple[Params, float]:
+    """Find or train the network of a role; `prepare` takes the seed of the order of its inputs."""
+    seed = len(ROLES) * pair.seed + ROLES.index(role)
+    meta = {"config": setting.config.name, "seed": pair.seed, "role": role}
+    folder, name = network_path(setting, pair, role).parent, f"{role} of seed {pair.seed}"
+    return find_or_train(folder, name, lambda: prepare(seed), meta, setting.console)
+
+
+def open_headed(
+    setting: Setting, backbone: Backbone, pair: Pair, data: Sequence[TaskData], base: Params | None
+) -> TasksContext:
+    """Train or find a specialist for each task, backbone and head together.
+
+    Args:
+        setting: the config in memory; its `model` is the backbone.
+        backbone: the backbone of all.
+        pair: gives the seed.
+        data: one for each specialist.
+        base: the backbone where all start; None: each starts from an initialisation of its own.
+    """
+    share = setting.config.data.num_unlabelled // len(data)
+    models, seconds, tasks = [], [], []
+    for one, role in zip(data, MODEL_ROLES):
+        network = HeadedNetwork(backbone, one.head)
+        prepare = functools.partial(_prepare, setting.config.train, network, one, base, key_of(pair, role))
+        trained, took = get_trained(setting, pair, role, prepare)
+        models.append(trained["backbone"])
+        seconds.append(took)
+        tasks.append(
+            HeadedTask(
+                one.name, to_inputs(one.inputs[:share]), network, trained["head"],
+                to_inputs(one.test_inputs), one.test_targets, one.average,
+            )
+        )  # fmt: skip
+    x = jnp.concatenate([task.x for task in tasks])
+    return open_tasks(setting, pair, models, seconds, tasks, models[0] if base is None else base, x)
