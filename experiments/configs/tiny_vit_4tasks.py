@@ -15,5 +15,5 @@ def get_config() -> Config:
         name="tiny_vit_4tasks",
         data=DataConfig("+".join(DATASETS), num_train=40_000, num_validation=0, num_unlabelled=5000),
         model=ViTConfig(patch=7, dim=64, depth=4, num_heads=4, mlp_dim=128),
-        train=TrainOptions(epochs=5, batch_size=32, learning_rate=5e-4),
+        train=TrainOptions(epochs=8, batch_size=32, learning_rate=1e-3),
     )
