@@ -145,7 +145,7 @@ def _continuations(passages: np.ndarray, source_len: int) -> tuple[np.ndarray, n
 def get_config() -> TextConfig:
     return TextConfig(
         name="fusion_text_to_text",
-        data=DataConfig("+".join(ANSWERS), num_train=12_000, num_validation=0, num_unlabelled=400),
+        data=DataConfig("+".join(ANSWERS), num_train=8000, num_validation=0, num_unlabelled=400),
         model=T5Config(dim=64, depth=2, num_heads=4, head_dim=16, mlp_dim=128),
         train=TrainOptions(epochs=4, batch_size=64, learning_rate=2e-3, segment=50),
         pretrain=TrainOptions(epochs=2, batch_size=64, learning_rate=2e-3, segment=50),

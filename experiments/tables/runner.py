@@ -59,7 +59,7 @@ def _report(
         name = f"{entry.title}, {row.variant}" if row.variant else entry.title
         means = [f"{row.mean[key]:.2f} % {words}" for key, words in REPORTED.items() if key in row.mean]
         console.print(
-            f"seed {context.pair.seed}: {name}: {', '.join(means)} "
+            f"seed {context.pair.seed}: {name}: {', '.join(means) or 'measured'} "
             f"({row.seconds:.1f} s{found}); {left} row(s) to go"
         )
 
