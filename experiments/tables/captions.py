@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from autofusion_jax.reporting.records import Row
 from autofusion_jax.reporting.tables import heading
+from configs.schema import MLPConfig, ResNetConfig, VGGConfig
 from tables.schema import TableConfig
 
 PAPER_EPOCHS = 64
@@ -23,11 +24,12 @@ def endpoints(rows: Mapping[str, Row]) -> str:
 
 def training(config: TableConfig) -> str:
     """What the networks are, and how they were trained."""
-    options = config.train
-    widths = ", ".join(map(str, config.model.widths))
+    options, model = config.train, config.model
+    assert isinstance(model, MLPConfig | VGGConfig | ResNetConfig), "what tables with this caption merge"
+    widths = ", ".join(map(str, model.widths))
     augmented = ", images mirrored and shifted" if options.augment else ""
     return (
-        f"{config.model.name} of widths {widths}, trained for {options.epochs} epoch(s) by "
+        f"{model.name} of widths {widths}, trained for {options.epochs} epoch(s) by "
         f"{options.optimizer} at {options.learning_rate:g}, batches of {options.batch_size}{augmented}."
     )
 
