@@ -12,9 +12,14 @@ from rich.console import Console
 import reproduce
 from app import run
 
-BENCHES = {"tiny_vit_4tasks": ("fusion", "fusion_unseen", "fusion_corrupted", "fusion_aligned")}
-"""Config -> the tables on its networks, in their order."""
-CONFIG = flags.DEFINE_enum("config", None, sorted(BENCHES), "Whose networks are merged.", required=True)
+BENCHES = {
+    "tiny_vit_4tasks": (
+        "fusion", "fusion_unseen", "fusion_corrupted", "fusion_aligned",
+        "fusion_heads", "fusion_text", "fusion_text_to_text",
+    )
+}  # fmt: skip
+"""Config -> the tables on its networks, then those of tasks that need others, in their order."""
+CONFIG = flags.DEFINE_enum("config", None, sorted(BENCHES), "Whose tables to run.", required=True)
 
 flags.adopt_module_key_flags(reproduce)
 
