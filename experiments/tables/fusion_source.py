@@ -49,7 +49,7 @@ class FusionConfig(TableConfig):
     test_images: int = 2000
     corruption: str = ""
     sees_test: bool = False
-    num_steps: int = 1000
+    num_steps: int = 300
     class_cosine: float = 0.9
 
     start_fields = ("pretrain", "pretrain_images", "class_cosine")
