@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from flax.core import freeze
 from jax import Array
 from jaxtyping import Key
 
@@ -145,5 +146,6 @@ def build_model(name: str, input_shape: InputShape, **options: Any) -> Model:
     for option in options:
         if option not in known:
             raise unknown_name(f"build_model: {name}", "option", option, known)
-    shape = input_shape if isinstance(input_shape, Mapping) else tuple(input_shape)
-    return Model(MODELS[name](**options), shape)
+    shape = freeze(input_shape) if isinstance(input_shape, Mapping) else tuple(input_shape)
+    hashable = {option: freeze(v) if isinstance(v, Mapping) else v for option, v in options.items()}
+    return Model(MODELS[name](**hashable), shape)

@@ -54,10 +54,13 @@ def test_counters_of_batches_come_back(resnet):
         ({"layer3.0.conv1.weight": None}, "'layer3.0.conv1.weight' must be a tensor with 4 axes"),
         (
             {"layer2.1.bn3.running_var": None},
-            r"'layer2.1.bn3.running_var' must be a tensor of shape \[12\]; got nothing",
+            r"'layer2.1.bn3.running_var'\] must be a tensor of shape \[12\]; got nothing",
         ),
-        ({"conv1.weight": np.ones((2, 3, 3, 3))}, r"'conv1.weight' must be a tensor of shape \[2, 3, 7, 7\]"),
-        ({"layer1.0.se.fc1.weight": np.ones(2)}, "got 'layer1.0.se.fc1.weight'"),
+        (
+            {"conv1.weight": np.ones((2, 3, 3, 3))},
+            r"'conv1.weight'\] must be a tensor of shape \[2, 3, 7, 7\]",
+        ),
+        ({"layer1.0.se.fc1.weight": np.ones(2)}, r"'layer1.0.se.fc1.weight'\] must be no tensor"),
     ],
 )
 def test_other_networks_are_refused(resnet, tensors, message):
