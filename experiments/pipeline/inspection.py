@@ -30,7 +30,7 @@ def inspect_config(config: Config, console: Console) -> None:
     infos = [dataset_info(name) for name in config.data.name.split("+")]
     options, sizes = dataclasses.asdict(config.model), tuple(info.num_classes for info in infos)
     if len(infos) == 1:
-        sizes = sizes_of_tasks(config, *sizes)
+        sizes = sizes_of_tasks(config, sizes[0])
     num_classes = head_size(config, sizes)
     model = build_model(options.pop("name"), infos[0].input_shape, num_classes=num_classes, **options)
     init_key, input_key = jax.random.split(jax.random.key(config.seed))

@@ -93,8 +93,8 @@ class Panel:
         entries: its rows.
         get_config: builds its default settings.
         caption: says what was run and how it differs from what was published, in paragraphs, from
-            the settings and the summary of each row by name.
-        open_source: loads its data.
+            the settings, of the kind that `get_config` builds, and the summary of each row by name.
+        open_source: loads its data, from the same settings.
         correction: what follows every merge, see `autofusion_jax.merge`.
         costs: whether to show what each row learned, and its seconds.
         curves: names of the entries whose parents are interpolated in a figure.
@@ -109,8 +109,8 @@ class Panel:
     metrics: tuple[str, ...]
     entries: tuple[Entry, ...]
     get_config: Callable[[], TableConfig]
-    caption: Callable[[TableConfig, Mapping[str, Row]], list[str]]
-    open_source: Callable[[TableConfig, Console], Source]
+    caption: Callable[[Any, Mapping[str, Row]], list[str]]
+    open_source: Callable[[Any, Console], Source]
     correction: str | None = None
     costs: bool = False
     curves: tuple[str, ...] = ()
