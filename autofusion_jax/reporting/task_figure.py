@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
 
 from autofusion_jax.reporting.figures import DASHES, PALETTE
 from autofusion_jax.reporting.sweep_figure import MARKERS
@@ -27,6 +28,7 @@ def radar_figure(
     angles = np.linspace(0, 2 * np.pi, len(tasks), endpoint=False)
     figure = Figure(figsize=(7.5, 7.2), dpi=130, layout="constrained")
     axes = figure.add_subplot(projection="polar")
+    assert isinstance(axes, PolarAxes)
     axes.set(theta_offset=np.pi / 2, theta_direction=-1)
     for i, (label, values) in enumerate(lines.items()):
         axes.plot(
