@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 from autofusion_jax.reporting.records import Record, Row, summarise
 from autofusion_jax.reporting.tables import heading, title_of
+from pipeline.endpoints import MODEL_ROLES
 from webreport.collect import Published, Run
 
 MERGED, HEADS, SPECIALIST, START = "merge", "several heads", "specialist", "start"
 TEACHER, CONTROL, REFERENCE, LARGER = "ensemble", "control", "reference", "larger network"
 PREFIXES = {
-    "model_": SPECIALIST, "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE, "start": START,
+    **dict.fromkeys(MODEL_ROLES, SPECIALIST),
+    "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE, "start": START,
     "max_model": TEACHER, "wemoe": LARGER, "smile": LARGER, "pareto": LARGER, "surgery": LARGER,
 }  # fmt: skip
 ENSEMBLES = ("ensemble", "_ensemble")
@@ -122,8 +124,8 @@ def kind_of(method: str) -> str:
     """Which kind of network a row is.
 
     Example:
-        >>> kind_of("zipit"), kind_of("z_ensemble"), kind_of("model_a")
-        ('merge', 'ensemble', 'specialist')
+        >>> kind_of("zipit"), kind_of("z_ensemble"), kind_of("model_a"), kind_of("model_stock")
+        ('merge', 'ensemble', 'specialist', 'merge')
     """
     known = (kind for prefix, kind in PREFIXES.items() if method.startswith(prefix))
     return next(known, TEACHER if method.endswith(ENSEMBLES) else MERGED)
