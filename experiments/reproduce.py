@@ -15,7 +15,7 @@ from app import run
 from autofusion_jax.validation import require, unknown_name
 from configs.schema import split_commas
 from figures import FIGURES, run_figure
-from tables import TABLES
+from tables import MODULES, TABLES
 from tables.report import total_seconds, write_panel, write_table
 from tables.runner import run_rows
 from tables.schema import Panel, Table, TableConfig
@@ -26,7 +26,7 @@ TABLE = flags.DEFINE_multi_string("table", [], f"Which table: {', '.join(TABLES)
 FIGURE = flags.DEFINE_multi_string(
     "figure", [], f"Which figure of the paper: {', '.join(FIGURES)}; may be repeated."
 )
-ALL = flags.DEFINE_bool("all", False, "Every table and every figure.")
+ALL = flags.DEFINE_bool("all", False, "Every table and figure but FusionBench's protocol.")
 FAST = flags.DEFINE_bool("fast", False, "A first look: one pair, one key, few images, epochs and rows.")
 PANELS = flags.DEFINE_list(
     "panels", None, "Run only these panels of the table, by the names of their folders."
@@ -45,7 +45,8 @@ SET = flags.DEFINE_multi_string("set", [], "Another setting, may be repeated: --
 
 
 def main(console: Console) -> None:
-    tables = list(TABLES) if ALL.value else list(split_commas(tuple(TABLE.value)))
+    everything = [module.TABLE.name for module in MODULES]
+    tables = everything if ALL.value else list(split_commas(tuple(TABLE.value)))
     figures = list(FIGURES) if ALL.value else list(split_commas(tuple(FIGURE.value)))
     for name in tables:
         if name not in TABLES:

@@ -52,7 +52,7 @@ INDIVIDUAL = Entry(ENSEMBLE, "Individual: each network for its own task")
 FISHER = reading("fisher", "Fisher", predictions="argmax")
 REGMEAN = reading("regmean", "RegMean")
 TASK_ARITHMETIC = row("task_arithmetic", "Task arithmetic")
-TIES = row("ties", "TIES", scale=0.3)
+TIES = row("ties", "TIES", scale=0.3, merge="sum")
 ADAMERGING = reading("adamerging", "AdaMerging, layer-wise")
 WEMOE = reading("wemoe", "WEMoE")
 AS_PUBLISHED = (FISHER, REGMEAN, TASK_ARITHMETIC, TIES, ADAMERGING, WEMOE)
@@ -153,8 +153,8 @@ def caption(*about: str) -> Callable[[FusionConfig, Mapping[str, Row]], list[str
 
 ABOUT = (
     f"The form is that of {PAPER}, Table 3: CLIP-ViT-B/32 and eight tasks there, so no number of it is "
-    "comparable. Methods have their default options, but for TIES with the paper's scale, 0.3, and Fisher, "
-    "which judges a network by its predicted classes. "
+    "comparable. Methods have their default options, but for TIES, a sum with the paper's scale, 0.3, and "
+    "Fisher, which judges a network by its predicted classes. "
     "*Joint* is by the argmax over all classes of all tasks, which nothing was trained for: "
     "networks learn within their task's classes. *Individual* and surgery have one head for each task. "
     "The paper adapts to the test images themselves; here no method sees them.",

@@ -6,7 +6,7 @@ import numpy as np
 
 from autofusion_jax.data.splits import generator
 from autofusion_jax.training.loop import TrainOptions
-from tables.fusion import REGMEAN, TASK_ARITHMETIC, reading, row
+from tables.fusion import REGMEAN, TASK_ARITHMETIC, TIES, reading, row
 from tables.mudsc import PAPER as MUDSC
 from tables.schema import ENSEMBLE, TableConfig
 
@@ -32,7 +32,6 @@ class BackboneConfig(TableConfig):
 
 
 AVERAGE = row("average", "Simple average")
-TIES = row("ties", "TIES", scale=0.3, merge="sum")
 FISHER = reading("fisher", "Fisher", normalize=True)
 MORE = (
     row("model_stock", "Model stock"),
@@ -40,17 +39,18 @@ MORE = (
     row("breadcrumbs", "Breadcrumbs"),
     row("magmax", "MagMax"),
     row("consensus", "Consensus"),
-    row("iso_c", "Iso-C"),
-    row("tsv", "TSV-M"),
-    row("wudi", "WUDI"),
+    row("iso_c", "Iso-C", convs=True),
+    row("tsv", "TSV-M", convs=True),
+    row("wudi", "WUDI", convs=True),
 )
 BACKBONE_ROWS = (AVERAGE, FISHER, REGMEAN, TASK_ARITHMETIC, TIES, *MORE)
 FAST = ("start", ENSEMBLE, "average", "task_arithmetic", "ties", "fisher", "regmean")
 
 OPTIONS = (
     "Task arithmetic and TIES add 0.3 of the sum of task vectors, as in the paper; other methods are in "
-    "their default settings. Fisher divides each network's information by its length, as FusionBench does, "
-    "and measures it with the network's own head."
+    "their default settings, but for Iso-C, TSV-M and WUDI, which take convolutions as matrices. Fisher "
+    "divides each network's information by its length, as FusionBench does, and measures it with the "
+    "network's own head."
 )
 
 
