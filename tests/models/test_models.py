@@ -1,15 +1,11 @@
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.models import conv
-from autofusion_jax.models.conv import _conv_with_own_gradient, conv_same, max_pool
 from autofusion_jax.models.layers import LOGIT_SCALE, class_vectors
 from autofusion_jax.models.registry import MODELS, build_model
-from autofusion_jax.models.zero_shot import with_image_side, zero_shot_classifier
 from tests.conftest import inputs_for, params_for
 
 IMAGE = (4, 4, 2)
@@ -173,32 +169,6 @@ def test_the_usual_forms(name, options, num_groups):
     assert len(kernels) == {12: 21, 15: 27, 37: 53, 13: 13}[num_groups]
 
 
-def test_a_token_sees_those_before_it_and_the_last_one_is_read():
-    model = build("gpt2")
-    params = params_for(model, 0)
-    x = jnp.array([[3, 4, 5, 6, 0, 0], [3, 4, 5, 6, 0, 9], [3, 4, 5, 6, 7, 9], [3, 4, 0, 6, 0, 0]])
-    y = np.asarray(model.apply(params, x))
-    hidden = np.asarray(model.module.apply(params, x, method="token_features"))
-    np.testing.assert_allclose(hidden[:3, :4], hidden[[0] * 3, :4], atol=1e-5)
-    assert np.abs(hidden[1, 5] - hidden[2, 5]).max() > 1e-2
-    kernel = params["params"]["head"]["kernel"]
-    np.testing.assert_allclose(y, hidden[range(4), [3, 5, 5, 3]] @ kernel, atol=1e-5)
-
-
-def test_a_zero_shot_classifier_is_clip_with_the_texts_of_the_classes():
-    clip = build("clip")
-    params, x = params_for(clip, 0), inputs_for(clip, 6)
-    prompts = [x["tokens"][:1], x["tokens"][1:2], x["tokens"][2:5]]
-    model, classifier = zero_shot_classifier(clip, params, prompts)
-    logits, expected = model.apply(classifier, x["images"]), clip.apply(params, x)
-    np.testing.assert_allclose(logits[:, :2], expected[:, :2], rtol=1e-4)
-    chex.assert_trees_all_equal(with_image_side(params, classifier), params)
-    head = classifier["params"]["head"]
-    vectors = np.asarray(clip.module.apply(params, x["tokens"], method="embed_texts"))
-    mean = vectors[2:5].mean(0)
-    np.testing.assert_allclose(head[:, 2], mean / np.linalg.norm(mean), atol=1e-6)
-
-
 def test_the_head_reads_the_features(model):
     params, x = params_for(model, 0), inputs_for(model)
     head = params["params"]["head"]
@@ -280,54 +250,3 @@ def test_the_vgg_flattens_more_than_one_pixel(vgg):
 def test_bad_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(build_model(name, IMAGE, num_classes=2, **options).init, jax.random.key(0))
-
-
-def test_a_tied_head_is_refused():
-    model = build_model("t5", (9,), tied=True, **T5)
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    with pytest.raises(ValueError, match="head must be a dense layer with bias; got none"):
-        model.features(params, inputs_for(model))
-
-
-def test_t5_reads_source_and_target():
-    with pytest.raises(ValueError, match=r"x must be \[N, 5 \+ target tokens\]; got shape \(1, 5\)"):
-        jax.eval_shape(build_model("t5", (5,), **T5).init, jax.random.key(0))
-
-
-@pytest.mark.parametrize(
-    ("k", "stride", "max_patches"),
-    [*((k, s, conv.MAX_PATCHES) for k, s in [(1, 1), (3, 1), (5, 1), (3, 2), (1, 2), (7, 2)]), (3, 2, 0)],
-)
-def test_own_gradient_equals_the_libraries(k, stride, max_patches, monkeypatch):
-    monkeypatch.setattr(conv, "MAX_PATCHES", max_patches)
-    x = jax.random.normal(jax.random.key(0), (32, 7, 6, 4))
-    kernel = jax.random.normal(jax.random.key(1), (k, k, 4, 5))
-
-    def reference(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), [(k // 2, k // 2)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    def own(x, kernel):
-        return _conv_with_own_gradient(x, kernel, stride)
-
-    def loss(fn):
-        return lambda x, kernel: jnp.sum(jnp.sin(fn(x, kernel)))
-
-    np.testing.assert_allclose(
-        conv_same(x, kernel, stride=stride), reference(x, kernel), rtol=1e-5, atol=1e-5
-    )
-    got = jax.grad(loss(own), argnums=(0, 1))(x, kernel)
-    expected = jax.grad(loss(reference), argnums=(0, 1))(x, kernel)
-    for g, e in zip(got, expected):
-        np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("size", [4, 7])
-def test_max_pool(size):
-    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
-    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    np.testing.assert_array_equal(max_pool(x), expected)
-    pad = ((0, 0), (1, 1), (1, 1), (0, 0))
-    expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
-    np.testing.assert_array_equal(max_pool(x, size=3), expected)

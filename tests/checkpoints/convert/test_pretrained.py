@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 import autofusion_jax as af
 from autofusion_jax.checkpoints.convert.formats import FORMATS
 from autofusion_jax.checkpoints.safetensors_io import INDEX, SINGLE
+from autofusion_jax.models.zero_shot import zero_shot_classifier
 from tests.conftest import ORACLES
 
 INTEROP = ORACLES / "interop"
@@ -140,3 +141,18 @@ def test_a_tower_for_images_has_the_names_of_old_and_new_versions(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, again.params)
     saved = af.save_pretrained(tmp_path / "saved", loaded)
     assert load_file(saved / SINGLE).keys() == tensors.keys()
+
+
+def test_image_towers_are_merged_as_classifiers_as_readme_says(tmp_path):
+    clip, tower = (af.load_pretrained(INTEROP / name) for name in ("clip", "clip_vision_model"))
+    prompts = list(jnp.arange(6, dtype=jnp.int32).reshape(3, 1, 2) + 1)
+    model, start = zero_shot_classifier(clip.model, clip.params, prompts)
+    other = {"params": {**start["params"], "image_tower": tower.params["params"]}}
+    images = jnp.asarray(recorded(INTEROP / "clip_vision_model")[0])
+    options = {"base": start, "method": "adamerging", "num_steps": 2}
+    result = af.merge_many([start, other], model.perm_spec, images, **options)
+    merged = {"params": result.params["params"]["image_tower"]}
+    af.save_pretrained(tmp_path / "merged", tower._replace(params=merged))
+    again = af.load_pretrained(tmp_path / "merged")
+    assert again.model.apply(again.params, images).shape == (4, 16)
+    jax.tree.map(np.testing.assert_array_equal, again.params, jax.tree.map(np.asarray, merged))
