@@ -15,17 +15,17 @@ from autofusion_jax.validation import require, unknown_name
 Images = Float[np.ndarray, "N h w c"]
 """From 0 to 1."""
 
-BLUR_LENGTH = 7
+BLUR_LENGTH = 11
 """Pixels along which motion blur spreads every pixel."""
-IMPULSES = 0.15
+IMPULSES = 0.04
 """Share of the pixels that impulse noise makes black or white."""
-NOISE_STD = 0.3
+NOISE_STD = 0.1
 """Standard deviation of Gaussian noise, of a range of 1."""
-PIXELATED = 0.4
+PIXELATED = 0.2
 """Share of the height and width that is left of them in pixels."""
-DROPS_SIZE, DROPS_LEVEL, DROPS_OPACITY = 1.0, 0.65, 0.8
+DROPS_SIZE, DROPS_LEVEL, DROPS_OPACITY = 1.0, 0.8, 0.8
 """Spatter: standard deviation of the blur in pixels, from which value on there is a drop, how white it is."""
-CONTRAST = 0.25
+CONTRAST = 0.65
 """What is left of the distance from the image's mean."""
 JPEG_QUALITY = 5
 

@@ -29,17 +29,11 @@ def test_contrast_by_hand():
 
 
 def test_pixelate_by_hand():
-    """A side of 5 pixels becomes 2, each the mean of two or three, then 5 again by the nearest."""
-    image = np.zeros((1, 5, 5, 1), np.uint8)
+    """A side of 10 pixels becomes 2, each the mean of five, then 10 again by the nearest."""
+    image = np.zeros((1, 10, 10, 1), np.uint8)
     image[0, :, :2] = 150
-    expected = [
-        100,
-        100,
-        0,
-        0,
-        0,
-    ]  # the middle of a width of 2.5 is pixel 1.25: Pillow's box takes 0, 1 and 2
-    assert corrupt(image, "pixelate", seed=0)[0, ..., 0].tolist() == [expected] * 5
+    expected = [60] * 5 + [0] * 5
+    assert corrupt(image, "pixelate", seed=0)[0, ..., 0].tolist() == [expected] * 10
 
 
 def test_impulses_are_black_or_white_and_as_many_as_said():
