@@ -7,13 +7,14 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.models.registry import build_model
-from tests.conftest import inputs_for, params_for
+from tests.conftest import fine_tuned, inputs_for, params_for
 from tests.merging.test_contracts import (
     ALIGNED,
     ENSEMBLES,
     IN_PLACE,
     LEARNED,
     METHODS,
+    NEED_BASE,
     NOT_ITSELF,
     OTHER_STRUCTURE,
     options_for,
@@ -28,8 +29,13 @@ MODELS = {
     ),
     "vit": build_model("vit", IMAGE, num_classes=3, patch=2, dim=6, depth=1, num_heads=2, mlp_dim=5),
     "encoder_decoder": build_model("encoder_decoder", IMAGE, num_classes=3, widths=(4, 6)),
+    "resnet_large_stem": build_model(
+        "resnet", (8, 8, 2), num_classes=3, widths=(2, 3), depths=(1, 1), block="bottleneck", inputs="large"
+    ),
     "gpt2": build_model("gpt2", (4,), num_classes=3, pad=0, vocab=11, length=4, **TOWER),
+    "clip": build_model("clip_classifier", IMAGE, num_classes=3, embed_dim=7, image={**TOWER, "patch": 2}),
 }
+TRANSFORMERS = ("vit", "gpt2", "clip")
 
 CANNOT = {
     (name, "encoder_decoder"): "answers with images, not with one vector for every input"
@@ -38,14 +44,16 @@ CANNOT = {
 """Pairs that are refused, with the reason."""
 
 RUN_NETWORKS = {"adamerging", "concrete", "fisher", "pareto", "regmean", "smile", "surgery"}
-LEAF_BY_LEAF = IN_PLACE - RUN_NETWORKS
-"""Methods that never run the networks, to which a larger model is only more leaves."""
+OF_BLOCKS = {
+    "depth_upscaling": {"layers": "0,0"},
+    "moe_merging": {},
+    "moe_upscaling": {"num_experts": 2},
+    "wemoe": {"num_steps": 2},
+}
+"""Methods that find blocks by their names: here on transformers, on other networks in `mixing/`."""
 
-ELSEWHERE = LEAF_BY_LEAF | {"depth_upscaling", "moe_merging", "moe_upscaling", "wemoe"}
-"""And those that find blocks by the names of one model, which `mixing/` runs on all (mixing/networks.py)."""
-
-ON_TOKENS = {"activation_matching", "best", "regmean"}
-"""Methods that look at the inputs themselves, or at what they lead to, each in its own way."""
+LEAF_BY_LEAF = IN_PLACE - RUN_NETWORKS - set(OF_BLOCKS)
+"""Methods that never run the networks, to which a larger model is only more leaves: shown on transformers."""
 
 LOOSE: dict[tuple[str, str], str] = {}
 """Pairs in which a permuted copy is merged without its function being kept, with the reason."""
@@ -54,12 +62,7 @@ LOOSE: dict[tuple[str, str], str] = {}
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "network"),
-    [
-        (name, network)
-        for name in METHODS
-        for network in MODELS
-        if name not in ELSEWHERE and (network != "gpt2" or name in ON_TOKENS)
-    ],
+    [(name, network) for name in METHODS for network in MODELS if name not in LEAF_BY_LEAF | set(OF_BLOCKS)],
 )
 def test_a_permuted_copy(name, network):
     model = MODELS[network]
@@ -82,3 +85,18 @@ def test_a_permuted_copy(name, network):
     if name not in NOT_ITSELF and (name, network) not in LOOSE:
         expected = model.apply(params, x)
         np.testing.assert_allclose(jax.nn.log_softmax(got), jax.nn.log_softmax(expected), atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", TRANSFORMERS)
+@pytest.mark.parametrize("name", sorted(LEAF_BY_LEAF | set(OF_BLOCKS)))
+def test_fine_tuned_transformers(name, network):
+    model = MODELS[network]
+    base, models = fine_tuned(model)
+    options = OF_BLOCKS.get(name, METHODS[name]) | ({"base": base} if name in NEED_BASE else {})
+    x = inputs_for(model)
+    result = af.merge_many(models, model.perm_spec, x, method=name, **options)
+    chex.assert_tree_all_finite(result.params)
+    if name in LEAF_BY_LEAF:
+        chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
+    chex.assert_shape(result.apply_fn(result.params, x), (24, 3))
