@@ -3,15 +3,19 @@
 import csv
 import dataclasses
 import io
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
-from rich.box import HEAVY_HEAD
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table
 
 from autofusion_jax.reporting.records import Row
 from autofusion_jax.reporting.tables import heading, markdown_rows
 
 PUBLISHED = "published"
+METHOD_WIDTH = 18
+"""Characters of a method's title that are shown on one line at least."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +77,35 @@ def _number(value: float | None) -> str:
 
 
 def comparison_table(
-    lines: Sequence[Line], metrics: Sequence[str], title: str, *, costs: bool = False
+    lines: Sequence[Line], metrics: Sequence[str], title: str, *, width: int, costs: bool = False
 ) -> Table:
-    """The comparison for a terminal; published columns are dim."""
+    """The comparison for a terminal of `width` columns; published is dim.
+
+    It is compact where it would not fit, and without deviations where that would not either.
+    """
     headings, cells = comparison_cells(lines, metrics, costs=costs)
-    table = Table(title=title, box=HEAVY_HEAD)
-    for i, name in enumerate(headings):
+    fitting = _column_widths(headings, cells)
+    compact = sum(fitting) + 3 * len(fitting) + 1 > width
+    if sum(fitting) + len(fitting) + 1 > width:
+        cells = [[line[0], *(text.split(" ")[0] for text in line[1:])] for line in cells]
+        fitting = _column_widths(headings, cells)
+    table = Table(
+        title=title, box=SIMPLE_HEAD if compact else HEAVY_HEAD, padding=(0, 0) if compact else (0, 1)
+    )
+    table.add_column(headings[0], min_width=METHOD_WIDTH)
+    for name, size in zip(headings[1:], fitting[1:]):
         style = "dim" if name == PUBLISHED else None
-        table.add_column(
-            name, justify="left" if i == 0 else "right", no_wrap=i > 0, style=style,
-            min_width=None if i else 20,
-        )  # fmt: skip
+        table.add_column(textwrap.fill(name, size), justify="right", no_wrap=True, style=style)
     for cell in cells:
         table.add_row(*cell)
     return table
+
+
+def _column_widths(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    """What the columns need: methods' titles wrap, headings between words and at hyphens, numbers nowhere."""
+    parts = [re.findall(r"[^ -]+-?", name) for name in headings]
+    columns = [max(map(len, (*words, *column))) for words, column in zip(parts, zip(*cells))]
+    return [METHOD_WIDTH, *columns[1:]]
 
 
 def comparison_markdown(lines: Sequence[Line], metrics: Sequence[str], *, costs: bool = False) -> str:

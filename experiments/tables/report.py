@@ -84,7 +84,8 @@ def write_panel(table: Table, done: StoredPanel, source: Source, console: Consol
     write_text(folder / CSV_FILE, comparison_csv({panel.name: lines}, panel.metrics))
     draw_figures(folder, panel, config, source, records)
     draw_task_figures(folder, panel, config, source, records)
-    console.print(comparison_table(lines, panel.metrics, heading_of(table, panel), costs=panel.costs))
+    title, width = heading_of(table, panel), console.width
+    console.print(comparison_table(lines, panel.metrics, title, width=width, costs=panel.costs))
     for paragraph in [*caption(panel, config, records), *done.notes]:
         console.print(paragraph)
 

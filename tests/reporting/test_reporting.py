@@ -182,9 +182,12 @@ def test_comparison_in_all_forms():
     assert rows[0] == [*heads, "joint_mean", "joint_std_pairs", "joint_std_repeats", "joint_published"]
     assert rows[1] == ["vgg", "Ours", "2", "2", "10", "2.000", "73.0000", "16.9706", "4.2426", "61.00"]
     assert rows[2] == ["vgg", "Not run", "0", "0", "", "", "", "", "", "50.50"]
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(comparison_table(LINES, ("joint",), "t"))
-    assert "16.97" in console.export_text()
+    for width, number in ((120, "73.00 ± 16.97 (4.24)"), (60, "73.00")):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(comparison_table(LINES, ("joint", "avg"), "t", width=width, costs=True))
+        shown = console.export_text()
+        assert all(word in shown for word in (number, "Nothing published", "Seconds")), width
+        assert "…" not in shown, width
 
 
 def test_landscapes_are_pictures(tmp_path):
