@@ -7,21 +7,19 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.models.registry import build_model
-from tests.conftest import fine_tuned, inputs_for, params_for
+from tests.conftest import inputs_for, params_for
 from tests.merging.test_contracts import (
     ALIGNED,
     ENSEMBLES,
     IN_PLACE,
     LEARNED,
     METHODS,
-    NEED_BASE,
     NOT_ITSELF,
     OTHER_STRUCTURE,
     options_for,
 )
 
 IMAGE = (4, 4, 2)
-TOWER = {"dim": 6, "depth": 1, "num_heads": 2, "mlp_dim": 5}
 MODELS = {
     "resnet_batch_norm": build_model("resnet", IMAGE, num_classes=3, widths=(4, 6), depths=(1, 1)),
     "resnet_group_norm": build_model(
@@ -29,13 +27,7 @@ MODELS = {
     ),
     "vit": build_model("vit", IMAGE, num_classes=3, patch=2, dim=6, depth=1, num_heads=2, mlp_dim=5),
     "encoder_decoder": build_model("encoder_decoder", IMAGE, num_classes=3, widths=(4, 6)),
-    "resnet_large_stem": build_model(
-        "resnet", (8, 8, 2), num_classes=3, widths=(2, 3), depths=(1, 1), block="bottleneck", inputs="large"
-    ),
-    "gpt2": build_model("gpt2", (4,), num_classes=3, pad=0, vocab=11, length=4, **TOWER),
-    "clip": build_model("clip_classifier", IMAGE, num_classes=3, embed_dim=7, image={**TOWER, "patch": 2}),
 }
-TRANSFORMERS = ("vit", "gpt2", "clip")
 
 CANNOT = {
     (name, "encoder_decoder"): "answers with images, not with one vector for every input"
@@ -44,28 +36,24 @@ CANNOT = {
 """Pairs that are refused, with the reason."""
 
 RUN_NETWORKS = {"adamerging", "concrete", "fisher", "pareto", "regmean", "smile", "surgery"}
-OF_BLOCKS = {
-    "depth_upscaling": {"layers": "0,0"},
-    "moe_merging": {},
-    "moe_upscaling": {"num_experts": 2},
-    "wemoe": {"num_steps": 2},
-}
-"""Methods that find blocks by their names: here on transformers, on other networks in `mixing/`."""
+OF_BLOCKS = {"depth_upscaling", "moe_merging", "moe_upscaling", "wemoe"}
+"""Methods that find blocks by their names: see `mixing/` and test_contracts_transformers.py."""
 
-LEAF_BY_LEAF = IN_PLACE - RUN_NETWORKS - set(OF_BLOCKS)
-"""Methods that never run the networks, to which a larger model is only more leaves: shown on transformers."""
+LEAF_BY_LEAF = IN_PLACE - RUN_NETWORKS - OF_BLOCKS
+"""Methods that never run the networks, to which a larger model is only more leaves."""
 
-LOOSE: dict[tuple[str, str], str] = {}
-"""Pairs in which a permuted copy is merged without its function being kept, with the reason."""
+COPIES = [name for name in METHODS if name not in LEAF_BY_LEAF | OF_BLOCKS]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "network"),
-    [(name, network) for name in METHODS for network in MODELS if name not in LEAF_BY_LEAF | set(OF_BLOCKS)],
-)
+@pytest.mark.parametrize("network", MODELS)
+@pytest.mark.parametrize("name", COPIES)
 def test_a_permuted_copy(name, network):
-    model = MODELS[network]
+    expect_copy_merged(name, network, MODELS[network])
+
+
+def expect_copy_merged(name, network, model):
+    """Merged with a permuted copy of itself a network keeps its structure and, where it can, its function."""
     spec, params, x = model.perm_spec, params_for(model, 0), inputs_for(model)
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
     options = options_for(name, model, align=True) | (ALIGNED if name in LEARNED else {})
@@ -82,21 +70,6 @@ def test_a_permuted_copy(name, network):
     if name not in ENSEMBLES | OTHER_STRUCTURE:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, params)
     got = result.apply_fn(result.variants.get("hard", result.params), x)
-    if name not in NOT_ITSELF and (name, network) not in LOOSE:
+    if name not in NOT_ITSELF:
         expected = model.apply(params, x)
         np.testing.assert_allclose(jax.nn.log_softmax(got), jax.nn.log_softmax(expected), atol=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("network", TRANSFORMERS)
-@pytest.mark.parametrize("name", sorted(LEAF_BY_LEAF | set(OF_BLOCKS)))
-def test_fine_tuned_transformers(name, network):
-    model = MODELS[network]
-    base, models = fine_tuned(model)
-    options = OF_BLOCKS.get(name, METHODS[name]) | ({"base": base} if name in NEED_BASE else {})
-    x = inputs_for(model)
-    result = af.merge_many(models, model.perm_spec, x, method=name, **options)
-    chex.assert_tree_all_finite(result.params)
-    if name in LEAF_BY_LEAF:
-        chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
-    chex.assert_shape(result.apply_fn(result.params, x), (24, 3))
