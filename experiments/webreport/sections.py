@@ -64,7 +64,8 @@ class Builder:
         """The section of one run, or of the panels of one table."""
         first = runs[0]
         name = first.table or title_of_run(first, self.runs)
-        title, anchor = _heading(read_prose(first.home)) or name, self._anchor(first.table or first.name)
+        title = _heading(read_prose(first.home)) or _shared_heading(runs) or name
+        anchor = self._anchor(first.table or first.name)
         parts = [self._part(run, title, self._anchor(run.name) if run.panel else anchor) for run in runs]
         if first.panel:
             drawn = pictures.other_pictures(first.home, title, self.images / anchor, drawn=False)
@@ -105,6 +106,14 @@ class Builder:
             pictures.other_pictures(run.folder, run.name, folder, drawn=bool(curves)),
             json.dumps(shown_config(run), indent=2) if run.config else "",
         )  # fmt: skip
+
+
+def _shared_heading(runs: Sequence[Run]) -> str:
+    """What the headings of a table's panels, "table: panel", begin with."""
+    first, *others = (_heading(run.text) for run in runs)
+    begins = [first[: found.end()] for found in re.finditer(": ", first)]
+    shared = [begin for begin in begins if all(other.startswith(begin) for other in others)]
+    return shared[-1].removesuffix(": ") if shared else ""
 
 
 def _heading(text: str) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from autofusion_jax.reporting.records import read_records, write_records
 from autofusion_jax.reporting.tables import title_of
+from tables import TABLES
 from tests.experiments.report_runs import ACCURACY, HOSTILE, record, write_all, write_figure, write_merge
 from webreport import charts, headline, page, summary
 from webreport.collect import collect, read_histories
@@ -241,6 +242,9 @@ def test_it_shows_what_reproduce_writes(tmp_path):
     shown = [shlex.split(text) for text in texts if text.startswith("python experiments/reproduce.py")]
     assert len(shown) == 2  # the table's and the figure's
     assert all(sorted(words[2:]) == sorted(TINY) for words in shown)
+    (runs / "table_inputs" / "results.md").unlink()  # what the headings of panels share is the table's
+    again = Elements(write_page(*collect(runs), tmp_path / "again").read_text("utf-8"))
+    assert ("h2", TABLES["inputs"].title) in elements.texts and ("h2", TABLES["inputs"].title) in again.texts
 
 
 def test_errors_are_one_line(tmp_path):
