@@ -7,11 +7,10 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table
 
 from autofusion_jax.reporting.records import Row
-from autofusion_jax.reporting.tables import heading, markdown_rows
+from autofusion_jax.reporting.tables import empty_table, heading, markdown_rows
 
 PUBLISHED = "published"
 METHOD_WIDTH = 18
@@ -89,9 +88,7 @@ def comparison_table(
     if sum(fitting) + len(fitting) + 1 > width:
         cells = [[line[0], *(text.split(" ")[0] for text in line[1:])] for line in cells]
         fitting = _column_widths(headings, cells)
-    table = Table(
-        title=title, box=SIMPLE_HEAD if compact else HEAVY_HEAD, padding=(0, 0) if compact else (0, 1)
-    )
+    table = empty_table(title, compact=compact)
     table.add_column(headings[0], min_width=METHOD_WIDTH)
     for name, size in zip(headings[1:], fitting[1:]):
         style = "dim" if name == PUBLISHED else None

@@ -126,13 +126,18 @@ def _cell(row: Row, metric: str, *, spread: bool) -> str:
     return f"{row.mean[metric]:.2f}{deviation}"
 
 
+def empty_table(title: str, *, compact: bool) -> Table:
+    """A table for a terminal, with lines between columns and room around, or compact without."""
+    return Table(
+        title=title, box=SIMPLE_HEAD if compact else HEAVY_HEAD, padding=(0, 0) if compact else (0, 1)
+    )
+
+
 def rich_table(rows: Sequence[Row], title: str, *, width: int) -> Table:
     """The table for a terminal of `width` columns, compact where it is narrow."""
     compact = width < FULL_WIDTH
     headings, cells = table_cells(rows, compact=compact)
-    table = Table(
-        title=title, box=SIMPLE_HEAD if compact else HEAVY_HEAD, padding=(0, 0) if compact else (0, 1)
-    )
+    table = empty_table(title, compact=compact)
     for i, heading in enumerate(headings):
         table.add_column(
             heading, justify="left" if i == 0 else "right", no_wrap=i > 0, min_width=20 if i == 0 else None

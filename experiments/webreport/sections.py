@@ -10,6 +10,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from tables import TABLES
 from webreport import charts, pictures, summary
 from webreport.collect import FigureRun, Run, read_curves, read_histories, read_prose
 from webreport.commands import command, describe, shown_config, title_of_run
@@ -63,8 +64,9 @@ class Builder:
     def run_section(self, runs: Sequence[Run]) -> Section:
         """The section of one run, or of the panels of one table."""
         first = runs[0]
-        name = first.table or title_of_run(first, self.runs)
-        title = _heading(read_prose(first.home)) or _shared_heading(runs) or name
+        table = TABLES.get(first.table or "")
+        name = table.title if table else first.table or title_of_run(first, self.runs)
+        title = _heading(read_prose(first.home)) or name
         anchor = self._anchor(first.table or first.name)
         parts = [self._part(run, title, self._anchor(run.name) if run.panel else anchor) for run in runs]
         if first.panel:
@@ -106,14 +108,6 @@ class Builder:
             pictures.other_pictures(run.folder, run.name, folder, drawn=bool(curves)),
             json.dumps(shown_config(run), indent=2) if run.config else "",
         )  # fmt: skip
-
-
-def _shared_heading(runs: Sequence[Run]) -> str:
-    """What the headings of a table's panels, "table: panel", begin with."""
-    first, *others = (_heading(run.text) for run in runs)
-    begins = [first[: found.end()] for found in re.finditer(": ", first)]
-    shared = [begin for begin in begins if all(other.startswith(begin) for other in others)]
-    return shared[-1].removesuffix(": ") if shared else ""
 
 
 def _heading(text: str) -> str:
