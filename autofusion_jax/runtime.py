@@ -3,17 +3,22 @@
 import importlib.util
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 import jax
-
-from autofusion_jax.data.sources import cache_dir
 
 # On jaxlib 0.10 the CPU's library kernels for convolutions are slower than XLA's own; an empty
 # value turns them off (measured: BUILD_NOTES.md). Other versions may not know the flag, and an
 # unknown one ends the process.
 CONV_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 CONV_FLAG_VERSIONS = ("0.10.",)
+CACHE_VARIABLE = "AUTOFUSION_CACHE_DIR"
 ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+
+
+def cache_dir() -> Path:
+    """Where fetched data and compiled programs are kept: `AUTOFUSION_CACHE_DIR` or the user's cache."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "autofusion_jax")
 
 
 def configure() -> None:

@@ -16,17 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 from app import run
+from autofusion_jax.atomic import write_text
 from autofusion_jax.checkpoints.orbax_io import load
-from autofusion_jax.data.dataset import Dataset
-from autofusion_jax.data.registry import DATASETS, load_dataset
-from autofusion_jax.data.splits import PROTOCOLS, head_classes, task_labels
 from autofusion_jax.evaluation.accuracy import evaluate
 from autofusion_jax.models.registry import Model, build_model
-from autofusion_jax.reporting.records import flat_metrics, write_text
-from autofusion_jax.reporting.tables import heading
 from autofusion_jax.symmetry.transform import check_params
 from autofusion_jax.validation import require
+from data.dataset import Dataset
+from data.registry import DATASETS, load_dataset
+from data.splits import PROTOCOLS, head_classes, task_labels
 from pipeline.endpoints import names_of_tasks, to_inputs
+from reporting.records import flat_metrics
+from reporting.tables import heading
 from tables.mudsc_s1 import ClipModel, class_labels
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the checkpoint.", required=True)

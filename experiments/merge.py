@@ -11,9 +11,9 @@ from app import define_config, run
 from autofusion_jax.merging.registry import METHODS
 from autofusion_jax.validation import require, unknown_name
 from configs.schema import Config, split_commas
+from pipeline.baselines import REFERENCE_ROWS
 from pipeline.endpoints import draw_pair, open_setting
 from pipeline.outputs import finish_run, open_run, row_names, run_job
-from pipeline.references import REFERENCE_ROWS
 from pipeline.rows import open_pair
 
 CONFIG = define_config()

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from app import define_config, run
 from autofusion_jax.evaluation.accuracy import evaluate
-from autofusion_jax.reporting.records import flat_metrics
 from pipeline.endpoints import draw_pair, get_network, network_path, open_setting, to_inputs
+from reporting.records import flat_metrics
 
 CONFIG = define_config()
 

@@ -6,18 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import autofusion_jax as af
 
 PACKAGE = Path(af.__file__).parent
 LAYERS = [
-    {"types", "trees", "validation"},
-    {"symmetry", "transport", "batching", "data"},
-    {"models", "checkpoints", "runtime"},
-    {"training", "merging"},
+    {"types", "trees", "validation", "atomic", "runtime"},
+    {"transport", "batching"},
+    {"symmetry"},
+    {"models", "checkpoints", "plots"},
+    {"merging"},
     {"evaluation"},
-    {"reporting"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -35,29 +33,18 @@ def part(module):
     return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_downward(path):
-    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if here == "__init__":
-        return
-    for module in imports(path):
-        if module.startswith("autofusion_jax."):
-            assert LEVEL[part(module)] <= LEVEL[here], f"{path} imports {module}"
-        if here not in {"models", "training"}:
-            assert module.split(".")[0] != "flax", f"{path} imports flax"
-        if here == "merging":
-            assert part(module) not in {"models", "training"}
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_files_and_functions_are_short(path):
-    text = path.read_text()
-    assert text.count("\n") <= 300
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-            assert length <= 45, f"{path}: {node.name} has {length} lines"
+def test_imports_go_downward():
+    for path in FILES:
+        here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if here == "__init__":
+            continue
+        for module in imports(path):
+            if module.startswith("autofusion_jax."):
+                assert LEVEL[part(module)] <= LEVEL[here], f"{path} imports {module}"
+            if here not in {"models", "checkpoints"}:
+                assert module.split(".")[0] != "flax", f"{path} imports flax"
+            if here == "merging":
+                assert part(module) != "models", f"{path} imports {module}"
 
 
 def test_public_names_are_documented():

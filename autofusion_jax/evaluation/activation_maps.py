@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from autofusion_jax.symmetry.affine import AffineReader
 from autofusion_jax.symmetry.capture import fitted_axes
-from autofusion_jax.symmetry.flat import FlatProgram, Override, flatten_program
+from autofusion_jax.symmetry.program import FlatProgram, Override, flatten_program
 from autofusion_jax.symmetry.rules.elementwise import AFFINE, COPIES, NAMES
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.sites import views_of

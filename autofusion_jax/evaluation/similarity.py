@@ -16,9 +16,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from autofusion_jax.symmetry.capture import moments
+from autofusion_jax.symmetry.moments import Moments
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.transport.moments import Moments
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -59,7 +59,7 @@ def linear_cka(moments: Moments, first: int = 0, second: int = 1) -> float:
         ICML 2019, Sec. 3 and 4.
 
     Example:
-        >>> from autofusion_jax.transport.moments import batch_moments
+        >>> from autofusion_jax.symmetry.moments import batch_moments
         >>> units = jnp.array([[1.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
         >>> round(linear_cka(batch_moments(jnp.stack([units, units[:, ::-1]]), 0)), 5)
         1.0
@@ -82,7 +82,7 @@ def unit_correlation(moments: Moments, first: int = 0, second: int = 1) -> float
         ValueError: there is no such network.
 
     Example:
-        >>> from autofusion_jax.transport.moments import batch_moments
+        >>> from autofusion_jax.symmetry.moments import batch_moments
         >>> units = jnp.array([[1.0, 0.0], [3.0, 4.0], [2.0, 2.0]])
         >>> round(unit_correlation(batch_moments(jnp.stack([units, -units]), 0)), 5)
         -1.0

@@ -22,7 +22,7 @@ from autofusion_jax.checkpoints.safetensors_io import (
 from autofusion_jax.merging.registry import METHODS, as_method
 from autofusion_jax.merging.result import MergeTask, Method
 from autofusion_jax.merging.sequence import run_method
-from autofusion_jax.merging.task_vectors.blocks import BLOCK
+from autofusion_jax.merging.task_vectors.streaming import BLOCK
 from autofusion_jax.trees import all_finite, check_finite, check_same_structure
 from autofusion_jax.validation import require
 

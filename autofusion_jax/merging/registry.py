@@ -10,7 +10,8 @@ from typing import Any
 from autofusion_jax.merging.adaptive.adamerging import adamerging
 from autofusion_jax.merging.adaptive.concrete import concrete
 from autofusion_jax.merging.adaptive.surgery import surgery
-from autofusion_jax.merging.autofusion.method import autofusion
+from autofusion_jax.merging.autofusion.autofusion import autofusion
+from autofusion_jax.merging.autofusion.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.averaging.average import average
 from autofusion_jax.merging.averaging.fisher import fisher
 from autofusion_jax.merging.averaging.interpolation import interpolation
@@ -28,19 +29,18 @@ from autofusion_jax.merging.ensembles.z import z_ensemble
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.c2m3 import c2m3
 from autofusion_jax.merging.matching.ot_fusion import ot_fusion
-from autofusion_jax.merging.matching.sinkhorn_rebasin import sinkhorn_rebasin
 from autofusion_jax.merging.matching.ste import ste
 from autofusion_jax.merging.matching.weight_matching import weight_matching
-from autofusion_jax.merging.mixing.depth_upscaling import depth_upscaling
-from autofusion_jax.merging.mixing.moe_merging import moe_merging
-from autofusion_jax.merging.mixing.moe_upscaling import moe_upscaling
-from autofusion_jax.merging.mixing.pareto import pareto
-from autofusion_jax.merging.mixing.recombination import recombination
-from autofusion_jax.merging.mixing.smile import smile
-from autofusion_jax.merging.mixing.wemoe import wemoe
-from autofusion_jax.merging.regression.best import best
+from autofusion_jax.merging.mixtures.depth_upscaling import depth_upscaling
+from autofusion_jax.merging.mixtures.moe_merging import moe_merging
+from autofusion_jax.merging.mixtures.moe_upscaling import moe_upscaling
+from autofusion_jax.merging.mixtures.pareto import pareto
+from autofusion_jax.merging.mixtures.recombination import recombination
+from autofusion_jax.merging.mixtures.smile import smile
+from autofusion_jax.merging.mixtures.wemoe import wemoe
 from autofusion_jax.merging.regression.pleas import pleas
 from autofusion_jax.merging.regression.prune_concat import prune_concat
+from autofusion_jax.merging.regression.prune_concat_distill import prune_concat_distill
 from autofusion_jax.merging.regression.regmean import regmean
 from autofusion_jax.merging.result import Method
 from autofusion_jax.merging.task_vectors.breadcrumbs import breadcrumbs
@@ -64,7 +64,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "autofusion": autofusion,
     "autofusion_paper": functools.partial(autofusion, preset="paper"),
     "average": average,
-    "best": best,
+    "prune_concat_distill": prune_concat_distill,
     "breadcrumbs": breadcrumbs,
     "c2m3": c2m3,
     "concrete": concrete,

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.symmetry.moments import Moments
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import transform
-from autofusion_jax.transport.moments import Moments
 from autofusion_jax.types import Params
 
 KINDS = {

@@ -7,7 +7,7 @@ is added after it by `a`, and adding `c` to the bias, gives `a z + c` with no ne
 
 import dataclasses
 
-from autofusion_jax.symmetry.flat import Equation, FlatProgram
+from autofusion_jax.symmetry.program import Equation, FlatProgram
 
 MOVES = frozenset(
     ("broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "reshape", "squeeze", "transpose")

@@ -9,8 +9,8 @@ import numpy as np
 from jax.extend import core as jex
 from jax.interpreters import partial_eval
 
+from autofusion_jax.symmetry.build_spec import Frozen, Leaf
 from autofusion_jax.symmetry.check import check_perm_spec
-from autofusion_jax.symmetry.freeze import Frozen, Leaf
 from autofusion_jax.symmetry.labels import Factors, Label, blocks_of, family, find, fixed_axis, pin
 from autofusion_jax.symmetry.nesting import find_structure, settle
 from autofusion_jax.symmetry.rules import RULES

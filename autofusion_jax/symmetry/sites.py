@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.symmetry.axes import Axis, Concat, Family
+from autofusion_jax.symmetry.build_spec import COLLECTION, Frozen
 from autofusion_jax.symmetry.factoring import transform_axes
-from autofusion_jax.symmetry.freeze import COLLECTION, Frozen
 from autofusion_jax.symmetry.labels import total
 from autofusion_jax.symmetry.site import Position, Site
 from autofusion_jax.symmetry.spec import PermSpec

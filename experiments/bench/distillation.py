@@ -19,7 +19,7 @@ from rich.console import Console
 from autofusion_jax.merging.corrections.reset_norm import training_rules
 from autofusion_jax.merging.distillation import InTraining
 from autofusion_jax.models.registry import build_model
-from autofusion_jax.symmetry.flat import flatten_program
+from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.types import Params
 
 STEPS = 3

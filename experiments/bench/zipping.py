@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autofusion_jax.merging.zipping.greedy import zip_clusters
-from autofusion_jax.transport.moments import batch_moments, stream_moments
+from autofusion_jax.symmetry.moments import batch_moments, stream_moments
 
 _SIZES = flags.DEFINE_list("sizes", ["256", "512", "1024", "2048"], "Units of each model.")
 _EAGER = flags.DEFINE_integer("eager_up_to", 1024, "Largest size at which the eager loop is run.")

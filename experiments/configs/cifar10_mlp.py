@@ -5,8 +5,8 @@ Time: 3 minutes for each endpoint, 7 for both kinds of AutoFusion, on one busy C
 Expect (% joint, seed 100, `reproduce.py --table=1`): AutoFusion 40 soft, 41 hard; the paper's preset 17.
 """
 
-from autofusion_jax.training.loop import TrainOptions
 from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, MLPConfig
+from training.loop import TrainOptions
 
 
 def get_config() -> Config:

@@ -4,8 +4,8 @@ Command: `python experiments/merge.py --config=digits_mlp`
 Time: under 30 seconds on 2 CPU cores. Expect AutoFusion at 85 to 90 soft (% joint).
 """
 
-from autofusion_jax.training.loop import TrainOptions
 from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, MLPConfig
+from training.loop import TrainOptions
 
 
 def get_config() -> Config:

@@ -2,7 +2,8 @@
 
 Command: `python experiments/merge.py --config=fashion_vgg`
 Time: as `mnist_vgg`.
-Expect (% joint, seed 100, `--table=best`): AutoFusion 78.5 soft, 78.3 hard, best 78.5, the EM teacher 79.
+Expect (% joint, seed 100, `--table=unlabelled`):
+AutoFusion 78.5 soft, 78.3 hard, `prune_concat_distill` 78.5, the EM teacher 79.
 """
 
 from configs import mnist_vgg

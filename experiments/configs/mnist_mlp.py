@@ -2,12 +2,12 @@
 
 Command: `python experiments/merge.py --config=mnist_mlp`
 Time: 8 minutes a pair on 2 busy CPU cores, training included (version 0.3.0, which had fewer rows).
-Expect (% joint, mean of five pairs, `--table=best`): AutoFusion 94 soft and hard, with the paper's
+Expect (% joint, mean of five pairs, `--table=unlabelled`): AutoFusion 94 soft and hard, with the paper's
 settings 80 soft and 57 hard; ZipIt 62; Git Re-Basin 23; interpolation 20.
 """
 
-from autofusion_jax.training.loop import TrainOptions
 from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, MLPConfig
+from training.loop import TrainOptions
 
 
 def get_config() -> Config:

@@ -3,11 +3,12 @@
 Command: `python experiments/merge.py --config=mnist_vgg`
 Time: 12 minutes on 2 idle CPU cores, training and README's installation included.
 Expect (% joint, seed 0): AutoFusion 97.5 soft and hard; with the paper's settings 90 and 67; Git Re-Basin
-33; interpolation 24; best 98.2; the EM teacher 98.0; the fresh network on pseudo-labels 98.2.
+33; interpolation 24; `prune_concat_distill` 98.2; the EM teacher 98.0; the fresh network on pseudo-labels
+98.2.
 """
 
-from autofusion_jax.training.loop import TrainOptions
 from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, VGGConfig
+from training.loop import TrainOptions
 
 
 def get_config() -> Config:

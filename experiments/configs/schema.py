@@ -3,22 +3,29 @@
 import dataclasses
 from typing import Any
 
-from autofusion_jax.data.splits import PROTOCOLS
-from autofusion_jax.training.loop import TrainOptions
 from autofusion_jax.validation import require, unknown_name
+from data.splits import PROTOCOLS
+from training.loop import TrainOptions
 
 REFERENCES = (
     "model_a", "model_b", "teacher_confidence", "teacher_z", "teacher_em", "control_ridge_head",
     "control_random_network", "control_distillation", "real_labels_finetuning", "real_labels_training",
 )  # fmt: skip
-METHODS = ("interpolation", "weight_matching", "autofusion_paper", "autofusion", "prune_concat", "best")
+METHODS = (
+    "interpolation",
+    "weight_matching",
+    "autofusion_paper",
+    "autofusion",
+    "prune_concat",
+    "prune_concat_distill",
+)
 
 
 @dataclasses.dataclass
 class DataConfig:
     """Attributes: which data set, a folder that has it, and how much is put aside.
 
-    name: a key of `autofusion_jax.data.registry.DATASETS`, or several joined by `+`.
+    name: a key of `data.registry.DATASETS`, or several joined by `+`.
     dir: folder with the original files; empty for AUTOFUSION_DATA_DIR.
     num_train: training images that are used at all, drawn at random after the validation images; 0 for all.
     num_validation: training images put aside.

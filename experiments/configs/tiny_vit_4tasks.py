@@ -4,8 +4,8 @@ Command: `python experiments/bench_fusion.py --config=tiny_vit_4tasks --data_dir
 Time: see `tables/fusion.py`. `merge.py` and `train.py` take it as well: each network from its own start.
 """
 
-from autofusion_jax.training.loop import TrainOptions
 from configs.schema import Config, DataConfig, ViTConfig
+from training.loop import TrainOptions
 
 DATASETS = ("mnist", "fashion_mnist", "kmnist", "cifar10_28", "digits_28")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from autofusion_jax.reporting.records import write_text
+from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import unknown_name
 from configs.schema import in_fast_settings
 from figures import interpolation, layers, maps, permutations

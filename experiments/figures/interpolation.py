@@ -8,11 +8,11 @@ import numpy as np
 
 from autofusion_jax.evaluation.accuracy import METRICS, evaluate
 from autofusion_jax.evaluation.interpolation import interpolation_curve
-from autofusion_jax.reporting.figures import METRIC_TITLES, interpolation_figure
 from configs import mnist_vgg
 from figures.schema import Curves, Drawn, Entry, Figure, Panel, Series
 from figures.work import LABELLED, LABELLED_SEED, PAPER, Case, Merged, Work, merge_case, remember
 from pipeline.outputs import evenly
+from reporting.figures import METRIC_TITLES, interpolation_figure
 
 STRATEGIES = ("weighted", "rounded", "normalized", "align", "retain")
 OURS = Entry("autofusion", "our default")

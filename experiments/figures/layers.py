@@ -4,7 +4,6 @@ import numpy as np
 
 import autofusion_jax as af
 from autofusion_jax.evaluation.similarity import network_similarity, output_sites
-from autofusion_jax.reporting.similarity_figure import Line, layers_figure
 from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.types import Params
 from configs import mnist_vgg
@@ -12,6 +11,7 @@ from figures.permutations import LEARNED, REBASIN
 from figures.schema import Curves, Drawn, Entry, Figure, Panel, Series
 from figures.work import Case, Work, merge_case, remember, titled
 from pipeline.outputs import evenly
+from reporting.similarity_figure import Line, layers_figure
 
 ENTRIES = (
     Entry("interpolation", "plain average"),

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autofusion_jax.data.splits import generator
 from autofusion_jax.evaluation.activation_maps import ActivationMaps, activation_maps
-from autofusion_jax.reporting.activation_figure import MapRow, activation_figure
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.types import Params
 from configs import kmnist_vgg, mnist_vgg
+from data.splits import generator
 from figures.permutations import LEARNED, REBASIN
 from figures.schema import Drawn, Figure, Panel
 from figures.work import Case, Work, file_name, merge_case, titled
+from reporting.activation_figure import MapRow, activation_figure
 
 NETWORKS = ("A", "B", "merged")
 KINDS = {"grad_cam": "Grad-CAM", "gradient_x_input": "gradient x input"}

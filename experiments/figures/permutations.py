@@ -3,10 +3,10 @@
 import numpy as np
 
 from autofusion_jax.evaluation.similarity import l1_complexity
-from autofusion_jax.reporting.figures import permutation_figure
 from configs import fashion_vgg, kmnist_vgg, mnist_vgg
 from figures.schema import Drawn, Entry, Figure, Panel
 from figures.work import PAPER, Case, Work, file_name, merge_case, titled
+from reporting.figures import permutation_figure
 
 REBASIN = Entry("weight_matching", "Git Re-Basin")
 LEARNED = (Entry(PAPER, "AutoFusion (paper)"), Entry("autofusion", "AutoFusion (ours)"))

@@ -18,12 +18,12 @@ from matplotlib.figure import Figure as Picture
 from rich.console import Console
 
 import autofusion_jax as af
-from autofusion_jax.data.splits import sample
-from autofusion_jax.reporting.figures import save_figure
+from autofusion_jax.plots.canvas import save_figure
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params, Perms, SoftPerms
 from configs.schema import Config
+from data.splits import sample
 from figures.schema import Entry, Figure, Panel, Sizes
 from pipeline.endpoints import Pair, Setting, draw_pair, get_network, open_setting, to_inputs, training_pool
 

@@ -12,9 +12,14 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from autofusion_jax.data.dataset import Dataset
-from autofusion_jax.data.registry import load_dataset
-from autofusion_jax.data.splits import (
+from autofusion_jax.evaluation.accuracy import task_names
+from autofusion_jax.models.registry import Model, build_model
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require
+from configs.schema import Config, identity
+from data.dataset import Dataset
+from data.registry import load_dataset
+from data.splits import (
     head_classes,
     head_labels,
     hold_out,
@@ -26,11 +31,6 @@ from autofusion_jax.data.splits import (
     task_labels,
     task_sizes,
 )
-from autofusion_jax.evaluation.accuracy import task_names
-from autofusion_jax.models.registry import Model, build_model
-from autofusion_jax.types import Params
-from autofusion_jax.validation import require
-from configs.schema import Config, identity
 from pipeline.networks import FINAL, Training, find_or_train
 
 MODEL_ROLES = tuple(f"model_{letter}" for letter in "abcdefghij")

@@ -13,11 +13,11 @@ from jax import Array
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.averaging.fisher_information import diagonal_fisher, gaussian_fisher
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.models.heads import READER, ClassHead, HeadedNetwork, WithHead, reordered
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 from pipeline.endpoints import Pair, Setting
-from pipeline.heads import READER, ClassHead, HeadedNetwork, WithHead, reordered
 from pipeline.rows import Outcome, PairContext, SideBySide
 
 PERCENT, GREY_LEVELS = 100.0, 255.0

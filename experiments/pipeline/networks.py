@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from autofusion_jax.checkpoints.orbax_io import load, save
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.training.loop import TrainOptions, TrainState, init_state, num_steps, train
-from autofusion_jax.training.losses import Loss, cross_entropy
 from autofusion_jax.types import ApplyFn, Params, TrainFn
+from training.loop import TrainOptions, TrainState, init_state, num_steps, train
+from training.losses import Loss, cross_entropy
 
 FINAL = "final"
 """The folder of a finished network in that of its training."""
@@ -26,7 +26,7 @@ FINAL = "final"
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """All that decides what a network becomes; see `autofusion_jax.training.loop.train`.
+    """All that decides what a network becomes; see `training.loop.train`.
 
     Attributes:
         apply_fn: the network.

@@ -9,16 +9,18 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from autofusion_jax.atomic import write_text
 from autofusion_jax.checkpoints.orbax_io import save
 from autofusion_jax.evaluation.interpolation import interpolation_curve
-from autofusion_jax.reporting.figures import interpolation_figure, permutation_figure, save_figure
-from autofusion_jax.reporting.records import Record, read_records, summarise, write_records, write_text
-from autofusion_jax.reporting.tables import markdown_table, rich_table, title_of
+from autofusion_jax.plots.canvas import save_figure
 from autofusion_jax.types import Perms, SoftPerms
 from configs.schema import Config
+from pipeline.baselines import REFERENCE_ROWS
 from pipeline.endpoints import MODEL_ROLES, Setting, network_meta
-from pipeline.references import REFERENCE_ROWS
 from pipeline.rows import Outcome, PairContext, merge_row, soft_matrices
+from reporting.figures import interpolation_figure, permutation_figure
+from reporting.records import Record, read_records, summarise, write_records
+from reporting.tables import markdown_table, rich_table, title_of
 
 CONFIG_FILE, RESULTS_FILE, TABLE_FILE = "config.json", "results.jsonl", "table.md"
 CURVE_FIGURE, PERMUTATION_FIGURE = "interpolation.png", "permutations.png"

@@ -13,7 +13,6 @@ import numpy as np
 from jax import Array
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from autofusion_jax.data.splits import head_labels
 from autofusion_jax.evaluation.accuracy import evaluate, task_masks
 from autofusion_jax.merging.api import merge_many, merge_repeats
 from autofusion_jax.merging.registry import get_method
@@ -22,6 +21,7 @@ from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import ApplyFn, Params
 from configs.schema import Config
+from data.splits import head_labels
 from pipeline.endpoints import MODEL_ROLES, Pair, Setting, get_network, initial_params, to_inputs
 
 

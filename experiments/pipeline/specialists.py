@@ -10,13 +10,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
-from autofusion_jax.training.loop import TrainOptions
-from autofusion_jax.training.losses import Loss, cross_entropy, squared_error
+from autofusion_jax.models.heads import Backbone, ClassHead, Head, HeadedNetwork
 from autofusion_jax.types import Params
 from pipeline.endpoints import MODEL_ROLES, ROLES, Pair, Setting, network_path, to_inputs
-from pipeline.heads import Backbone, ClassHead, Head, HeadedNetwork
 from pipeline.multitask import HeadedTask, TasksContext, open_tasks
 from pipeline.networks import Training, find_or_train
+from training.loop import TrainOptions
+from training.losses import Loss, cross_entropy, squared_error
 
 
 @dataclasses.dataclass(frozen=True)

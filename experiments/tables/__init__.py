@@ -11,7 +11,6 @@ from tables import (
     autofusion_7,
     autofusion_8,
     autofusion_9,
-    best,
     catalogue,
     cifar5_resnet20,
     fusion,
@@ -23,12 +22,13 @@ from tables import (
     fusion_unseen,
     inputs,
     mudsc_s1,
+    unlabelled,
 )
 from tables.schema import Panel, Table
 
 MODULES = (
     autofusion_1, autofusion_2, autofusion_3, autofusion_4, autofusion_5, autofusion_6, autofusion_7,
-    autofusion_8, autofusion_9, best, ablation, inputs, catalogue, cifar5_resnet20, mudsc_s1,
+    autofusion_8, autofusion_9, unlabelled, ablation, inputs, catalogue, cifar5_resnet20, mudsc_s1,
 )  # fmt: skip
 FUSION_BENCH = (
     fusion, fusion_unseen, fusion_corrupted, fusion_aligned, fusion_heads, fusion_text, fusion_text_to_text,

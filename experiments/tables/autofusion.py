@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autofusion_jax.evaluation.accuracy import METRICS
-from autofusion_jax.reporting.records import Row
 from configs import get_config as get_named_config
+from reporting.records import Row
 from tables.captions import endpoints, keys, merging, protocol, tasks, training
 from tables.schema import Entry, Panel, Point, Sweep, TableConfig, open_config
 

@@ -6,7 +6,7 @@ Command: `python experiments/reproduce.py --table=1`
 import dataclasses
 import functools
 
-from autofusion_jax.reporting.tables import heading
+from reporting.tables import heading
 from tables.autofusion import ENDPOINTS, PAPER, PROTOCOLS, VGG_ENDPOINTS, panel, settings
 from tables.schema import Entry, Table
 

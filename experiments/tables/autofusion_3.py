@@ -54,7 +54,7 @@ ENTRIES = (
     _entry("c2m3", "C2M3: all three at once", "c2m3"),
     _entry("zipit", "ZipIt: all three at once", "zipit"),
     _entry("prune_concat", "prune_concat: all three at once", "prune_concat"),
-    _entry("best", "best: all three at once", "best"),
+    _entry("prune_concat_distill", "prune_concat_distill: all three at once", "prune_concat_distill"),
     _entry("teacher_confidence", "Confidence ensemble: all three (teacher)"),
     _entry(ENSEMBLE, "All three, each for its own data set"),
     _entry("control_ridge_head", "MNIST's body, ridge head on pseudo-labels (control)"),

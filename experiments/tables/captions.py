@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from autofusion_jax.reporting.records import Row
-from autofusion_jax.reporting.tables import heading
 from configs.schema import MLPConfig, ResNetConfig, VGGConfig
+from reporting.records import Row
+from reporting.tables import heading
 from tables.schema import TableConfig
 
 PAPER_EPOCHS = 64

@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from autofusion_jax.reporting.records import Row
 from configs import get_config as get_named_config
 from configs.schema import EvaluateConfig, MergeConfig
+from reporting.records import Row
 from tables.captions import endpoints, protocol, training
 from tables.mudsc import ALPHAS, PAPER, ZIP
 from tables.schema import Entry, Panel, Table, TableConfig, open_config

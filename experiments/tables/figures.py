@@ -11,12 +11,13 @@ import autofusion_jax as af
 from autofusion_jax.evaluation.interpolation import interpolation_curve
 from autofusion_jax.evaluation.landscape import loss_landscape, merge_parents
 from autofusion_jax.merging.corrections.reset_norm import reset_norm
-from autofusion_jax.reporting.figures import interpolation_figure, save_figure
-from autofusion_jax.reporting.landscape_figure import Marked, landscape_figure
-from autofusion_jax.reporting.records import Record
+from autofusion_jax.plots.canvas import save_figure
 from autofusion_jax.types import Params
 from pipeline.outputs import evenly
 from pipeline.rows import PairContext
+from reporting.figures import interpolation_figure
+from reporting.landscape_figure import Marked, landscape_figure
+from reporting.records import Record
 from tables.runner import merge_once
 from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Panel, Source, TableConfig
 

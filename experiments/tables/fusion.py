@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autofusion_jax.reporting.records import Row
-from autofusion_jax.reporting.tables import heading
-from autofusion_jax.training.loop import TrainOptions
 from configs import tiny_vit_4tasks
 from configs.schema import MergeConfig
+from reporting.records import Row
+from reporting.tables import heading
 from tables.autofusion import SEED
 from tables.fusion_source import FusionConfig, open_source
 from tables.schema import ENSEMBLE, Entry, Panel, Table
+from training.loop import TrainOptions
 
 PAPER = "FusionBench: A Comprehensive Benchmark of Deep Model Fusion (arXiv 2406.03280)"
 DATASETS = tiny_vit_4tasks.DATASETS

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from autofusion_jax.data.splits import generator
-from autofusion_jax.training.loop import TrainOptions
+from data.splits import generator
 from tables.fusion import REGMEAN, TASK_ARITHMETIC, TIES, reading, row
 from tables.mudsc import PAPER as MUDSC
 from tables.schema import ENSEMBLE, TableConfig
+from training.loop import TrainOptions
 
 
 @dataclasses.dataclass

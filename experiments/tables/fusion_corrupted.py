@@ -5,7 +5,7 @@ Command: `python experiments/reproduce.py --table=fusion_corrupted --data_dir=DI
 
 import functools
 
-from autofusion_jax.data.corruptions import CORRUPTIONS
+from data.corruptions import CORRUPTIONS
 from tables.fusion import AS_PUBLISHED, INDIVIDUAL, PAPER, SEEN, START, caption, get_config, within
 from tables.fusion_source import open_source
 from tables.schema import Panel, Table
@@ -28,7 +28,7 @@ def _panel(name: str) -> Panel:
         caption=caption(
             f"The form is that of {PAPER}, Table 6; networks are fine-tuned on clean images. As there, "
             "methods adapt to the very images that they are then measured on. Each corruption has one "
-            "severity, a constant of `autofusion_jax/data/corruptions.py`."
+            "severity, a constant of `experiments/data/corruptions.py`."
         ),
     )
 

@@ -11,21 +11,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from autofusion_jax.data.dataset import Dataset
-from autofusion_jax.data.registry import load_dataset
-from autofusion_jax.data.splits import generator
+from autofusion_jax.models.heads import Backbone, ClassHead, HeadedNetwork, ImageHead
 from autofusion_jax.models.registry import build_model
-from autofusion_jax.reporting.records import Row
-from autofusion_jax.reporting.tables import heading
-from autofusion_jax.training.loop import TrainOptions
-from autofusion_jax.training.losses import cross_entropy
 from autofusion_jax.types import Params
 from configs.schema import DataConfig, MergeConfig, VGGConfig
+from data.dataset import Dataset
+from data.registry import load_dataset
+from data.splits import generator
 from pipeline.endpoints import Pair, Setting, to_inputs
-from pipeline.heads import Backbone, ClassHead, HeadedNetwork, ImageHead
 from pipeline.multitask import TasksContext
 from pipeline.networks import Training
 from pipeline.specialists import TaskData, draw_roles, get_trained, key_of, open_headed
+from reporting.records import Row
+from reporting.tables import heading
 from tables.fusion import INDIVIDUAL, PAPER, REGMEAN, START
 from tables.fusion_backbones import (
     AVERAGE,
@@ -39,6 +37,8 @@ from tables.fusion_backbones import (
     trained,
 )
 from tables.schema import ENSEMBLE, Entry, Panel, Source, Table
+from training.loop import TrainOptions
+from training.losses import cross_entropy
 
 TASKS = ("classification", "reconstruction", "edges", "denoising")
 PATCH = 4

@@ -11,17 +11,17 @@ from jax import Array
 from jaxtyping import Key
 from rich.console import Console
 
-from autofusion_jax.data.corruptions import corrupt
-from autofusion_jax.data.dataset import Dataset
-from autofusion_jax.data.registry import load_dataset
-from autofusion_jax.data.splits import hold_out, of_classes, sample
 from autofusion_jax.evaluation.accuracy import evaluate
 from autofusion_jax.models.registry import Model, build_model
-from autofusion_jax.training.loop import TrainOptions
 from autofusion_jax.types import Params
+from data.corruptions import corrupt
+from data.dataset import Dataset
+from data.registry import load_dataset
+from data.splits import hold_out, of_classes, sample
 from pipeline.endpoints import MODEL_ROLES, Pair, Setting, get_network, initial_params, to_inputs
 from pipeline.rows import Outcome, PairContext
 from tables.schema import Source, TableConfig
+from training.loop import TrainOptions
 
 EXCLUDED = -1000.0
 """The logit of a class that was not asked about; those of a CLIP-style head lie within 100 of zero."""

@@ -11,24 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from autofusion_jax.data.dataset import Dataset
-from autofusion_jax.data.registry import load_dataset
-from autofusion_jax.data.text import LENGTH, PAD
+from autofusion_jax.models.heads import Backbone, ClassHead, NextToken
 from autofusion_jax.models.registry import build_model
-from autofusion_jax.reporting.records import Row
-from autofusion_jax.reporting.tables import heading
-from autofusion_jax.training.loop import TrainOptions
-from autofusion_jax.training.losses import UNSCORED, token_cross_entropy
 from autofusion_jax.types import Params
 from configs.schema import DataConfig, GPT2Config, MergeConfig
+from data.dataset import Dataset
+from data.registry import load_dataset
+from data.text import LENGTH, PAD
 from pipeline.endpoints import Setting
-from pipeline.heads import Backbone, ClassHead, NextToken
 from pipeline.multitask import TasksContext
 from pipeline.networks import Training
 from pipeline.specialists import TaskData, draw_roles, get_trained, key_of, open_headed
+from reporting.records import Row
+from reporting.tables import heading
 from tables.fusion import INDIVIDUAL, PAPER, START
 from tables.fusion_backbones import BACKBONE_ROWS, FAST, OPTIONS, BackboneConfig, drawn, seen, trained
 from tables.schema import Entry, Panel, Source, Table
+from training.loop import TrainOptions
+from training.losses import UNSCORED, token_cross_entropy
 
 TASKS = ("man_language", "man_section", "fortunes")
 BYTES = 256

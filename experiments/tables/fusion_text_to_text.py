@@ -12,23 +12,23 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from autofusion_jax.data.registry import load_dataset
-from autofusion_jax.data.text import PAD, encode
 from autofusion_jax.models.registry import Model, build_model
 from autofusion_jax.models.t5 import END, greedy_decode
-from autofusion_jax.reporting.records import Row
-from autofusion_jax.training.loop import TrainOptions
-from autofusion_jax.training.losses import UNSCORED, token_cross_entropy
 from autofusion_jax.types import Params
 from configs.schema import DataConfig, MergeConfig, T5Config
+from data.registry import load_dataset
+from data.text import PAD, encode
 from pipeline.endpoints import MODEL_ROLES, Setting
 from pipeline.multitask import TasksContext, open_tasks
 from pipeline.networks import Training
 from pipeline.specialists import draw_roles, get_trained, key_of
+from reporting.records import Row
 from tables.fusion import INDIVIDUAL, PAPER, REGMEAN, START, TASK_ARITHMETIC
 from tables.fusion_backbones import AVERAGE, TIES, seen, trained
 from tables.fusion_text import ABOUT_TASKS, BYTES, TextConfig, text_of_task
 from tables.schema import Entry, Panel, Source, Table
+from training.loop import TrainOptions
+from training.losses import UNSCORED, token_cross_entropy
 
 ANSWERS = {
     "man_language": ("German", "English", "Spanish", "French", "Italian", "Dutch", "Polish", "Portuguese",

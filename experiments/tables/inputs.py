@@ -6,12 +6,12 @@ Command: `python experiments/reproduce.py --table=inputs`
 import functools
 
 from tables.autofusion import ENDPOINTS, panel, settings
-from tables.best import chosen_rows
 from tables.schema import Point, Sweep, Table
+from tables.unlabelled import chosen_rows
 
 NUMBERS = (100, 300, 1000, 2000, 5000, 10_000, 30_000)
 SERIES = {
-    "best": "`best`",
+    "prune_concat_distill": "`prune_concat_distill`",
     "prune_concat": "`prune_concat`",
     "teacher_em": "EM teacher",
     "teacher_z": "standardised-logit teacher",

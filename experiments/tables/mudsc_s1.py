@@ -11,19 +11,19 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from autofusion_jax.data.registry import load_dataset
-from autofusion_jax.data.splits import sample
 from autofusion_jax.evaluation.accuracy import task_names
 from autofusion_jax.models.registry import Model, build_model
-from autofusion_jax.reporting.records import Row
-from autofusion_jax.training.loop import TrainOptions
 from autofusion_jax.types import Params
 from configs.schema import DataConfig, EvaluateConfig, MergeConfig, MLPConfig
+from data.registry import load_dataset
+from data.splits import sample
 from pipeline.endpoints import Pair, Setting, get_network, to_inputs, training_pool
 from pipeline.rows import PairContext
+from reporting.records import Row
 from tables.captions import endpoints, protocol, training
 from tables.mudsc import ALPHAS, PAPER, ZIP
 from tables.schema import Entry, Panel, Source, Table, TableConfig
+from training.loop import TrainOptions
 
 PRIMES = (2, 3, 5, 7)
 TASKS = ((0, 1), (2, 3))

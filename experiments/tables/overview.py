@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from autofusion_jax.reporting.comparison import mean_and_spread
-from autofusion_jax.reporting.records import Record, summarise
-from autofusion_jax.reporting.tables import heading, markdown_rows
+from reporting.comparison import mean_and_spread
+from reporting.records import Record, summarise
+from reporting.tables import heading, markdown_rows
 from tables.schema import Table
 
 

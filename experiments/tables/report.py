@@ -5,13 +5,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from autofusion_jax.reporting.comparison import (
+from autofusion_jax.atomic import write_text
+from reporting.comparison import (
     Line,
     comparison_csv,
     comparison_markdown,
     comparison_table,
 )
-from autofusion_jax.reporting.records import Record, Row, summarise, write_text
+from reporting.records import Record, Row, summarise
 from tables.figures import draw_figures
 from tables.overview import overview_markdown, overview_title
 from tables.schema import Panel, Source, Table, TableConfig

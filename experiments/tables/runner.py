@@ -8,9 +8,9 @@ from rich.console import Console
 
 from autofusion_jax.evaluation.accuracy import evaluate, task_masks
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.reporting.records import Record, summarise, write_records
-from pipeline.references import REFERENCE_ROWS
+from pipeline.baselines import REFERENCE_ROWS
 from pipeline.rows import Outcome, PairContext, SideBySide, build_method, merge_outcomes
+from reporting.records import Record, summarise, write_records
 from tables.schema import ENSEMBLE, Entry, Panel, Source, Table, TableConfig
 from tables.stored import RESULTS_FILE, claim, in_order, panel_folder, read_results
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from autofusion_jax.reporting.records import Row
 from configs.schema import Config, in_fast_settings
 from pipeline.endpoints import draw_pair, open_setting
 from pipeline.rows import PairContext, open_pair
+from reporting.records import Row
 
 LANDSCAPE_FIGURE, CURVE_FIGURE = "landscape.png", "interpolation.png"
 RADAR_FIGURE, TASK_VECTORS_FIGURE = "radar.png", "task_vectors.png"

@@ -15,7 +15,7 @@ def override(config: Any, assignment: str) -> None:
         ValueError: no such field, or a value of another type.
 
     Example:
-        >>> from autofusion_jax.training.loop import TrainOptions
+        >>> from training.loop import TrainOptions
         >>> options = TrainOptions()
         >>> override(options, "epochs=7")
         >>> options.epochs

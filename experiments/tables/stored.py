@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autofusion_jax.reporting.records import Record, read_records, write_text
+from autofusion_jax.atomic import write_text
 from configs.schema import identity
 from pipeline.rows import build_method
+from reporting.records import Record, read_records
 from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Entry, Panel, Source, Table, TableConfig
 from tables.settings import restore
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autofusion_jax.reporting.figures import save_figure
-from autofusion_jax.reporting.records import Record, Row, summarise, write_text
-from autofusion_jax.reporting.sweep_figure import Series, sweep_figure
+from autofusion_jax.atomic import write_text
+from autofusion_jax.plots.canvas import save_figure
+from reporting.records import Record, Row, summarise
+from reporting.sweep_figure import Series, sweep_figure
 from tables.commands import RanPanel, table_command
 from tables.schema import Point, Sweep, Table, TableConfig
 from tables.stored import panel_identity

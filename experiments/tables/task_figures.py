@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autofusion_jax.evaluation.similarity import task_vector_cosines
-from autofusion_jax.reporting.figures import save_figure
-from autofusion_jax.reporting.records import Record, Row, summarise
-from autofusion_jax.reporting.tables import heading
-from autofusion_jax.reporting.task_figure import radar_figure, similarity_matrix_figure
+from autofusion_jax.plots.canvas import save_figure
+from reporting.records import Record, Row, summarise
+from reporting.tables import heading
+from reporting.task_figure import radar_figure, similarity_matrix_figure
 from tables.schema import RADAR_FIGURE, TASK_VECTORS_FIGURE, Panel, Source, TableConfig
 
 MEANS = ("avg_within", "seen_within", "unseen_within")

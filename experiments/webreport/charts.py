@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import plotly.graph_objects as go
 
-from autofusion_jax.reporting.figures import PALETTE
-from autofusion_jax.reporting.tables import heading, title_of
+from autofusion_jax.plots.canvas import PALETTE
+from reporting.tables import heading, title_of
 from webreport.collect import Key
 from webreport.summary import overall
 

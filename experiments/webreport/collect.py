@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from autofusion_jax.reporting.comparison import PUBLISHED
-from autofusion_jax.reporting.records import Record, read_records
 from autofusion_jax.validation import require
+from reporting.comparison import PUBLISHED
+from reporting.records import Record, read_records
 
 RESULTS_FILE, CONFIG_FILE, FIGURE_FILE, CSV_FILE = (
     "results.jsonl",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from autofusion_jax.reporting.tables import heading
+from reporting.tables import heading
 from webreport.summary import (
     CONTROL,
     MERGED,

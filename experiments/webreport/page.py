@@ -17,9 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from autofusion_jax.reporting.records import write_text
-from autofusion_jax.reporting.tables import heading
+from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import require
+from reporting.tables import heading
 from webreport import charts, headline, pictures
 from webreport.collect import FigureRun, Run
 from webreport.glossary import GLOSSARY

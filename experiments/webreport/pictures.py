@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from autofusion_jax.reporting.figures import visible_entries
-from autofusion_jax.reporting.tables import title_of
+from reporting.figures import visible_entries
+from reporting.tables import title_of
 from webreport.collect import FigureRun, Run, read_matrices
 from webreport.summary import PLAIN
 

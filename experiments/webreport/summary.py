@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from autofusion_jax.reporting.records import Record, Row, summarise
-from autofusion_jax.reporting.tables import heading, title_of
 from pipeline.endpoints import MODEL_ROLES
+from reporting.records import Record, Row, summarise
+from reporting.tables import heading, title_of
 from webreport.collect import Published, Run
 
 MERGED, HEADS, SPECIALIST, START = "merge", "several heads", "specialist", "start"

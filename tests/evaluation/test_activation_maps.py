@@ -16,7 +16,7 @@ from autofusion_jax.evaluation.activation_maps import (
     has_places,
 )
 from autofusion_jax.models.registry import build_model
-from autofusion_jax.symmetry.flat import flatten_program
+from autofusion_jax.symmetry.program import flatten_program
 from tests.conftest import inputs_for, params_for
 
 CLASSES = jnp.array([0, 1, 2, 2])

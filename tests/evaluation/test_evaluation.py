@@ -5,8 +5,8 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.evaluation.accuracy import classify, evaluate, task_metrics, within_metrics
-from autofusion_jax.evaluation.controls import ridge_head
 from autofusion_jax.evaluation.interpolation import interpolation_curve
+from pipeline.controls import ridge_head
 from tests.conftest import inputs_for, params_for
 
 

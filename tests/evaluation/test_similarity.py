@@ -11,7 +11,7 @@ from autofusion_jax.evaluation.similarity import (
     output_sites,
     unit_correlation,
 )
-from autofusion_jax.transport.moments import batch_moments
+from autofusion_jax.symmetry.moments import batch_moments
 from tests.conftest import inputs_for, params_for
 
 

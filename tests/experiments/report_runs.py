@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from autofusion_jax.reporting.records import Record, write_records
+from reporting.records import Record, write_records
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
 GAMMAS = 5

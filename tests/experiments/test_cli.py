@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from autofusion_jax.reporting.records import read_records
 from configs.schema import METHODS, REFERENCES
+from reporting.records import read_records
 
 pytestmark = pytest.mark.slow
 

@@ -39,7 +39,10 @@ def ran_panel(table, panel, rows=None, *, fast=False, **changes):
 @pytest.mark.parametrize(
     ("ran", "flags"),
     [
-        ([("best", "mnist_vgg", None, {"pairs": 3})], ["--table=best --panels=mnist_vgg --pairs=3"]),
+        (
+            [("unlabelled", "mnist_vgg", None, {"pairs": 3})],
+            ["--table=unlabelled --panels=mnist_vgg --pairs=3"],
+        ),
         ([("4", "", None, {})], ["--table=4"]),
         ([("4", "", None, {"seed": 0})], ["--table=4 --seed=0"]),
         ([("5", "disjoint", None, {}), ("5", "shared", None, {})], ["--table=5"]),
@@ -71,7 +74,7 @@ def test_commands_of_tables_give_their_settings():
     """Read as `reproduce.py` reads its flags, they lead to what was stored."""
     changes = {"seed": 7, "train__learning_rate": 0.5, "train__augment": True, "task__sizes": "(2, 8)",
                "data__name": "digits+mnist", "train__optimizer": "sgd"}  # fmt: skip
-    ran = ran_panel("best", "mnist_mlp", **changes)
+    ran = ran_panel("unlabelled", "mnist_mlp", **changes)
     config = ran.panel.get_config()
     for flag in shlex.split(table_command([ran])):
         if flag.startswith(("--set=", "--seed=")):

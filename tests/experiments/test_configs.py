@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 
-from autofusion_jax.data.registry import DATASETS
 from autofusion_jax.merging.registry import METHODS
 from configs import CONFIGS, check_overrides, get_config
 from configs.schema import identity, split_commas
-from pipeline.references import REFERENCE_ROWS
+from data.registry import DATASETS
+from pipeline.baselines import REFERENCE_ROWS
 
 NAMED = {
     "digits_mlp",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from autofusion_jax.data.registry import DATASETS
 from configs import get_config
+from data.registry import DATASETS
 from pipeline.endpoints import draw_pair, open_setting
 
 

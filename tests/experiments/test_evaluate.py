@@ -10,15 +10,15 @@ import pytest
 from rich.console import Console
 
 from autofusion_jax.checkpoints.orbax_io import load, save
-from autofusion_jax.reporting.records import flat_metrics
-from autofusion_jax.training.loop import TrainOptions
 from configs import get_config
 from configs.schema import DataConfig
+from pipeline.baselines import REFERENCE_ROWS
 from pipeline.endpoints import draw_pair, open_setting
-from pipeline.references import REFERENCE_ROWS
 from pipeline.rows import open_pair
+from reporting.records import flat_metrics
 from tables import mudsc_s1
 from tables.schema import TableConfig
+from training.loop import TrainOptions
 
 pytestmark = pytest.mark.slow
 

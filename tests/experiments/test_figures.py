@@ -14,16 +14,16 @@ from rich.console import Console
 
 import autofusion_jax as af
 import figures
-from autofusion_jax.data.registry import load_dataset
 from autofusion_jax.evaluation.accuracy import evaluate
-from autofusion_jax.training.loop import TrainOptions
 from configs.schema import Config, DataConfig, VGGConfig
+from data.registry import load_dataset
 from figures import FIGURE_FILE, FIGURES, layers, maps, run_figure
 from figures.interpolation import ENTRIES, STRATEGIES
 from figures.permutations import FIGURE_7
 from figures.schema import FAST, FULL, Curves, Drawn, Entry, Series, Sizes
 from figures.work import Work, file_name, merge_case, remember
 from pipeline.endpoints import open_setting
+from training.loop import TrainOptions
 
 TINY = Sizes(
     gammas=3,

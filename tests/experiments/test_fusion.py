@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from autofusion_jax.data.corruptions import corrupt
-from autofusion_jax.data.registry import DATASETS
 from autofusion_jax.models.registry import build_model
+from data.corruptions import corrupt
+from data.registry import DATASETS
 from pipeline.endpoints import to_inputs
 from pipeline.rows import Outcome
 from tables.fusion import get_config

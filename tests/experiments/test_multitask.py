@@ -9,18 +9,18 @@ import pytest
 import scipy.ndimage
 
 import autofusion_jax as af
+from autofusion_jax.models.heads import Backbone, ClassHead, HeadedNetwork, ImageHead, NextToken, reordered
 from autofusion_jax.models.registry import build_model
 from autofusion_jax.models.t5 import END, greedy_decode
-from autofusion_jax.training.losses import UNSCORED
 from autofusion_jax.trees import flatten_by_path
 from pipeline.endpoints import Pair
-from pipeline.heads import Backbone, ClassHead, HeadedNetwork, ImageHead, NextToken, reordered
 from pipeline.multitask import HeadedTask, open_tasks
 from pipeline.rows import Outcome, SideBySide
 from pipeline.specialists import TaskData
 from tables.fusion_heads import edges, noisy
 from tables.fusion_text import next_tokens
 from tables.fusion_text_to_text import ANSWER, AnswerTask, answers, questions, rows
+from training.losses import UNSCORED
 
 RNG = np.random.default_rng(0)
 SHAPE = (8, 8, 1)

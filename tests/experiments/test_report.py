@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autofusion_jax.reporting.records import read_records, write_records
-from autofusion_jax.reporting.tables import title_of
+from reporting.records import read_records, write_records
+from reporting.tables import title_of
 from tables import TABLES
 from tests.experiments.report_runs import ACCURACY, HOSTILE, record, write_all, write_figure, write_merge
 from webreport import charts, headline, page, summary

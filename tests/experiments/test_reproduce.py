@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from autofusion_jax.evaluation.accuracy import ALL_METRICS
-from autofusion_jax.reporting.records import summarise
-from autofusion_jax.training.loop import TrainOptions
 from configs.schema import DataConfig, EvaluateConfig, MergeConfig, MLPConfig
+from reporting.records import summarise
 from tables.report import panel_text, total_seconds, write_panel, write_table
 from tables.runner import run_rows
 from tables.schema import Entry, Panel, Point, Sweep, Table, TableConfig, open_config
 from tables.settings import override
 from tables.stored import StoredPanel
+from training.loop import TrainOptions
 
 ROOT = Path(__file__).parents[2]
 

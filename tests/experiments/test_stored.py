@@ -5,7 +5,7 @@ import json
 import pytest
 
 from autofusion_jax.evaluation.accuracy import METRICS
-from autofusion_jax.reporting.records import Record, write_records
+from reporting.records import Record, write_records
 from tables import TABLES
 from tables.report import write_table
 from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Source

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from autofusion_jax.data.registry import DATASETS
-from autofusion_jax.data.text import text_arrays
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.models.layers import class_vectors
 from autofusion_jax.models.registry import build_model
-from autofusion_jax.reporting.comparison import comparison_csv
-from autofusion_jax.reporting.records import read_records, summarise
 from configs.schema import MLPConfig, VGGConfig
-from pipeline.references import REFERENCE_ROWS
+from data.registry import DATASETS
+from data.text import text_arrays
+from pipeline.baselines import REFERENCE_ROWS
+from reporting.comparison import comparison_csv
+from reporting.records import read_records, summarise
 from tables import TABLES, find_panel
 from tables.fusion_heads import HeadsConfig
 from tables.fusion_source import FusionConfig

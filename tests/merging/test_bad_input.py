@@ -169,7 +169,7 @@ def network_of(outputs):
 LEARNS_FROM_LABELS = {
     "autofusion": ("autofusion", {"epochs": 1}),
     "autofusion_paper": ("autofusion_paper", {"epochs": 1}),
-    "best": ("best", {"epochs": 1}),
+    "prune_concat_distill": ("prune_concat_distill", {"epochs": 1}),
     "ste": ("ste", {}),
     "mudsc": ("mudsc", {"alpha": "auto"}),
     **{f"{name}_ensemble": (f"{name}_ensemble", {}) for name in ("confidence", "em", "z")},
@@ -210,7 +210,7 @@ def test_methods_without_labels_take_several_outputs():
     assert af.merge(*models, spec, x, method="activation_matching").params["up"].shape == (4, 6)
 
 
-@pytest.mark.parametrize("method", ["autofusion", "best", "ste"])
+@pytest.mark.parametrize("method", ["autofusion", "prune_concat_distill", "ste"])
 def test_an_input_of_many_answers_has_no_one_label(method):
     models, spec, x = network_of(lambda logits, _: jnp.stack([logits] * 8, 1))
     message = rf"{method}: the networks' output must be one vector of logits .*; got shape \[8, 3\]"

@@ -21,7 +21,7 @@ METHODS = {
     "autofusion": SHORT,
     "autofusion_paper": SHORT,
     "average": {},
-    "best": {"epochs": 2, "batch_size": 8},
+    "prune_concat_distill": {"epochs": 2, "batch_size": 8},
     "breadcrumbs": {},
     "c2m3": {},
     "concrete": {"num_steps": 5},
@@ -106,7 +106,7 @@ MOVES = [name for name in METHODS if name not in IN_PLACE]
 
 NOT_ITSELF = {
     "adamerging": "adds what two networks learned, each by what it learns itself",
-    "best": "starts from prune_concat",
+    "prune_concat_distill": "starts from prune_concat",
     "breadcrumbs": "trims what each learned",
     "concrete": "masks and adds what two networks learned",
     "consensus": "adds what two networks learned",

@@ -31,7 +31,7 @@ MODELS = {
 
 CANNOT = {
     (name, "encoder_decoder"): "answers with images, not with one vector for every input"
-    for name in ("best", "em_ensemble", "fisher", "surgery")
+    for name in ("prune_concat_distill", "em_ensemble", "fisher", "surgery")
 }
 """Pairs that are refused, with the reason."""
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Key, Shaped
 
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
-from autofusion_jax.merging.own_inputs import inputs_of_each
+from autofusion_jax.merging.per_model_inputs import inputs_of_each
 from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.validation import require
 

@@ -16,12 +16,12 @@ from autofusion_jax.merging.adaptive.adamerging import adamerging
 from autofusion_jax.merging.adaptive.adaptation import check_steps, descend, finite_curve
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.own_inputs import inputs_of_each
-from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
+from autofusion_jax.merging.per_model_inputs import inputs_of_each
+from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
-from autofusion_jax.symmetry.flat import FlatProgram, given
 from autofusion_jax.symmetry.infer import trace_program
+from autofusion_jax.symmetry.program import FlatProgram, given
 from autofusion_jax.trees import flatten_by_path, num_params
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require, unknown_name

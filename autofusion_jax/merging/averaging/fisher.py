@@ -17,7 +17,7 @@ from autofusion_jax.merging.averaging.fisher_information import (
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.own_inputs import inputs_of_each
+from autofusion_jax.merging.per_model_inputs import inputs_of_each
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.weights import check_weights, weights_for
 from autofusion_jax.trees import flatten_by_path

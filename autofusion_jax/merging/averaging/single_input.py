@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Num
 
-from autofusion_jax.merging.regression.layers import LinearLayers
-from autofusion_jax.symmetry.flat import FlatProgram, Override
+from autofusion_jax.merging.regression.linear_layers import LinearLayers
 from autofusion_jax.symmetry.infer import trace_program
+from autofusion_jax.symmetry.program import FlatProgram, Override
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
 

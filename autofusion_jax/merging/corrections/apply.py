@@ -18,7 +18,7 @@ from autofusion_jax.merging.corrections.reset_norm import (
 )
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.zipping.partial import PartialNetwork
-from autofusion_jax.symmetry.flat import flatten_program
+from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.symmetry.affine import MOVES, AffineReader
-from autofusion_jax.symmetry.flat import Equation, FlatProgram, Override, Overrides, flatten_program
+from autofusion_jax.symmetry.program import Equation, FlatProgram, Override, Overrides, flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params

@@ -14,11 +14,11 @@ from jaxtyping import Float, Num
 
 from autofusion_jax.merging.similarity import BATCH_SIZE, unit_vectors
 from autofusion_jax.symmetry.capture import capture_sites
+from autofusion_jax.symmetry.moments import stream_moments
 from autofusion_jax.symmetry.site import Position, Site
 from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
 from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.transport.assignment import solve_assignment
-from autofusion_jax.transport.moments import stream_moments
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params, Perms, SoftPerms
 from autofusion_jax.validation import require

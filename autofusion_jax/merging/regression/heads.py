@@ -11,13 +11,13 @@ from jax import Array
 from jaxtyping import Float, Num
 
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.least_squares import Fit, as_leaves, ridge_regression, samples_of
+from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.merging.teachers import find_targets, teacher_name
-from autofusion_jax.symmetry.flat import flatten_program
+from autofusion_jax.symmetry.moments import batch_moments
+from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.transport.moments import batch_moments
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 from jax import Array
 
-from autofusion_jax.merging.regression.layers import LinearLayer
 from autofusion_jax.merging.regression.least_squares import in_batches, numbers_per_input, samples_of
+from autofusion_jax.merging.regression.linear_layers import LinearLayer
 from autofusion_jax.symmetry.affine import AffineReader
-from autofusion_jax.symmetry.flat import FlatProgram, flatten_program, given
+from autofusion_jax.symmetry.moments import Moments, stream_moments
+from autofusion_jax.symmetry.program import FlatProgram, flatten_program, given
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.trace import Path
-from autofusion_jax.transport.moments import Moments, stream_moments
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
 

@@ -9,9 +9,9 @@ import scipy.linalg
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
+from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.similarity import BATCH_SIZE
-from autofusion_jax.transport.moments import Moments
+from autofusion_jax.symmetry.moments import Moments
 
 MAX_NUMBERS = 2**25
 """How many numbers of a batch are held at once: what the layers read and what they should make."""

@@ -11,7 +11,6 @@ from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.weight_matching import weight_matching
 from autofusion_jax.merging.regression.heads import fit_labelled_head
-from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.least_squares import (
     as_leaves,
     in_batches,
@@ -19,12 +18,13 @@ from autofusion_jax.merging.regression.least_squares import (
     ridge_regression,
     samples_of,
 )
+from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.teachers import check_pseudo_labels
-from autofusion_jax.symmetry.flat import flatten_program, given
+from autofusion_jax.symmetry.moments import stream_moments
+from autofusion_jax.symmetry.program import flatten_program, given
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm
-from autofusion_jax.transport.moments import stream_moments
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name

@@ -8,14 +8,14 @@ import numpy as np
 from jax import Array
 
 from autofusion_jax.merging.regression.heads import fit_labelled_head
-from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.layerwise import Layerwise
 from autofusion_jax.merging.regression.least_squares import as_leaves, ridge_regression
+from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.selection import as_matrices, numbers_of_units, select_units
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.teachers import check_pseudo_labels
 from autofusion_jax.merging.zipping.combine import produced_parts, split_by_model, zip_models
-from autofusion_jax.symmetry.flat import flatten_program
+from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params, SoftPerms

@@ -13,13 +13,13 @@ from jaxtyping import Float, Num
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.own_inputs import inputs_of_each
-from autofusion_jax.merging.regression.layers import LinearLayer, LinearLayers
+from autofusion_jax.merging.per_model_inputs import inputs_of_each
 from autofusion_jax.merging.regression.least_squares import in_batches, numbers_per_input
+from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.symmetry.flat import FlatProgram
 from autofusion_jax.symmetry.infer import trace_program
-from autofusion_jax.transport.moments import stream_moments
+from autofusion_jax.symmetry.moments import stream_moments
+from autofusion_jax.symmetry.program import FlatProgram
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require

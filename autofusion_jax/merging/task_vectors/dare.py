@@ -11,7 +11,7 @@ from jaxtyping import Float, Key
 
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.task_vectors.deltas import delta_of
-from autofusion_jax.merging.task_vectors.pruned import merge_deltas, merge_method
+from autofusion_jax.merging.task_vectors.sparsify import merge_deltas, merge_method
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
 from autofusion_jax.types import Params

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from autofusion_jax.merging.leafwise import results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.task_vectors.matrices import Scalar, add_matrices
+from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 

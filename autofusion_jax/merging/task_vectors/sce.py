@@ -10,8 +10,8 @@ from jax import Array
 from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
 from autofusion_jax.merging.task_vectors.deltas import delta_of
-from autofusion_jax.merging.task_vectors.election import elect, merge_agreeing
-from autofusion_jax.merging.task_vectors.threshold import nth_largest
+from autofusion_jax.merging.task_vectors.sign_consensus import elect, merge_agreeing
+from autofusion_jax.merging.task_vectors.trim import nth_largest
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 
 from autofusion_jax.merging.leafwise import results_in_place
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method, Pieces
-from autofusion_jax.merging.task_vectors.blocks import BLOCK, add_flat, trimmed_blocks
-from autofusion_jax.merging.task_vectors.election import MERGES, elect, merge_agreeing
-from autofusion_jax.merging.task_vectors.threshold import global_thresholds, leaf_thresholds
+from autofusion_jax.merging.task_vectors.sign_consensus import MERGES, elect, merge_agreeing
+from autofusion_jax.merging.task_vectors.streaming import BLOCK, add_flat, trimmed_blocks
+from autofusion_jax.merging.task_vectors.trim import global_thresholds, leaf_thresholds
 from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name

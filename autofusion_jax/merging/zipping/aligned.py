@@ -13,9 +13,9 @@ from autofusion_jax.merging.similarity import unit_vectors
 from autofusion_jax.merging.zipping.combine import split_by_model
 from autofusion_jax.merging.zipping.matching import Matching
 from autofusion_jax.merging.zipping.similarities import in_blocks, num_stacks
+from autofusion_jax.symmetry.moments import batch_moments
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import mix_factor, transform
-from autofusion_jax.transport.moments import batch_moments
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
 

@@ -11,7 +11,7 @@ from jax import Array
 from autofusion_jax.merging.result import MergeResult, MergeTask
 from autofusion_jax.symmetry.capture import fitted_axes
 from autofusion_jax.symmetry.factoring import transform_axes
-from autofusion_jax.symmetry.flat import FlatProgram, Override, Overrides, flatten_program, given
+from autofusion_jax.symmetry.program import FlatProgram, Override, Overrides, flatten_program, given
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import mix_factor

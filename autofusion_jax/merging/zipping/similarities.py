@@ -17,9 +17,9 @@ from jaxtyping import Float, Shaped
 from autofusion_jax.merging.similarity import BATCH_SIZE, KINDS
 from autofusion_jax.symmetry.axes import Block, Concat, Factor, factors_of
 from autofusion_jax.symmetry.capture import capture_sites
+from autofusion_jax.symmetry.moments import Moments, stream_moments
 from autofusion_jax.symmetry.site import Position, Site
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.transport.moments import Moments, stream_moments
 from autofusion_jax.types import Params
 from autofusion_jax.validation import unknown_name
 

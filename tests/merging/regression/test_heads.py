@@ -8,9 +8,9 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.merging.regression.heads import best_scale, fit_head
-from autofusion_jax.merging.regression.layers import LinearLayers
+from autofusion_jax.merging.regression.linear_layers import LinearLayers
 from autofusion_jax.models.registry import build_model
-from autofusion_jax.symmetry.flat import flatten_program
+from autofusion_jax.symmetry.program import flatten_program
 from tests.conftest import inputs_for, params_for
 
 

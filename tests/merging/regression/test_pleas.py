@@ -8,10 +8,10 @@ from optax.losses import softmax_cross_entropy_with_integer_labels as cross_entr
 from sklearn.datasets import load_digits
 
 import autofusion_jax as af
-from autofusion_jax.merging.regression.layers import LinearLayers
+from autofusion_jax.merging.regression.linear_layers import LinearLayers
 from autofusion_jax.merging.regression.pleas import fit_layers
 from autofusion_jax.models.registry import build_model
-from autofusion_jax.symmetry.flat import flatten_program
+from autofusion_jax.symmetry.program import flatten_program
 from tests.conftest import inputs_for, params_for
 
 

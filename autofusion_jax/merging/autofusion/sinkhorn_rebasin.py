@@ -1,0 +1,90 @@
+"""Sinkhorn re-basin: permutations by gradient descent, the ancestor of AutoFusion."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array
+
+from autofusion_jax.merging.autofusion.autofusion import run_options
+from autofusion_jax.merging.autofusion.optimise import steps_per_epoch
+from autofusion_jax.merging.autofusion.options import Options
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.symmetry.transform import identity_perms
+from autofusion_jax.types import Params
+from autofusion_jax.validation import require, unknown_name
+
+LOSSES = {
+    "l2": {"strategy": "align", "layer_weighting": "uniform", "gamma": 0.5},
+    "midpoint": {"strategy": "retain", "gamma": 0.5},
+    "random": {"strategy": "retain", "gamma": "uniform"},
+}
+"""Each loss as options of AutoFusion, of which it is one half."""
+
+
+def sinkhorn_rebasin(
+    *,
+    loss: str = "l2",
+    tau: float = 1.0,
+    steps: int = 300,
+    batch_size: int = 128,
+    learning_rate: float = 1.0,
+    zeta: float = 0.0,
+    pseudo_labels: str = "confidence",
+) -> Method:
+    """Learn a permutation of every group of B through the Sinkhorn operator, then average.
+
+    The result holds the network with the permutations rounded as `params` and
+    `variants["hard"]`, and the one with the soft ones as `variants["soft"]`.
+
+    Args:
+        loss: `"l2"`: the squared distance of A's weights to B's permuted ones, without any data;
+            `"midpoint"`: the cross-entropy of the network half-way between them; `"random"`: of
+            one at a gamma drawn anew at every step.
+        tau: temperature of Sinkhorn, > 0.
+        steps: gradient steps, >= 1; made up to whole passes over the inputs.
+        batch_size: inputs per step, >= 1.
+        learning_rate: of Adam at the start, > 0; falls to a hundredth along a cosine.
+        zeta: pseudo-labels below this confidence are left out, in [0, 1).
+        pseudo_labels: who gives them, a key of `teachers.TEACHERS`. Given labels are used instead.
+
+    Returns:
+        A method for two networks.
+
+    Raises:
+        ValueError: unknown loss, or a value out of its range.
+
+    References:
+        Guerrero Pena, Medeiros, Dubail, Aminbeidokhti, Granger, Pedersoli: Re-basin via implicit
+        Sinkhorn differentiation, CVPR 2023, Eq. 8-10. Gradients here are those of the iterations.
+    """
+    if loss not in LOSSES:
+        raise unknown_name("sinkhorn_rebasin", "loss", loss, LOSSES)
+    require(steps >= 1, "sinkhorn_rebasin", "steps", ">= 1", steps)
+    options = Options(
+        tau=tau, batch_size=batch_size, learning_rate=learning_rate, zeta=zeta,
+        pseudo_labels=pseudo_labels,
+        final_learning_rate=learning_rate / 100, start="random", augment="none", **LOSSES[loss],
+    )  # fmt: skip
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        own = task
+        if loss == "l2":  # no data: a network that says nothing, on one input
+            own = dataclasses.replace(task, apply_fn=_silent, x=jnp.zeros((1, 1)), y=None)
+        epochs = -(-steps // steps_per_epoch(options, len(own.inputs)))
+        results = run_options("sinkhorn_rebasin", dataclasses.replace(options, epochs=epochs), own)
+        return [_rounded(task, result) for result in results]
+
+    return Method("sinkhorn_rebasin", run)
+
+
+def _silent(params: Params, x: Array) -> Array:
+    return jnp.zeros((len(x), 1))
+
+
+def _rounded(task: MergeTask, result: MergeResult) -> MergeResult:
+    return dataclasses.replace(
+        result,
+        params=result.variants["hard"],
+        apply_fn=task.apply_fn,
+        alignments=(identity_perms(task.spec), result.perms),
+    )

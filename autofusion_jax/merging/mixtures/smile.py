@@ -1,0 +1,168 @@
+"""SMILE: every linear layer becomes the base's, plus a sparse mixture of low-rank experts."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from autofusion_jax.merging.fuse import average
+from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.mixtures.low_rank import low_rank_experts, run_experts
+from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
+from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.symmetry.infer import trace_program
+from autofusion_jax.symmetry.program import FlatProgram, Override
+from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
+from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import require, unknown_name
+
+GATES = ("delta", "weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmileNetwork:
+    """The program of an upscaled network; call it like any `apply_fn`.
+
+    Attributes:
+        apply_fn: the function of the networks that it was made of.
+        top_k: how many experts count.
+    """
+
+    apply_fn: ApplyFn
+    top_k: int
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        """The outputs, each linear layer with its experts."""
+        network = params["network"]
+        program = FlatProgram(trace_program(self.apply_fn, network, x, caller="smile"))
+        tree = jax.tree.structure(jax.eval_shape(self.apply_fn, network, x))
+        with jax.ensure_compile_time_eval():  # finding layers runs parts of the program on constants
+            layers = LinearLayers(program, network, raw_inputs=True).layers
+        rules = dict(
+            self._rule(program, layer, params["experts"][layer.weight])
+            for layer in layers
+            if layer.weight in params["experts"]
+        )
+        return tree.unflatten(program.evaluate(program.outputs, program.values(network, x), rules))
+
+    def _rule(
+        self, program: FlatProgram, layer: LinearLayer, experts: dict[str, Array]
+    ) -> tuple[int, Override]:
+        """What a layer makes: the base's product, and what the experts add."""
+        activation = program.equations[layer.equation].inputs[layer.product.live]
+        plain = program.rename(layer.made)
+
+        def mixed(made: Array, activation: Array) -> Array:
+            added = run_experts(experts, layer.product.read(activation), self.top_k)
+            return made + jax.linear_transpose(layer.product.made, made)(added.astype(made.dtype))[0]
+
+        return layer.made, Override((plain, activation), mixed)
+
+
+def smile_apply(apply_fn: ApplyFn, *, top_k: int = 1) -> SmileNetwork:
+    """The function of a network that `smile` made, from the function of the networks it was made of.
+
+    Args:
+        apply_fn: the networks' function.
+        top_k: as it was in `smile`.
+    """
+    return SmileNetwork(apply_fn, top_k)
+
+
+def smile(*, rank: int | None = 32, gate_k: int = 16, top_k: int = 1, gate: str = "delta") -> Method:
+    """Give every linear layer of the base an expert for each network, and let the input choose among them:
+
+    `y = W0 x + b0 + sum_k w_k(x) (U_k S_k V_k^T x + b_k - b0)`, `U_k S_k V_k^T` the best approximation of
+    `W_k - W0` of a rank; `w` is the softmax of `||V_k[:, :gate_k]^T x||` over the networks, of which the
+    `top_k` largest are kept and divided by their sum.
+
+    Args:
+        rank: of the experts, >= 1; all of `W_k - W0` for None or a number below 0.
+        gate_k: how many right singular vectors the gate looks at, >= 1.
+        top_k: how many experts count, >= 1; all where there are no more.
+        gate: whose singular vectors these are: `"delta"`, of `W_k - W0`; `"weight"`, of `W_k`.
+
+    Returns:
+        A method for any number of networks; needs `base`, an `apply_fn`, no spec, and inputs only for
+        their shape. Each product of an activation with a weight that is used once is a linear layer; a
+        convolution reads patches, and every patch has a gate of its own. All other leaves are averaged.
+        `params` is `{"network": the networks' tree, "experts": {path of a weight: arrays}}`;
+        `smile_apply` makes the `apply_fn` again. `diagnostics["num_params"]` counts its numbers.
+
+    Raises:
+        ValueError: an option is out of its range, or no linear layer was changed by fine-tuning.
+
+    References:
+        Tang, Shen, Luo, Xie, Hu, Zhang, Du, Tao: SMILE: zero-shot sparse mixture of low-rank experts
+        construction from pre-trained foundation models, 2024.
+
+    Example:
+        >>> import autofusion_jax as af
+        >>> base = {"w": jnp.zeros((2, 2))}
+        >>> models = [{"w": jnp.diag(jnp.array([1.0, 0.0]))}, {"w": jnp.diag(jnp.array([0.0, 5.0]))}]
+        >>> result = af.merge_many(
+        ...     models, None, jnp.ones((1, 2)), base=base, apply_fn=lambda p, x: x @ p["w"],
+        ...     method="smile", rank=1, gate_k=1,
+        ... )
+        >>> result.apply_fn(result.params, jnp.array([[3.0, 2.0], [2.0, 3.0]])).round(4).tolist()
+        [[3.0, 0.0], [0.0, 15.0]]
+    """
+    require(rank is None or rank != 0, "smile", "rank", ">= 1, or None for the whole difference", rank)
+    require(gate_k >= 1, "smile", "gate_k", ">= 1", gate_k)
+    require(top_k >= 1, "smile", "top_k", ">= 1", top_k)
+    if gate not in GATES:
+        raise unknown_name("smile", "gate", gate, GATES)
+    kept = None if rank is None or rank < 0 else rank
+
+    def run(task: MergeTask) -> list[MergeResult]:
+        params = _upscaled(task, {"rank": kept, "gate_k": gate_k, "gate": gate})
+        results = results_in_place(task, params, diagnostics={"num_params": num_params(params)})
+        network = smile_apply(task.network, top_k=top_k)
+        return [dataclasses.replace(result, apply_fn=network, alignments=()) for result in results]
+
+    return Method("smile", run, uses_key=False, max_models=None, in_place=True)
+
+
+def _upscaled(task: MergeTask, options: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the upscaled network; layers that nobody trained get no experts."""
+    program = FlatProgram(trace_program(task.network, task.origin, task.inputs[:1], caller="smile"))
+    layers = LinearLayers(program, task.origin, raw_inputs=True)
+    base, models = flatten_by_path(task.origin), [flatten_by_path(params) for params in task.models]
+    trained = [layer for layer in layers.layers if _is_trained(layer, base, models)]
+    found = ", ".join(layer.weight for layer in layers.layers) or "none was found"
+    require(
+        bool(trained), "smile", "linear layers", "changed by fine-tuning, one at least", f"none of: {found}"
+    )
+
+    @jax.jit
+    def build(base: dict[str, Array], models: list[dict[str, Array]]) -> tuple[dict[str, Array], Any]:
+        leaves, experts = average(models, [1 / len(models)] * len(models)), {}
+        for layer in trained:
+            bias = None if layer.bias is None else layer.bias.leaf
+            origin, *tuned = (layers.matrices(layer, params[layer.weight]) for params in (base, *models))
+            experts[layer.weight] = low_rank_experts(origin, jnp.stack(tuned), **options)
+            leaves[layer.weight] = base[layer.weight]
+            if bias is not None and base[bias].size == origin.shape[0] * origin.shape[2]:
+                added = [_made_by(layers, layer, params[bias] - base[bias]) for params in models]
+                experts[layer.weight]["bias"] = jnp.stack(added)
+                leaves[bias] = base[bias]
+        return leaves, experts
+
+    leaves, experts = build(base, models)
+    return {"network": unflatten_like(task.origin, leaves), "experts": experts}
+
+
+def _is_trained(layer: LinearLayer, base: dict[str, Array], models: Sequence[dict[str, Array]]) -> bool:
+    return any(not np.array_equal(params[layer.weight], base[layer.weight]) for params in models)
+
+
+def _made_by(layers: LinearLayers, layer: LinearLayer, bias: Array) -> Float[Array, "B F"]:
+    """What a bias leaf adds to what its layer makes: `layers.shift` undone, which reorders numbers."""
+    batch, _, free = layer.product.sizes
+    _, back = jax.vjp(lambda made: layers.shift(layer, made), jnp.zeros((batch, free), bias.dtype))
+    return back(bias)[0]

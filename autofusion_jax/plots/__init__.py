@@ -1,0 +1,1 @@
+"""Drawings of permutation specs; needs matplotlib (extra `report`)."""

@@ -1,0 +1,91 @@
+"""The permutation spec of a config's model, derived from its program: tables, JSON and drawings."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from autofusion_jax.atomic import write_text
+from autofusion_jax.models.registry import build_model
+from autofusion_jax.plots.spec_drawing import draw_perm_spec
+from autofusion_jax.symmetry.infer import infer_perm_spec
+from autofusion_jax.symmetry.spec import PermSpec
+from configs.schema import Config
+from data.registry import dataset_info
+from pipeline.endpoints import head_size, sizes_of_tasks
+from pipeline.outputs import CONFIG_FILE
+from reporting.tables import markdown_rows
+
+TABLE_FILE, SPEC_FILE, DRAWINGS = "perm_spec.md", "perm_spec.json", ("perm_spec.svg", "perm_spec.png")
+SETTINGS_FILE = "perm_spec_config.json"  # a config.json is that of a merge
+NUM_INPUTS = 2
+
+
+def draw_config(config: Config, console: Console) -> None:
+    """Derive the spec of a config's model, show it, and write it into the config's folder."""
+    infos = [dataset_info(name) for name in config.data.name.split("+")]
+    options, sizes = dataclasses.asdict(config.model), tuple(info.num_classes for info in infos)
+    if len(infos) == 1:
+        sizes = sizes_of_tasks(config, infos[0].num_classes)
+    num_classes = head_size(config, sizes)
+    model = build_model(options.pop("name"), infos[0].input_shape, num_classes=num_classes, **options)
+    init_key, input_key = jax.random.split(jax.random.key(config.seed))
+    x = jax.random.normal(input_key, (NUM_INPUTS, *model.input_shape))
+    spec = infer_perm_spec(model.apply, model.init(init_key), x)
+    folder = open_folder(config)
+    console.print(spec)
+    title = f"{config.name}: permutation groups of {config.model.name} on {config.data.name}"
+    write_text(folder / TABLE_FILE, f"{title}\n\n{markdown_spec(spec)}")
+    write_text(folder / SPEC_FILE, spec.to_json())
+    write_text(folder / SETTINGS_FILE, json.dumps(dataclasses.asdict(config), indent=2))
+    for name in DRAWINGS:
+        draw_perm_spec(spec, folder / name, title=title)
+    written = ", ".join([TABLE_FILE, SPEC_FILE, *DRAWINGS, SETTINGS_FILE])
+    console.print(f"permutation spec in {folder}: {written}")
+
+
+def open_folder(config: Config) -> Path:
+    """Make the folder that `out_dir` names, or one named after config and time.
+
+    Raises:
+        ValueError: it holds a run of another model.
+        OSError: it cannot be written.
+    """
+    folder = Path(config.out_dir or f"{config.runs_dir}/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / CONFIG_FILE).is_file() and _model_of(folder / CONFIG_FILE) != _model(config):
+        raise ValueError(
+            f"inspect: out_dir must be new or hold a run of the same model; {folder} holds another. "
+            "Name another folder."
+        )
+    return folder
+
+
+def _model(config: Config) -> tuple[Any, str]:
+    return json.loads(json.dumps(dataclasses.asdict(config.model))), config.data.name
+
+
+def _model_of(path: Path) -> tuple[Any, str] | None:
+    try:
+        stored = json.loads(path.read_text())
+        return stored["model"], stored["data"]["name"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def markdown_spec(spec: PermSpec) -> str:
+    """The leaves with their shapes and axes, then the groups, as Markdown tables."""
+    leaves = [
+        ("leaf", "shape", "axes"),
+        *((leaf.path, str(leaf.shape), ", ".join(map(str, leaf.axes))) for leaf in spec.leaves),
+    ]
+    groups = [
+        ("group", "units", "nested in"),
+        *((group.name, str(group.size), ", ".join(group.nested_in)) for group in spec.groups.values()),
+    ]
+    notes = "".join(f"\nNote: {note}\n" for note in spec.notes)
+    return "\n".join(markdown_rows(rows, numeric=False) for rows in (leaves, groups)) + notes
