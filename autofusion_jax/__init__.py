@@ -1,11 +1,12 @@
 """Merge neural networks trained on different tasks into one, in JAX."""
 
+from autofusion_jax import functional, methods
 from autofusion_jax.checkpoints.convert.pretrained import load_pretrained, save_pretrained
 from autofusion_jax.checkpoints.orbax_io import load, save
 from autofusion_jax.merging.api import merge, merge_many, merge_repeats
 from autofusion_jax.merging.files import merge_files
 from autofusion_jax.merging.fuse import fuse, fused_apply
-from autofusion_jax.merging.registry import list_methods, methods
+from autofusion_jax.merging.registry import list_methods
 from autofusion_jax.merging.result import MergeResult, Method
 from autofusion_jax.merging.zipping.greedy import greedy_zip
 from autofusion_jax.symmetry.axes import in_axis, out_axis
@@ -37,6 +38,7 @@ __all__ = [
     "capture_sites",
     "check_perm_spec",
     "compose",
+    "functional",
     "fuse",
     "fused_apply",
     "greedy_zip",

@@ -15,7 +15,10 @@ from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
 Batch = Any
-"""Inputs `[N, ...]`, a pair `(x, y)` with labels `[N]`, or None for methods without data."""
+"""Inputs `[N, ...]`, or None for methods without data."""
+
+Labels = Any
+"""Integer classes `[N]`, or None."""
 
 
 def _by_name(models: Sequence[Params], base: Params | None) -> dict[str, Params]:
@@ -63,14 +66,21 @@ def promoted(models: Sequence[Params], base: Params | None) -> tuple[list[Params
 
 
 def check_batch(
-    params: Params, apply_fn: ApplyFn | None, batch: Batch, *, caller: str = "merge", name: str = "batch"
+    params: Params,
+    apply_fn: ApplyFn | None,
+    batch: Batch,
+    labels: Labels = None,
+    *,
+    caller: str = "merge",
+    name: str = "batch",
 ) -> tuple[Array | None, Array | None]:
-    """Take inputs and labels apart.
+    """Check inputs and labels, and bring them to the device.
 
     Args:
         params: parameters of one of the networks.
         apply_fn: their function, or None.
-        batch: what the caller gave.
+        batch: inputs, as the caller gave them.
+        labels: their labels, likewise.
         caller: the function or method that checks, for messages.
         name: what it calls the batch.
 
@@ -80,9 +90,14 @@ def check_batch(
     Raises:
         ValueError: inputs are not finite or not what `apply_fn` takes, or labels do not fit them.
     """
-    x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
-    if x is None:
+    if batch is None:
+        require(labels is None, caller, "labels", f"left out where there is no {name}", "labels")
         return None, None
+    require(
+        hasattr(batch, "shape") or hasattr(batch, "__array__"), caller, name, "one array of inputs [N, ...]",
+        f"a {type(batch).__name__}", "Labels go in as labels=; several batches are concatenated before.",
+    )  # fmt: skip
+    x, y = batch, labels
     x = jnp.asarray(x)
     require(
         x.ndim >= 1 and x.shape[0] > 0, caller, name, "a batch of one or more inputs [N, ...]",
@@ -90,7 +105,7 @@ def check_batch(
     )  # fmt: skip
     check_finite(caller, name, {"x": x})
     if apply_fn is None:
-        return x, y
+        return x, None if y is None else jnp.asarray(y)
     try:
         outputs = jax.eval_shape(apply_fn, params, x)
     except Exception as error:  # apply_fn is the user's: whatever it raises, the batch does not fit it
@@ -105,7 +120,7 @@ def check_batch(
         "of a rank at which apply_fn gives one output per input",
         f"shape {list(x.shape)} -> outputs {list(logits.shape)}", "Does it lack its batch axis?",
     )  # fmt: skip
-    return x, None if y is None else _check_labels(caller, f"labels ({name}[1])", y, x, logits.shape[-1])
+    return x, None if y is None else _check_labels(caller, "labels", y, x, logits.shape[-1])
 
 
 def _check_labels(caller: str, name: str, y: Any, x: Array, num_classes: int) -> Array:

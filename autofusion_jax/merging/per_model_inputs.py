@@ -30,7 +30,8 @@ def inputs_of_each(
     found = []
     for number, (params, batch) in enumerate(zip(task.models, inputs)):
         name = f"inputs[{number}]"
-        x, y = check_batch(params, task.network, batch, caller=caller, name=name)
+        x, y = batch if isinstance(batch, tuple) else (batch, None)
+        x, y = check_batch(params, task.network, x, y, caller=caller, name=name)
         if x is None:
             raise ValueError(f"{caller}: {name} must be inputs [N, ...] or a pair (x, y); got None.")
         found.append((x, y))

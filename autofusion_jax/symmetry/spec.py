@@ -11,10 +11,14 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from autofusion_jax.html_tables import html_table
 from autofusion_jax.symmetry.axes import Axis, AxisPattern, axes_from_json, axes_to_json, resolve_pattern
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
+
+LISTED = 8
+"""Groups that `repr` lists."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,7 @@ class LeafSpec:
         return self.path.rpartition("/")[0] or self.path
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PermSpec:
     """The permutation symmetries of a network, leaf by leaf.
 
@@ -202,6 +206,28 @@ class PermSpec:
         }
         sites = tuple(Site.from_json(site) for site in data["sites"])
         return cls(leaves, groups, apply_fn, data["stacks"], tuple(data["notes"]), sites)
+
+    def __repr__(self) -> str:
+        names = [f"{group.name}: {group.size}" for group in self.groups.values()]
+        listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+        parts = [f"{len(names)} groups {{{listed}}}", f"{len(self.leaves)} leaves"]
+        if self.notes:
+            parts.append(f"{len(self.notes)} notes")
+        return f"PermSpec({', '.join(parts)})  # print(spec) lists leaves and notes"
+
+    def _repr_html_(self) -> str:
+        """The groups, the leaves with their axes, and the notes, as an HTML table."""
+        groups = [
+            (
+                group.name,
+                f"{group.size} units",
+                f"in each of {', '.join(group.nested_in)}" * bool(group.nested_in),
+            )
+            for group in self.groups.values()
+        ]
+        leaves = [(leaf.path, str(leaf.shape), ", ".join(map(str, leaf.axes))) for leaf in self.leaves]
+        parts = [("groups", groups), ("leaves", leaves), ("notes", [(note, "", "") for note in self.notes])]
+        return html_table("PermSpec", [(heading, rows) for heading, rows in parts if rows])
 
     def __rich__(self) -> Table:
         title = f"{len(self.groups)} groups, {len(self.leaves)} leaves"

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autofusion_jax.evaluation.accuracy import evaluate, task_masks
 from autofusion_jax.merging.api import merge_many, merge_repeats
@@ -180,16 +179,11 @@ def merge_outcomes(
     """
     repeats = context.setting.config.merge.repeats if method.uses_key else 1
     keys = jax.random.split(jax.random.fold_in(jax.random.key(context.pair.seed), 100), repeats)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     start = time.perf_counter()
-    console, seed = context.setting.console, context.pair.seed
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"{method.name}, seed {seed}, {repeats} repeat(s)", total=None)
-        results = merge_repeats(
-            models, context.spec, batch, method=method, keys=keys, **front_door,
-            on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )  # fmt: skip
-        jax.block_until_ready([result.params for result in results])
+    results = merge_repeats(
+        models, context.spec, batch, method=method, keys=keys, **front_door,
+        progress=context.setting.console.is_terminal,
+    )  # fmt: skip
     seconds = (time.perf_counter() - start) / repeats
     return [
         Outcome(params, result.apply_fn or context.setting.model.apply, variant, repeat,

@@ -36,7 +36,7 @@ ENDPOINTS = tuple(dataclasses.replace(entry, published={}) for entry in VGG_ENDP
 def paper_row(name: str, title: str, values: Sequence[float] = (), **options: Any) -> Entry:
     """A row of AutoFusion in the paper's settings, but for some."""
     known = published(*values) if values else {}
-    return Entry(name, title, "autofusion", {"preset": "paper", **options}, published=known)
+    return Entry(name, title, "autofusion_paper", options, published=known)
 
 
 def settings(

@@ -119,9 +119,11 @@ def merge_once(
     x = context.x
     if entry.members:
         x = x[task_masks(context.x_labels, context.pair.tasks)[list(members)].any(0)]
-    batch = x
+    y = None
     if entry.real_labels is not None:
         count = round(entry.real_labels * len(x))
-        batch = (x[:count], context.y[:count])
+        x, y = x[:count], context.y[:count]
     base = context.start if entry.from_start else None
-    return merge_outcomes(context, method, models, batch, correction=correction, align=entry.align, base=base)
+    return merge_outcomes(
+        context, method, models, x, labels=y, correction=correction, align=entry.align, base=base
+    )

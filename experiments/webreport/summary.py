@@ -17,8 +17,8 @@ PREFIXES = {
     "max_model": TEACHER, "wemoe": LARGER, "smile": LARGER, "pareto": LARGER, "surgery": LARGER,
 }  # fmt: skip
 ENSEMBLES = ("ensemble", "_ensemble")
-PLAIN, PAPER, PAPER_PRESET = "interpolation", "autofusion_paper", "paper"
-"""Methods that others are compared with: the plain average, the paper's by its own name or as a preset."""
+PLAIN, PAPER = "interpolation", "autofusion_paper"
+"""Methods that others are compared with: the plain average, the paper's."""
 RANKING = ("joint", "avg", "avg_within", "seen_within", "scaled")
 """Metrics that networks are compared by: the first of them among the columns of a setting."""
 
@@ -167,7 +167,7 @@ def _lines(run: Run, records: Sequence[Record], stored: Sequence[Published]) -> 
         published = {m: value for m, value in line.values.items() if value is not None} if line else {}
         title = line.title if line else title_of(row.method, row.variant)
         kind = kind if kind != MERGED else kind_of(method)
-        paper = method == PAPER or options.get("preset") == PAPER_PRESET
+        paper = method == PAPER
         lines.append(Line(title, method, kind, row, published, paper))
     return lines
 

@@ -143,9 +143,9 @@ def test_the_headline_is_the_best_merge(tmp_path):
 def test_rows_in_the_papers_settings_are_known_by_their_options(ours, roles, tmp_path):
     """As tables 2 and 4 to 8 name them; with real labels they are references."""
     rows = {
-        "average": ("interpolation", {}, 20.0), "weighted": ("autofusion", {"preset": "paper"}, 50.0),
-        "rounded": ("autofusion", {"preset": "paper"}, 60.0), "ours": ("autofusion", {}, ours),
-        "labels_10": ("autofusion", {"preset": "paper"}, 80.0),
+        "average": ("interpolation", {}, 20.0), "weighted": ("autofusion_paper", {}, 50.0),
+        "rounded": ("autofusion_paper", {}, 60.0), "ours": ("autofusion", {}, ours),
+        "labels_10": ("autofusion_paper", {}, 80.0),
     }  # fmt: skip
     stored = {name: {"method": method, "options": options} for name, (method, options, _) in rows.items()}
     stored["labels_10"]["real_labels"] = 0.1

@@ -68,15 +68,32 @@ def test_nan_in_params(good):
         (jnp.zeros((16, 1)).reshape(4, 4), r"got shape \[4, 4\]"),
         (jnp.full((5, 4, 4), jnp.nan), r"batch\['x'\] must be finite"),
         (None, "needs inputs"),
-        ((jnp.zeros((5, 4, 4)), np.array([0, 1, 2, 3, 0])), r"labels .* must be in \[0, 3\), .* got 0 to 3"),
-        ((jnp.zeros((5, 4, 4)), np.array([0, 1])), r"labels .* must be integers of shape \[5\]"),
-        ((jnp.zeros((5, 4, 4)), np.zeros(5)), r"labels .* got float64\[5\]"),
+        (
+            (jnp.zeros((5, 4, 4)), np.zeros(5, int)),
+            r"one array .* got a tuple. Labels go in as labels=",
+        ),
     ],
 )
 def test_batches(good, batch, message):
     a, b, spec, _ = good
     with pytest.raises(ValueError, match=message):
         af.merge(a, b, spec, batch)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0, 1, 2, 3, 0]), r"labels must be in \[0, 3\), .* got 0 to 3"),
+        (np.array([0, 1]), r"labels must be integers of shape \[5\]"),
+        (np.zeros(5), r"labels must be .* got float64\[5\]"),
+    ],
+)
+def test_labels(good, labels, message):
+    a, b, spec, _ = good
+    with pytest.raises(ValueError, match=message):
+        af.merge(a, b, spec, jnp.zeros((5, 4, 4)), labels=labels)
+    with pytest.raises(ValueError, match="labels must be left out where there is no batch"):
+        af.merge(a, b, spec, labels=labels, method="average")
 
 
 def test_no_apply_fn(good):
@@ -95,7 +112,6 @@ def test_no_apply_fn(good):
         ({"zeta": 1.0}, r"zeta must be in \[0, 1\)"),
         ({"strategy": "normalised"}, "unknown strategy 'normalised'. Did you mean 'normalized'"),
         ({"layer_weighting": "quadratic"}, "unknown layer_weighting"),
-        ({"preset": "papers"}, "unknown preset 'papers'. Did you mean 'paper'"),
         ({"taus": 1.0}, "unknown option 'taus'. Did you mean 'tau'"),
     ],
 )
@@ -184,9 +200,9 @@ def test_several_outputs_have_no_labels(name):
         r"^\w+: the networks' output must be one array of logits \[N, ..., classes\]; "
         r"got a tuple of 2 arrays, shapes \[1, 3\], \[1, 1\]. Infer the spec of a function that returns"
     )
-    for batch in (x, (x, np.zeros(8, int))):
+    for labels in (None, np.zeros(8, int)):
         with pytest.raises(ValueError, match=message):
-            af.merge(*models, spec, batch, method=method, **options)
+            af.merge(*models, spec, x, labels=labels, method=method, **options)
 
 
 @pytest.mark.parametrize(
@@ -215,4 +231,4 @@ def test_an_input_of_many_answers_has_no_one_label(method):
     models, spec, x = network_of(lambda logits, _: jnp.stack([logits] * 8, 1))
     message = rf"{method}: the networks' output must be one vector of logits .*; got shape \[8, 3\]"
     with pytest.raises(ValueError, match=message):
-        af.merge(*models, spec, (x, np.zeros(8, int)), method=method)
+        af.merge(*models, spec, x, labels=np.zeros(8, int), method=method)

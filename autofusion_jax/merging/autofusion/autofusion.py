@@ -2,11 +2,12 @@
 
 import dataclasses
 import operator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jaxtyping import Float
 
@@ -21,9 +22,10 @@ from autofusion_jax.merging.autofusion.optimise import (
     merge_permuted,
     run_epochs,
 )
-from autofusion_jax.merging.autofusion.options import Options, preset_options
+from autofusion_jax.merging.autofusion.options import PAPER, Options
 from autofusion_jax.merging.autofusion.parametrise import log_soft_perms, round_perms
 from autofusion_jax.merging.corrections.reset_norm import stored_statistics
+from autofusion_jax.merging.diagnostics import BALANCED
 from autofusion_jax.merging.ensembles.members import known_classes
 from autofusion_jax.merging.matching.activation_matching import match_activations
 from autofusion_jax.merging.result import MergeResult, MergeTask, Method
@@ -33,15 +35,35 @@ from autofusion_jax.transport.sinkhorn import marginal_error
 from autofusion_jax.trees import num_params
 from autofusion_jax.validation import require
 
-CONVERGED = 1e-2
 
-
-def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
+def autofusion(
+    *,
+    tau: float = Options.tau,
+    num_iters: int = Options.num_iters,
+    implicit: bool = Options.implicit,
+    pseudo_labels: str = Options.pseudo_labels,
+    zeta: float = Options.zeta,
+    gamma: float | str = Options.gamma,
+    start: str = Options.start,
+    augment: str = Options.augment,
+    strategy: str = Options.strategy,
+    layer_weighting: str = Options.layer_weighting,
+    omega_a: float = Options.omega_a,
+    omega_r: float = Options.omega_r,
+    switch_every: int = Options.switch_every,
+    epochs: int = Options.epochs,
+    batch_size: int = Options.batch_size,
+    learning_rate: float = Options.learning_rate,
+    final_learning_rate: float = Options.final_learning_rate,
+    mixing_rate: float = Options.mixing_rate,
+    optimizer: Callable[..., optax.GradientTransformation] = Options.optimizer,
+    init_scale: float = Options.init_scale,
+) -> Method:
     """Learn a permutation of every hidden axis of B, then fuse it with A (Eq. 11-22).
 
     The scores of the permutations are trained on `L_align` (Eq. 16) and `L_retain` (Eq. 21), through
     the Sinkhorn operator. No weight of either network is. The paper fuses by one number gamma
-    (Eq. 15, with `S(X)^T` on the input side); the default learns, beside the permutations, how
+    (Eq. 15, with `S(X)^T` on the input side); this method learns, beside the permutations, how
     much of each network every unit is made of, on its own side and on the side of those that read it:
     `W[i, j] = mean_k out_k[i] in_k[j] W_k[i, j]`, 4 numbers a unit. Rows of the head start with the
     network that knows the class.
@@ -51,52 +73,93 @@ def autofusion(*, preset: str = "default", **overrides: Any) -> Method:
     weights are trained on for as long again.
 
     Args:
-        preset: `"default"` or `"paper"`.
-        overrides: any of (paper's value, where it differs)
-            tau (1.0; paper: 2.0): temperature of Sinkhorn, > 0. What matters is
-                learning_rate / tau.
-            num_iters (20): Sinkhorn iterations, >= 1.
-            implicit (False): gradients of the fixed point instead of the iterations.
-            pseudo_labels ("em"; paper: "confidence"): who labels the inputs, a key of
-                `teachers.TEACHERS`; "em" is "z" where it cannot work.
-            zeta (0.0; paper: 0.9): pseudo-labels below this confidence are left out, in [0, 1).
-            gamma ("learned"; paper: "uniform"): weight of A, in [0, 1]; "uniform": drawn from U(0, 1)
-                at every step, and 0.5 in the merged network; "learned": see above.
-            start ("activation_matching"; paper: "random"): where the scores start; random too for a
-                spec without sites, written by hand.
-            augment ("shift"; paper: "none"): how images are changed at every step, `"shift"`,
-                `"affine"` or `"none"`; see `augmentation.augmented`.
-            strategy ("normalized"): or "weighted", "rounded", "align", "retain"; see `balance`.
-            layer_weighting ("linear"): omega(l) = 2 L / l, or "uniform".
-            omega_a, omega_r (0.5, 0.5): weights of the losses under "weighted".
-            switch_every (1): epochs between switches under "rounded".
-            epochs (64), batch_size (128): passes over the inputs.
-            learning_rate (0.2; paper: 1.0), final_learning_rate (0.01): ends of a cosine schedule.
-            mixing_rate (0.02): the same for the mixing weights; falls by as much.
-            optimizer (optax.adam): takes a schedule, gives a `GradientTransformation`.
-            init_scale (0.01): standard deviation of the initial scores.
+        tau: temperature of Sinkhorn, > 0. What matters is `learning_rate / tau`.
+        num_iters: Sinkhorn iterations, >= 1.
+        implicit: gradients of the fixed point instead of the iterations.
+        pseudo_labels: who labels the inputs, `"confidence"`, `"z"` or `"em"`, which is `"z"` where it cannot
+            work.
+        zeta: pseudo-labels below this confidence are left out, in [0, 1).
+        gamma: weight of A, in [0, 1]; `"uniform"`: drawn from U(0, 1) at every step, and 0.5 in the merged
+            network; `"learned"`: weights of every unit, see above.
+        start: where the scores start, `"activation_matching"` or `"random"`; random too for a spec without
+            sites, written by hand.
+        augment: how images are changed at every step, `"shift"`, `"affine"` or `"none"`; see
+            `augmentation.augmented`.
+        strategy: how the two losses are balanced, `"normalized"`, `"weighted"`, `"rounded"`, `"align"` or
+            `"retain"`; see `balance`.
+        layer_weighting: `"linear"`: omega(l) = 2 L / l, or `"uniform"`.
+        omega_a: weight of `L_align` under `"weighted"`, >= 0.
+        omega_r: weight of `L_retain` under `"weighted"`, >= 0.
+        switch_every: epochs between switches under `"rounded"`, >= 1.
+        epochs: passes over the inputs, >= 1.
+        batch_size: inputs of a step, >= 1.
+        learning_rate: of the scores at the start, > 0.
+        final_learning_rate: of the scores at the end of a cosine schedule, > 0.
+        mixing_rate: of the mixing weights at the start, > 0; falls by as much.
+        optimizer: takes a schedule, gives a `GradientTransformation`.
+        init_scale: standard deviation of the initial scores, >= 0.
 
     Returns:
         A method for two networks. Given labels beside the inputs, it learns from these instead
         of pseudo-labels. `diagnostics["mixing"]` holds the weights, by variant.
 
     Raises:
-        ValueError: unknown preset or option, or a value out of its range.
+        ValueError: an unknown name, or a value out of its range.
 
     References:
-        Tian, Lai, Yue: Wolf2Pack: The AutoFusion framework for dynamic parameter fusion, 2024.
+        Tian, Lai, Yue: Wolf2Pack: The AutoFusion framework for dynamic parameter fusion, 2024,
+        arXiv 2410.05746, Eq. 11-22.
 
     Example:
-        >>> autofusion(preset="paper", epochs=8).name
+        >>> autofusion(epochs=8).name
+        'autofusion'
+    """
+    return _method("autofusion", Options(**locals()))
+
+
+def autofusion_paper(
+    *,
+    tau: float = PAPER.tau,
+    num_iters: int = PAPER.num_iters,
+    implicit: bool = PAPER.implicit,
+    pseudo_labels: str = PAPER.pseudo_labels,
+    zeta: float = PAPER.zeta,
+    gamma: float | str = PAPER.gamma,
+    start: str = PAPER.start,
+    augment: str = PAPER.augment,
+    strategy: str = PAPER.strategy,
+    layer_weighting: str = PAPER.layer_weighting,
+    omega_a: float = PAPER.omega_a,
+    omega_r: float = PAPER.omega_r,
+    switch_every: int = PAPER.switch_every,
+    epochs: int = PAPER.epochs,
+    batch_size: int = PAPER.batch_size,
+    learning_rate: float = PAPER.learning_rate,
+    final_learning_rate: float = PAPER.final_learning_rate,
+    mixing_rate: float = PAPER.mixing_rate,
+    optimizer: Callable[..., optax.GradientTransformation] = PAPER.optimizer,
+    init_scale: float = PAPER.init_scale,
+) -> Method:
+    """Learn permutations as in the paper: gamma ~ U(0, 1), random start, confident pseudo-labels alone.
+
+    The options, result and errors are those of `autofusion`; only the defaults differ.
+
+    References:
+        Tian, Lai, Yue: Wolf2Pack: The AutoFusion framework for dynamic parameter fusion, 2024,
+        arXiv 2410.05746, Section 4 and Appendix B.
+
+    Example:
+        >>> autofusion_paper(epochs=8).name
         'autofusion_paper'
     """
-    options = preset_options(preset, overrides)
-    name = "autofusion" if preset == "default" else f"autofusion_{preset}"
+    return _method("autofusion_paper", Options(**locals()))
 
+
+def _method(name: str, options: Options) -> Method:
     def run(task: MergeTask) -> list[MergeResult]:
         return run_options(name, options, task)
 
-    return Method(name, run, options={"preset": preset, **dataclasses.asdict(options)})
+    return Method(name, run, options=dataclasses.asdict(options))
 
 
 def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
@@ -175,7 +238,7 @@ def _result(
     diagnostics = {
         "kept": float(data.targets.keep.mean()),
         "marginal_error": errors,
-        "converged": max(errors.values(), default=0.0) < CONVERGED,
+        "doubly_stochastic": max(errors.values(), default=0.0) < BALANCED,
     }
     if mixing is not None:
         diagnostics["mixing"] = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), mixings)

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import chex
 import jax
@@ -148,9 +149,10 @@ def test_a_spec_written_by_hand_will_do(mlp):
 def test_real_labels_are_used(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp, 64)
     y = np.asarray(mlp.apply(params_for(mlp, 7), x).argmax(-1))
-    options = {"preset": "paper", "epochs": 20, "strategy": "retain", "gamma": 0.5, "zeta": 0.0, "tau": 1.0}
-    with_labels = af.merge(a, b, mlp.perm_spec, (x, y), **options)
-    without = af.merge(a, b, mlp.perm_spec, x, **options)
+    method = af.methods.autofusion_paper(epochs=20, strategy="retain", gamma=0.5, zeta=0.0, tau=1.0)
+    with_labels, without = (
+        af.merge(a, b, mlp.perm_spec, x, labels=labels, method=method) for labels in (y, None)
+    )
     agree = [float((mlp.apply(r.params, x).argmax(-1) == y).mean()) for r in (with_labels, without)]
     assert agree[0] > agree[1]
     assert with_labels.diagnostics["kept"] == 1.0
@@ -169,17 +171,20 @@ def test_divergence_is_named(mlp):
     with pytest.raises(
         ValueError, match=r"autofusion: \w+ must stay finite; it is NaN or infinite in epoch \d"
     ):
-        af.merge(a, b, broken, (x, np.zeros(24, int)), epochs=4)
+        af.merge(a, b, broken, x, labels=np.zeros(24, int), epochs=4)
 
 
-def test_progress_is_reported(mlp):
-    calls = []
-    af.merge_repeats(
-        [params_for(mlp, 0), params_for(mlp, 1)], mlp.perm_spec, inputs_for(mlp),
-        keys=jax.random.split(jax.random.key(0), 1), epochs=3, zeta=0.0,
-        on_progress=lambda done, total: calls.append((done, total)),
-    )  # fmt: skip
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+def test_progress_is_logged_and_shown(mlp, caplog, capsys):
+    with caplog.at_level("DEBUG", logger="autofusion_jax"):
+        result = af.merge(
+            params_for(mlp, 0), params_for(mlp, 1), mlp.perm_spec, inputs_for(mlp), epochs=3, progress=True
+        )
+    said = [record.getMessage() for record in caplog.records if record.name == "autofusion_jax"]
+    assert said[0] == "autofusion, 2 networks: started"
+    assert said[1:-1] == [f"autofusion, 2 networks: {epoch} of 3" for epoch in (1, 2, 3)]
+    assert re.fullmatch(r"autofusion, 2 networks: done in \d+\.\d s", said[-1])
+    quiet = af.merge(params_for(mlp, 0), params_for(mlp, 1), mlp.perm_spec, inputs_for(mlp), epochs=3)
+    chex.assert_trees_all_close(result.params, quiet.params, atol=1e-6)
 
 
 def test_predict_pads_and_cuts(mlp):

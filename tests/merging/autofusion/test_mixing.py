@@ -97,7 +97,7 @@ def test_learned_mixing_fits_the_labels_better(mlp):
     options = {"epochs": 30, "batch_size": 32, "strategy": "retain"}
     losses = {}
     for gamma in (0.5, "learned"):
-        result = af.merge(a, b, mlp.perm_spec, (x, y), gamma=gamma, **options)
+        result = af.merge(a, b, mlp.perm_spec, x, labels=y, gamma=gamma, **options)
         log_probs = jax.nn.log_softmax(mlp.apply(result.variants["hard"], x))
         losses[gamma] = -float(log_probs[np.arange(64), y].mean())
     assert losses["learned"] < 0.8 * losses[0.5]

@@ -98,8 +98,8 @@ def test_the_surer_network_counts_by_what_it_needs(mlp):
     """Merging by measured Fishers is the formula on them; labels are used where there are any."""
     models, x = [params_for(mlp, seed) for seed in range(2)], inputs_for(mlp)
     y = jnp.arange(24) % 3
-    for batch, labels in ((x, None), ((x, y), y)):
-        result = af.merge_many(models, None, batch, method="fisher", apply_fn=mlp.apply)
+    for labels in (None, y):
+        result = af.merge_many(models, None, x, labels=labels, method="fisher", apply_fn=mlp.apply)
         fishers = [diagonal_fisher(mlp.apply, params, x, labels) for params in models]
         expected = jax.tree.map(
             lambda a, b, f, g: ((f + 1e-6) * a + (g + 1e-6) * b) / (f + g + 2e-6), *models, *fishers

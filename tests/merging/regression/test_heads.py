@@ -90,10 +90,10 @@ def test_cosines_are_no_head():
 def test_pleas_with_labels_changes_the_head_alone(mlp):
     models, x, spec = [params_for(mlp, seed) for seed in (0, 1)], inputs_for(mlp, 60), mlp.perm_spec
     y = np.random.default_rng(0).integers(3, size=60)
-    plain, ignored = (af.merge(*models, spec, batch, method="pleas") for batch in (x, (x, y)))
+    plain, ignored = (af.merge(*models, spec, x, labels=labels, method="pleas") for labels in (None, y))
     chex.assert_trees_all_equal(plain.params, ignored.params)
     assert plain.diagnostics["head"] == "mean"
-    result = af.merge(*models, spec, (x, y), method="pleas", pseudo_labels="confidence")
+    result = af.merge(*models, spec, x, labels=y, method="pleas", pseudo_labels="confidence")
     assert result.diagnostics["head"] == "labels"
     assert result.num_learned == plain.num_learned
     linear = LinearLayers(flatten_program(spec, plain.params, x[:2], caller="test"), plain.params)
