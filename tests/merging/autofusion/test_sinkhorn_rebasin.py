@@ -42,7 +42,7 @@ def test_labels_are_used_where_given(mlp):
     params_a, params_b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
     options = {"method": "sinkhorn_rebasin", "loss": "midpoint", "steps": 60, "batch_size": 24}
     labels = np.zeros(len(x), np.int32)
-    result = af.merge(params_a, params_b, mlp.perm_spec, (x, labels), **options)
+    result = af.merge(params_a, params_b, mlp.perm_spec, x, labels=labels, **options)
     unlabelled = af.merge(params_a, params_b, mlp.perm_spec, x, **options)
 
     def mean_logit(result):

@@ -118,6 +118,6 @@ def test_real_labels_take_the_place_of_the_teachers(mlp):
     probs = jnp.stack([jax.nn.softmax(mlp.apply(params, x)) for params in models])
     surest = jnp.take_along_axis(probs, probs.max(-1).argmax(0)[None, :, None], 0)[0].argmax(-1)
     taught = af.merge(*models, spec, x, method="prune_concat", pseudo_labels="confidence")
-    labelled = af.merge(*models, spec, (x, surest), method="prune_concat")
+    labelled = af.merge(*models, spec, x, labels=surest, method="prune_concat")
     chex.assert_trees_all_equal(taught.params, labelled.params)
     assert (taught.diagnostics["head"], labelled.diagnostics["head"]) == ("confidence", "labels")

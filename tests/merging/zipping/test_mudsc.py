@@ -130,7 +130,7 @@ def test_alpha_is_chosen_on_the_inputs(mlp):
     np.testing.assert_allclose(scores[chosen], (teacher * merged).sum(-1).mean(), rtol=1e-5)
     labels = mlp.apply(models[1], x).argmax(-1)
     options = {"alpha": "auto", "max_sweeps": 2}
-    labelled = af.merge_many(models, mlp.perm_spec, (x, labels), method="mudsc", **options)
+    labelled = af.merge_many(models, mlp.perm_spec, x, labels=labels, method="mudsc", **options)
     right = float((mlp.apply(labelled.params, x).argmax(-1) == labels).mean())
     assert labelled.diagnostics["scores"][labelled.diagnostics["alpha"]] == pytest.approx(right)
 
