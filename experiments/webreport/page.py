@@ -1,21 +1,21 @@
-"""Put the page together: sections from what was collected, written with jinja2 in one go."""
+"""The page put together: sections from what was collected, written with jinja2 in one go."""
 
 import base64
 import datetime
+import hashlib
 import itertools
 import os
 import platform
+import re
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from markupsafe import Markup, escape
 
 from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import require
@@ -23,23 +23,28 @@ from reporting.tables import heading
 from webreport import charts, headline, pictures
 from webreport.collect import FigureRun, Run
 from webreport.glossary import GLOSSARY
-from webreport.sections import IMAGES, Builder
+from webreport.sections import IMAGES, Builder, Section
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("charts.js", "browsers.js", "tables.js", "copy.js")
 PAGE_FILE = "index.html"
 GENERATOR = "autofusion_jax report"
 
 
-def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> Path:
+class Page(NamedTuple):
+    """A page as it was written: where it is, and in words how much it shows."""
+
+    path: Path
+    contents: str
+
+
+def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> Page:
     """Write the page and its images.
 
     Args:
         runs: what `collect` found.
         figures: likewise.
         out: its folder: new, empty, or that of an earlier page, whose images are replaced.
-
-    Returns:
-        The path of the page.
 
     Raises:
         ValueError: `out` holds something else.
@@ -51,19 +56,57 @@ def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> 
     ]
     drawn = [builder.figure_section(figure) for figure in figures]
     every = [setting for setting in builder.settings if setting.metric]
+    contents = _contents(sections, drawn, len(builder.settings))
     context = {
-        "generator": GENERATOR, "main": headline.main_setting(every), "headline": headline.headline,
-        "verdict": headline.verdict, "heading": heading, "choices": pictures.choices,
-        "overview": headline.overview_table(every), "runs": sections, "figures": drawn,
-        "glossary": GLOSSARY, "facts": machine_facts(), "palettes": charts.palettes(),
-        "asset": _asset, "plotly": Markup(get_plotlyjs()), "datatables": _datatables(),
+        "generator": GENERATOR, "main": headline.main_setting(every), "headline": headline,
+        "heading": heading, "choices": pictures.choices, "runs": sections,
+        "overview": headline.overview_table(every), "worth_of_all": headline.worth_of_all(every),
+        "figures": drawn, "contents": contents, "glossary": GLOSSARY, "facts": machine_facts(),
+        "script": Markup("\n".join(map(_read_asset, SCRIPTS))),
     }  # fmt: skip
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters |= {"breakable": breakable, "hashed": _hashed}
+    context["style"] = Markup(environment.get_template("style.css").render(lines=charts.palettes()))
     write_text(out / PAGE_FILE, environment.get_template("page.html").render(context))
-    return out / PAGE_FILE
+    return Page(out / PAGE_FILE, contents)
+
+
+def _contents(sections: Sequence[Section], figures: Sequence[Section], settings: int) -> str:
+    """How much a page shows: the one place where it is counted.
+
+    Example:
+        >>> _contents([Section("a", "A", None, [])], [], 2)
+        '1 run or table with 2 settings'
+    """
+    parts = [part for section in (*sections, *figures) for part in section.parts]
+    images = sum(len(part.panels) + len(part.matrices) for part in parts)
+    tables = "1 run or table" if len(sections) == 1 else f"{len(sections)} runs and tables"
+    counts = [f"{tables} with {_counted(settings, 'setting')}"] if sections else []
+    counts += [_counted(len(figures), "figure")] if figures else []
+    counts += [_counted(images, "image")] if images else []
+    return ", ".join(counts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def breakable(text: str) -> Markup:
+    """A name that lines may be broken in, after its slashes and underscores.
+
+    Example:
+        >>> str(breakable("1/mnist_vgg"))
+        '1/<wbr>mnist_<wbr>vgg'
+    """
+    return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(text))))
+
+
+def _hashed(text: str) -> Markup:
+    """The source of a script or style that the page's security policy lets run: its digest."""
+    return Markup(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
 
 
 def _claim(out: Path) -> None:
@@ -92,11 +135,6 @@ def _processor() -> str:
     return next(names, platform.processor() or "unknown")
 
 
-def _asset(name: str) -> Markup:
+def _read_asset(name: str) -> str:
     """A file of the page itself, to stand in it as it is."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-
-
-def _datatables() -> str:
-    """DataTables, as itables ships it: a module that exports it as default, in base64."""
-    return base64.b64encode((files("itables") / "html" / "dt_bundle.js").read_bytes()).decode()
+    return (TEMPLATES / name).read_text(encoding="utf-8")
