@@ -38,6 +38,7 @@ GLOSSARY = {
     "Reference": "A network that was given real labels: what would be possible, not a rival.",
     "± (spread)": "Standard deviation, over pairs of trained networks where there are several, else over "
     "repeats of the merge with other random numbers.",
+    "Paper (a column)": "The number that the paper prints for the column before it.",
     "Learned": "How many numbers were fitted to data. Seconds is the time that took.",
     "Epoch": "One pass of the learning over all unlabelled images.",
 }

@@ -121,15 +121,21 @@ def overview_table(all_settings: Sequence[Setting]) -> Table:
 def verdict(bars: Sequence[Bar], metric: str) -> list[str]:
     """How the best merge stands against each of the others but controls, in words."""
     best = next(bar.line for bar in bars if bar.best)
-    return [f"{_against(best, bar.line, metric)} {NAMES[bar.role]}" for bar in bars if bar.role in NAMES]
+    found = []
+    for bar in bars:
+        if bar.role not in NAMES:
+            continue
+        place, name = _place(best, bar.line, metric), NAMES[bar.role]
+        level = standing(best, bar.line, metric) == LEVEL
+        found.append(f"level with {name} ({place})" if level else f"{place} {name}")
+    return found
 
 
-def _against(best: Line, other: Line, metric: str) -> str:
-    """A line's place beside another, to be followed by the other's name."""
-    gap, place = abs(best.row.mean[metric] - other.row.mean[metric]), standing(best, other, metric)
-    if place != LEVEL:
-        return f"{gap:.1f} points {place}"
-    return f"within the spread ({gap:.1f}) of" if gap >= ROUNDED else "level with"
+def _place(best: Line, other: Line, metric: str) -> str:
+    """How far a line is from another."""
+    place = standing(best, other, metric)
+    gap = f"{abs(best.row.mean[metric] - other.row.mean[metric]):.1f} points"
+    return f"{gap} apart, within the spread" if place == LEVEL else f"{gap} {place}"
 
 
 def unbeaten(setting: Setting) -> list[Line]:
@@ -147,13 +153,16 @@ def worth(setting: Setting) -> str:
     if best is None or not tried:
         return ""
     if not left:
-        return "The best merge beats every control: every one network of its size made without merging."
-    shown = [(_against(best, line, setting.metric), line.title.removesuffix(CONTROL_MARK)) for line in left]
-    names = [f"“{name}” (it is {place} that)" for place, name in shown]
+        return f"The best merge beats every control that was run: {', '.join(map(_quoted, tried))}."
+    names = [f"{_quoted(line)} ({_place(best, line, setting.metric)})" for line in left]
     said = f"beats neither {' nor '.join(names)}" if len(names) > 1 else f"does not beat {names[0]}"
     all_left = len(left) == len(tried)
     end = "here merging is worth nothing" if all_left else "that way, without merging, does as well or better"
     return f"The best merge {said}: {end}."
+
+
+def _quoted(control: Line) -> str:
+    return f"“{control.title.removesuffix(CONTROL_MARK)}”"
 
 
 def worth_of_all(all_settings: Sequence[Setting]) -> str:

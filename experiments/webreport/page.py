@@ -95,13 +95,13 @@ def _counted(number: int, noun: str) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """A name that lines may be broken in, after its slashes and underscores.
+    """A name that lines may be broken in, after its slashes, underscores and commas.
 
     Example:
         >>> str(breakable("1/mnist_vgg"))
         '1/<wbr>mnist_<wbr>vgg'
     """
-    return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub(r"([/_,])", r"\1<wbr>", str(escape(text))))
 
 
 def _hashed(text: str) -> Markup:

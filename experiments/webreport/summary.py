@@ -215,7 +215,7 @@ def results_table(setting: Setting, caption: str, note: str) -> Table:
     lines, headings = setting.lines, ["Method", "Kind"]
     published = {metric for line in lines for metric in line.published}
     for metric in setting.metrics:
-        headings += [heading(metric), *(["published"] if metric in published else [])]
+        headings += [heading(metric), *(["paper"] if metric in published else [])]
     both = any(line.row.num_pairs > 1 and line.row.num_repeats > 1 for line in lines)
     headings += [*(["± repeats"] if both else []), "Learned", "Seconds"]
     best = setting.of_kind(MERGED)

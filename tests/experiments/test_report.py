@@ -2,8 +2,10 @@
 
 import dataclasses
 import datetime
+import html
 import html.parser
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -137,14 +139,9 @@ def test_the_headline_is_the_best_merge(tmp_path):
 @pytest.mark.parametrize(
     ("merge", "fresh", "distilled", "said"),
     [
-        (90.0, 85.0, 80.0, "The best merge beats every control"),
-        (90.0, 90.3, 80.0, "The best merge does not beat “Fresh network on pseudo-labels” (it is within the"),
-        (
-            90.0,
-            95.0,
-            99.0,
-            "The best merge beats neither “Fresh network on pseudo-labels” (it is 5.0",
-        ),
+        (90.0, 85.0, 80.0, "beats every control that was run: “Fresh network on pseudo-labels”, “Average"),
+        (90.0, 90.3, 80.0, "does not beat “Fresh network on pseudo-labels” (0.3 points apart, within the"),
+        (90.0, 95.0, 99.0, "beats neither “Fresh network on pseudo-labels” (5.0 points below) nor"),
     ],
 )
 def test_a_merge_is_worth_what_it_adds_to_its_controls(merge, fresh, distilled, said, tmp_path):
@@ -153,7 +150,7 @@ def test_a_merge_is_worth_what_it_adds_to_its_controls(merge, fresh, distilled, 
                for name, joint in joints.items() for pair in (0, 1)]  # fmt: skip
     write_records(tmp_path / "results.jsonl", records)
     (setting,) = summary.settings(collect(tmp_path)[0][0], "anchor", "one")
-    assert headline.worth(setting).startswith(said)
+    assert headline.worth(setting).startswith(f"The best merge {said}")
     assert ("merging is worth nothing" in headline.worth(setting)) == (distilled == 99.0)
     (line,) = headline.overview_table([setting]).lines
     assert line.cells[-2].small.endswith("not beaten") == (fresh > merge)
@@ -261,6 +258,11 @@ def test_what_is_missing_is_left_out(tmp_path):
     assert not elements.named("table") and len(elements.named("img")) == 4
 
 
+def commands(path):
+    found = re.findall(r'aria-label="Command">(.*?)</pre>', path.read_text(encoding="utf-8"), re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]+>", "", text)) for text in found]
+
+
 def report(*args, script=SCRIPT):
     done = subprocess.run([sys.executable, str(script), *args], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
@@ -282,7 +284,8 @@ def test_it_shows_what_reproduce_writes(tmp_path):
     assert status == 0 and printed.startswith("1 run or table with 2 settings, 1 figure"), printed
     elements = Elements((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     texts = [text for _, text in elements.texts]
-    assert any(printed.partition(" in /")[0] in " ".join(text.split()) for text in texts)  # the same counts
+    counts = " ".join(printed.split()).partition(" in /")[0]
+    assert any(counts in " ".join(text.split()) for text in texts)
     for panel in ("100", "300"):
         records = read_records(runs / "table_inputs" / panel / "results.jsonl")
         assert [one.method for one in records] == ["interpolation", "teacher_em"]
@@ -291,7 +294,7 @@ def test_it_shows_what_reproduce_writes(tmp_path):
     assert sum(image["src"].endswith("/inputs.png") for image in elements.named("img")) >= 1
     charts_of = [json.loads(text) for text in texts if text.startswith('{"gammas"')]
     assert ["EM teacher"] in [[line["name"] for line in c["views"][0]["lines"]] for c in charts_of]
-    shown = [shlex.split(text) for text in texts if text.startswith("python experiments/reproduce.py")]
+    shown = [shlex.split(text) for text in commands(tmp_path / "out" / "index.html")]
     assert len(shown) == 2  # the table's and the figure's
     assert all(sorted(words[2:]) == sorted(TINY) for words in shown)
     (runs / "table_inputs" / "results.md").unlink()  # what the headings of panels share is the table's

@@ -137,7 +137,7 @@ def test_a_command_is_copied_whole(page, clipboard):
     if not clipboard:
         page.execute_script("navigator.clipboard.writeText = () => Promise.reject()")
     page.execute_script(
-        "addEventListener('copy', () => { window.copied = String(getSelection()); });"
+        "addEventListener('copy', () => { window.copied = document.activeElement.value; });"
         "const write = navigator.clipboard.writeText.bind(navigator.clipboard);"
         "navigator.clipboard.writeText = text => write(text).then(() => { window.copied = text; });"
     )
