@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from reporting.tables import heading
 from webreport import charts, headline, pictures
 from webreport.collect import FigureRun, Run
 from webreport.glossary import GLOSSARY
-from webreport.sections import IMAGES, Builder, Section
+from webreport.sections import IMAGES, Builder
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("charts.js", "browsers.js", "tables.js", "copy.js")
@@ -51,12 +51,15 @@ def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> 
     """
     _claim(out)
     builder = Builder(out / IMAGES, runs)
-    sections = [
-        builder.run_section(list(group)) for _, group in itertools.groupby(runs, lambda run: run.home)
-    ]
+    groups = [list(group) for _, group in itertools.groupby(runs, lambda run: run.home)]
+    sections = [builder.run_section(group) for group in groups]
     drawn = [builder.figure_section(figure) for figure in figures]
     every = [setting for setting in builder.settings if setting.metric]
-    contents = _contents(sections, drawn, len(builder.settings))
+    tables = sum(group[0].table is not None for group in groups)
+    contents = _contents(
+        {"run": len(groups) - tables, "table": tables, "setting": len(builder.settings),
+         "figure": len(figures), "image": sum(section.num_images for section in (*sections, *drawn))}
+    )  # fmt: skip
     context = {
         "generator": GENERATOR, "main": headline.main_setting(every), "headline": headline,
         "heading": heading, "choices": pictures.choices, "runs": sections,
@@ -74,24 +77,14 @@ def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> 
     return Page(out / PAGE_FILE, contents)
 
 
-def _contents(sections: Sequence[Section], figures: Sequence[Section], settings: int) -> str:
-    """How much a page shows: the one place where it is counted.
+def _contents(counts: Mapping[str, int]) -> str:
+    """How much a page shows, in words; what there is none of is left out.
 
     Example:
-        >>> _contents([Section("a", "A", None, [])], [], 2)
-        '1 run or table with 2 settings'
+        >>> _contents({"run": 1, "table": 0, "setting": 2})
+        '1 run, 2 settings'
     """
-    parts = [part for section in (*sections, *figures) for part in section.parts]
-    images = sum(len(part.panels) + len(part.matrices) for part in parts)
-    tables = "1 run or table" if len(sections) == 1 else f"{len(sections)} runs and tables"
-    counts = [f"{tables} with {_counted(settings, 'setting')}"] if sections else []
-    counts += [_counted(len(figures), "figure")] if figures else []
-    counts += [_counted(images, "image")] if images else []
-    return ", ".join(counts)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return ", ".join(f"{n} {noun}" if n == 1 else f"{n} {noun}s" for noun, n in counts.items() if n)
 
 
 def breakable(text: str) -> Markup:
@@ -101,7 +94,7 @@ def breakable(text: str) -> Markup:
         >>> str(breakable("1/mnist_vgg"))
         '1/<wbr>mnist_<wbr>vgg'
     """
-    return Markup(re.sub(r"([/_,])", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub(r"([/_]|,(?=\S))", r"\1<wbr>", str(escape(text))))
 
 
 def _hashed(text: str) -> Markup:

@@ -44,6 +44,11 @@ class Section:
     command: str | None
     parts: Sequence[Part]
 
+    @property
+    def num_images(self) -> int:
+        """How many images its parts show."""
+        return sum(len(part.panels) + len(part.matrices) for part in self.parts)
+
 
 @dataclasses.dataclass
 class Builder:

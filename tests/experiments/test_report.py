@@ -281,7 +281,7 @@ def test_it_shows_what_reproduce_writes(tmp_path):
     status, printed = report(*TINY, f"--runs_dir={runs}", script=SCRIPT.with_name("reproduce.py"))
     assert status == 0, printed
     status, printed = report(f"--runs={runs}", f"--out={tmp_path / 'out'}")
-    assert status == 0 and printed.startswith("1 run or table with 2 settings, 1 figure"), printed
+    assert status == 0 and printed.startswith("1 table, 2 settings, 1 figure"), printed
     elements = Elements((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     texts = [text for _, text in elements.texts]
     counts = " ".join(printed.split()).partition(" in /")[0]
