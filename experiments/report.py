@@ -25,8 +25,8 @@ def main(console: Console) -> None:
         raise ValueError(
             f"report: needs {error.name}. Run: pip install -c constraints.txt -e '.[report]'"
         ) from error
-    path = write_page(runs, figures, Path(OUT.value))
-    console.print(f"{len(runs)} run(s) and {len(figures)} figure(s) in {path}")
+    page = write_page(runs, figures, Path(OUT.value))
+    console.print(f"{page.contents} in {page.path}")
 
 
 if __name__ == "__main__":

@@ -39,13 +39,22 @@ def radar_figure(
     axes.set_xticks(angles, tasks)
     axes.tick_params(axis="x", pad=14)
     axes.set_rlim(low, 100)
-    axes.set_rlabel_position(180 / len(tasks))
     axes.set_yticks(np.linspace(low, 100, 5)[1:])
     axes.yaxis.set_major_formatter("{x:g} %")
+    _clear_labels(axes, [max(values[i] for values in lines.values()) for i in range(len(tasks))])
     axes.grid(alpha=0.4)
     figure.suptitle(title, fontsize=11)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _clear_labels(axes: PolarAxes, highest: Sequence[float]) -> None:
+    """Write the circles' labels before the lines, between those neighbours where lines reach out least."""
+    sides = [sum(pair) for pair in zip(highest, [*highest[1:], highest[0]])]
+    axes.set_rlabel_position(360 / len(highest) * (int(np.argmin(sides)) + 0.5))
+    axes.set_axisbelow(False)  # ticks' labels are drawn after the lines
+    for label in axes.get_yticklabels():
+        label.set(zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
 
 
 def similarity_matrix_figure(

@@ -1,24 +1,23 @@
-"""Interactive charts: plotly figures as JSON, one for each view that the reader can choose.
+"""Interactive charts: their data as JSON, one view for each choice of the reader.
 
-A chart is `{"label", "views": [{"title", "figure"}], "gammas", "start"}`: the last two, the stops of
-the slider and the line it reads first, are None where no slider belongs to it. The page's script
-gives lines their colours, by their place (`meta`) and the scheme.
+A chart is `{"label", "views", "gammas", "start"}`: the last two, the stops of the slider and the line it
+reads first, are None where no slider belongs to it. A view has a title, `x_title`, `y_title`, `y_range`
+(None: by the data), `log_x`, `ticks` (None: by the range) and its lines, each with a name, a place that
+gives its colour, dash and marker, `x`, `y`, `error` and whether its points are marked. The page's script
+draws them as SVG.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import plotly.graph_objects as go
 
 from autofusion_jax.plots.canvas import PALETTE
 from reporting.tables import heading, title_of
 from webreport.collect import Key
 from webreport.summary import overall
 
-DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 MOST_TICKS = 10
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 DARK_PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#FFFFFF")
 """Okabe and Ito's colours in an order that reads on a dark ground, white in place of black."""
 
@@ -33,9 +32,18 @@ HISTORY_TITLES = {
 }
 
 
-def palettes() -> dict[str, list[str]]:
-    """The colours of lines, by scheme."""
-    return {"light": list(PALETTE), "dark": list(DARK_PALETTE)}
+def palettes() -> dict[str, str]:
+    """The colours of lines by scheme, as the page's style declares them.
+
+    Example:
+        >>> palettes()["dark"][:34]
+        '--line-0: #56B4E9; --line-1: #E69F'
+    """
+    schemes = {"light": PALETTE, "dark": DARK_PALETTE}
+    return {
+        scheme: " ".join(f"--line-{i}: {color};" for i, color in enumerate(colors))
+        for scheme, colors in schemes.items()
+    }
 
 
 def interpolation_chart(curves: Mapping[Key, Mapping[str, np.ndarray]], label: str) -> Chart:
@@ -51,11 +59,11 @@ def interpolation_chart(curves: Mapping[Key, Mapping[str, np.ndarray]], label: s
     views = []
     for metric in metrics:
         lines = [
-            _line(i, gammas, _rounded(curve[metric], 2), title_of(*key), hovertemplate="%{y:.1f} %")
+            _line(i, gammas, _rounded(curve[metric], 2), title_of(*key))
             for i, (key, curve) in enumerate(curves.items())
         ]
-        figure = _figure(lines, "gamma (weight of model A)", "accuracy (%)", [0, 101])
-        views.append({"title": heading(metric), "figure": figure})
+        titles = heading(metric), "gamma (weight of model A)", "accuracy (%)"
+        views.append(_view(lines, *titles, y_range=[0, 100]))
     middle = [curve[metrics[0]][len(gammas) // 2] for curve in curves.values()]
     return {"label": label, "views": views, "gammas": gammas, "start": int(np.nanargmax(middle))}
 
@@ -73,7 +81,7 @@ def history_chart(histories: Mapping[str, Mapping[str, np.ndarray]], label: str)
             epochs = list(range(1, values.shape[1] + 1))
             lines.append(_line(number, epochs, _rounded(values.mean(0), 6), title_of(method, None), error))
         title = history_title(quantity)
-        views.append({"title": title, "figure": _figure(lines, "epoch", title)})
+        views.append(_view(lines, title, "epoch", title))
     return {"label": label, "views": views, "gammas": None, "start": None}
 
 
@@ -92,23 +100,19 @@ def figure_chart(curves: Mapping[str, Any], label: str) -> Chart:
     split = [(series, *_subject(series["name"])) for series in curves["series"]]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(name for _, _, name in split))}
     several = len({series["metric"] for series in curves["series"]}) > 1
-    by_view: dict[tuple[str, str], list[go.Scatter]] = {}
+    by_view: dict[tuple[str, str], list[Chart]] = {}
     for series, subject, name in split:
         error = series.get("error")
-        line = _line(numbers[name], curves["x"], series["y"], name, error, mode="lines+markers")
+        line = _line(numbers[name], curves["x"], series["y"], name, error, marked=True)
         by_view.setdefault((subject, series["metric"]), []).append(line)
     subjects = [subject for subject, _ in by_view]
     views = []
     for (subject, metric), lines in by_view.items():
         alone = subject and (not several or subjects.count(subject) == 1)
         title = subject if alone else ": ".join(filter(None, [subject, heading(metric)]))
-        figure = _figure(lines, curves["x_title"], curves["y_title"])
-        axis = figure["layout"]["xaxis"]
-        if curves.get("log_x"):
-            axis["type"] = "log"
-        if curves.get("log_x") or len(curves["x"]) <= MOST_TICKS:
-            axis["tickvals"] = curves["x"]
-        views.append({"title": title, "figure": figure})
+        log_x = bool(curves.get("log_x"))
+        ticks = curves["x"] if log_x or len(curves["x"]) <= MOST_TICKS else None
+        views.append(_view(lines, title, curves["x_title"], curves["y_title"], log_x=log_x, ticks=ticks))
     return {"label": label, "views": views, "gammas": None, "start": None}
 
 
@@ -124,28 +128,25 @@ def _line(
     name: str,
     error: Sequence[float | None] | None = None,
     *,
-    mode: str = "lines",
-    hovertemplate: str = "%{y:.4g}",
-) -> go.Scatter:
-    return go.Scatter(
-        x=x, y=y, name=name, mode=mode, meta=number, hovertemplate=hovertemplate,
-        line={"dash": DASHES[number % len(DASHES)], "width": 2},
-        marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
-        error_y={"type": "data", "array": error, "thickness": 1, "width": 2} if error else None,
-    )  # fmt: skip
+    marked: bool = False,
+) -> Chart:
+    return {"name": name, "place": number, "x": x, "y": y, "error": error, "marked": marked}
 
 
-def _figure(
-    lines: Sequence[go.Scatter], x_title: str, y_title: str, y_range: Sequence[float] | None = None
-) -> dict[str, Any]:
-    figure = go.Figure(lines)
-    figure.update_layout(
-        template="none", hovermode="x unified", hoverdistance=-1, showlegend=False,
-        margin={"l": 56, "r": 12, "t": 12, "b": 48},
-        xaxis={"title": {"text": x_title}, "zeroline": False},
-        yaxis={"title": {"text": y_title}, "zeroline": False, "range": y_range},
-    )  # fmt: skip
-    return figure.to_plotly_json()
+def _view(
+    lines: Sequence[Chart],
+    title: str,
+    x_title: str,
+    y_title: str,
+    *,
+    y_range: Sequence[float] | None = None,
+    log_x: bool = False,
+    ticks: Sequence[float] | None = None,
+) -> Chart:
+    return {
+        "title": title, "x_title": x_title, "y_title": y_title, "y_range": y_range, "log_x": log_x,
+        "ticks": ticks, "lines": lines,
+    }  # fmt: skip
 
 
 def _rounded(values: np.ndarray, digits: int) -> list[float | None]:

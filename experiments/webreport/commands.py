@@ -1,6 +1,7 @@
 """The command that a run can be made again with, and the settings a reader wants to see of it."""
 
 import itertools
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,32 @@ def shown_config(run: Run) -> dict[str, Any]:
     if isinstance(config.get("data"), Mapping):
         config["data"] = {name: value for name, value in config["data"].items() if name != "dir"}
     return {"table": run.table, "config": config, "rows": dict(run.rows)} if run.table else config
+
+
+def setting_lines(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Settings as lines of name and value, a row of a table on one line; what is empty is left out.
+
+    Example:
+        >>> setting_lines({"config": {"seed": 0, "data": {"name": "digits", "extra": []}},
+        ...                "rows": {"average": {"method": "average", "options": {}}}})
+        ['config.seed = 0', 'config.data.name = "digits"', 'rows.average = {"method": "average"}']
+    """
+    lines = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and prefix != "rows.":
+            lines += setting_lines(value, f"{prefix}{name}.")
+        elif not _empty(value):
+            kept = _filled(value) if isinstance(value, Mapping) else value
+            lines.append(f"{prefix}{name} = {json.dumps(kept, ensure_ascii=False)}")
+    return lines
+
+
+def _filled(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if not _empty(value)}
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value in ({}, [], "")
 
 
 def command(runs: Sequence[Run]) -> str | None:

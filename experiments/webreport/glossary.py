@@ -13,6 +13,7 @@ GLOSSARY = {
     "Specialist (model A, model B)": "One of the trained networks that are merged. Each saw one task only.",
     "Merge": "One network of the specialists' size and architecture, made from their weights with "
     "unlabelled images alone.",
+    "Merge of some": "A merge of some of the networks of its setting. Not ranked with merges of all.",
     "Several heads": "A partial merge: the networks share their first layers and keep an output of "
     "their own each. Larger than one network, so it is not ranked with the merges.",
     "Start": "The network that all specialists were fine-tuned from, where there is one.",
@@ -24,15 +25,20 @@ GLOSSARY = {
     "Soft, hard": "AutoFusion learns matrices that mix units: used as they are the merge is soft; rounded to "
     "the nearest real permutation it is hard.",
     "Gamma": "The weight of model A in a merge: 0 is B alone, 1 is A alone, 0.5 the middle.",
-    "Plain average": "The mean of the two networks' weights with nothing done to them first.",
-    "Teacher (ensemble)": "Both specialists run on every image and one rule decides whom to believe. It "
-    "costs two networks at every use; its answers are the pseudo-labels that merges learn from.",
+    "Average": "The mean of the networks' weights with nothing done to them first; where a setting has "
+    "only aligned networks, the mean of those, and it says so.",
+    "Teacher (ensemble)": "All specialists run on every image and one rule decides whom to believe. It "
+    "costs all networks at every use; its answers are the pseudo-labels that merges learn from.",
+    "Oracle": "All specialists are kept, and the task of each image is known: its own specialist answers. "
+    "Nothing has to find out the task, so it is neither a teacher nor a rival: what the specialists can do.",
     "Pseudo-label": "A class that the teacher gives to an unlabelled image, in place of a true label.",
-    "Control": "A simpler way to one network of the same size, from the same images and pseudo-labels. "
-    "A merge that does not beat it has not earned its keep.",
+    "Control": "A simpler way to one network of the same size, from the same images and pseudo-labels: a "
+    "fresh network, or one specialist taught further. A merge that does not beat it is worth nothing there. "
+    "One that is no further away than the larger of the two spreads is level, and does not beat it.",
     "Reference": "A network that was given real labels: what would be possible, not a rival.",
     "± (spread)": "Standard deviation, over pairs of trained networks where there are several, else over "
     "repeats of the merge with other random numbers.",
+    "Paper (a column)": "The number that the paper prints for the column before it.",
     "Learned": "How many numbers were fitted to data. Seconds is the time that took.",
     "Epoch": "One pass of the learning over all unlabelled images.",
 }

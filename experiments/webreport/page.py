@@ -1,21 +1,21 @@
-"""Put the page together: sections from what was collected, written with jinja2 in one go."""
+"""The page put together: sections from what was collected, written with jinja2 in one go."""
 
 import base64
 import datetime
+import hashlib
 import itertools
 import os
 import platform
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from markupsafe import Markup, escape
 
 from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import require
@@ -26,11 +26,19 @@ from webreport.glossary import GLOSSARY
 from webreport.sections import IMAGES, Builder
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("charts.js", "browsers.js", "tables.js", "copy.js")
 PAGE_FILE = "index.html"
 GENERATOR = "autofusion_jax report"
 
 
-def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> Path:
+class Page(NamedTuple):
+    """A page as it was written: where it is, and in words how much it shows."""
+
+    path: Path
+    contents: str
+
+
+def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> Page:
     """Write the page and its images.
 
     Args:
@@ -38,32 +46,60 @@ def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> 
         figures: likewise.
         out: its folder: new, empty, or that of an earlier page, whose images are replaced.
 
-    Returns:
-        The path of the page.
-
     Raises:
         ValueError: `out` holds something else.
     """
     _claim(out)
     builder = Builder(out / IMAGES, runs)
-    sections = [
-        builder.run_section(list(group)) for _, group in itertools.groupby(runs, lambda run: run.home)
-    ]
+    groups = [list(group) for _, group in itertools.groupby(runs, lambda run: run.home)]
+    sections = [builder.run_section(group) for group in groups]
     drawn = [builder.figure_section(figure) for figure in figures]
     every = [setting for setting in builder.settings if setting.metric]
+    tables = sum(group[0].table is not None for group in groups)
+    contents = _contents(
+        {"run": len(groups) - tables, "table": tables, "setting": len(builder.settings),
+         "figure": len(figures), "image": sum(section.num_images for section in (*sections, *drawn))}
+    )  # fmt: skip
     context = {
-        "generator": GENERATOR, "main": headline.main_setting(every), "headline": headline.headline,
-        "verdict": headline.verdict, "heading": heading, "choices": pictures.choices,
-        "overview": headline.overview_table(every), "runs": sections, "figures": drawn,
-        "glossary": GLOSSARY, "facts": machine_facts(), "palettes": charts.palettes(),
-        "asset": _asset, "plotly": Markup(get_plotlyjs()), "datatables": _datatables(),
+        "generator": GENERATOR, "main": headline.main_setting(every), "headline": headline,
+        "heading": heading, "choices": pictures.choices, "runs": sections,
+        "overview": headline.overview_table(every), "worth_of_all": headline.worth_of_all(every),
+        "figures": drawn, "contents": contents, "glossary": GLOSSARY, "facts": machine_facts(),
+        "script": Markup("\n".join(map(_read_asset, SCRIPTS))),
     }  # fmt: skip
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters |= {"breakable": breakable, "hashed": _hashed}
+    context["style"] = Markup(environment.get_template("style.css").render(lines=charts.palettes()))
     write_text(out / PAGE_FILE, environment.get_template("page.html").render(context))
-    return out / PAGE_FILE
+    return Page(out / PAGE_FILE, contents)
+
+
+def _contents(counts: Mapping[str, int]) -> str:
+    """How much a page shows, in words; what there is none of is left out.
+
+    Example:
+        >>> _contents({"run": 1, "table": 0, "setting": 2})
+        '1 run, 2 settings'
+    """
+    return ", ".join(f"{n} {noun}" if n == 1 else f"{n} {noun}s" for noun, n in counts.items() if n)
+
+
+def breakable(text: str) -> Markup:
+    """A name that lines may be broken in, after its slashes, underscores and commas.
+
+    Example:
+        >>> str(breakable("1/mnist_vgg"))
+        '1/<wbr>mnist_<wbr>vgg'
+    """
+    return Markup(re.sub(r"([/_]|,(?=\S))", r"\1<wbr>", str(escape(text))))
+
+
+def _hashed(text: str) -> Markup:
+    """The source of a script or style that the page's security policy lets run: its digest."""
+    return Markup(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
 
 
 def _claim(out: Path) -> None:
@@ -92,11 +128,6 @@ def _processor() -> str:
     return next(names, platform.processor() or "unknown")
 
 
-def _asset(name: str) -> Markup:
+def _read_asset(name: str) -> str:
     """A file of the page itself, to stand in it as it is."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-
-
-def _datatables() -> str:
-    """DataTables, as itables ships it: a module that exports it as default, in base64."""
-    return base64.b64encode((files("itables") / "html" / "dt_bundle.js").read_bytes()).decode()
+    return (TEMPLATES / name).read_text(encoding="utf-8")

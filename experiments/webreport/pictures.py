@@ -68,7 +68,7 @@ def matrix_pictures(run: Run, folder: Path) -> list[Picture]:
     """Draw the permutation matrices of a run's first pair into a folder of images."""
     pictures = []
     for (method, variant), group, values in read_matrices(run):
-        if method == PLAIN:
+        if method in PLAIN:
             continue  # the identity
         path = folder / f"matrix{len(pictures)}.png"
         title = title_of(method, variant)

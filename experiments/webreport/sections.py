@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from markupsafe import Markup
 from tables import TABLES
 from webreport import charts, pictures, summary
 from webreport.collect import FigureRun, Run, read_curves, read_histories, read_prose
-from webreport.commands import command, describe, shown_config, title_of_run
+from webreport.commands import command, describe, setting_lines, shown_config, title_of_run
+from webreport.headline import worth
 
 IMAGES = "images"
 """The folder of the page's images, beside it."""
@@ -43,6 +43,11 @@ class Section:
     title: str
     command: str | None
     parts: Sequence[Part]
+
+    @property
+    def num_images(self) -> int:
+        """How many images its parts show."""
+        return sum(len(part.panels) + len(part.matrices) for part in self.parts)
 
 
 @dataclasses.dataclass
@@ -80,7 +85,7 @@ class Builder:
         anchor = self._anchor(f"figure {data['figure']}")
         chart = charts.figure_chart(curves, f"{data['title']}: {data['caption']}") if curves else None
         panels = pictures.panel_pictures(figure, self.images / anchor)
-        settings = json.dumps(data["settings"], indent=2) if data.get("settings") else ""
+        settings = "\n".join(setting_lines(data.get("settings") or {}))
         part = Part(anchor, lead=data["caption"], curves=chart, panels=panels, settings=settings)
         return Section(anchor, data["title"], data.get("command"), [part])
 
@@ -101,12 +106,12 @@ class Builder:
         return Part(
             anchor, (_heading(run.text).removeprefix(f"{section}: ") or run.panel) if run.panel else "",
             describe(run.config), _prose(run),
-            [summary.results_table(setting, _caption(setting)) for setting in found],
+            [summary.results_table(one, _caption(one), worth(one)) for one in found],
             charts.interpolation_chart(curves, line) if curves else None,
             charts.history_chart(histories, learned) if histories else None,
             pictures.matrix_pictures(run, folder),
             pictures.other_pictures(run.folder, run.name, folder, drawn=bool(curves)),
-            json.dumps(shown_config(run), indent=2) if run.config else "",
+            "\n".join(setting_lines(shown_config(run))) if run.config else "",
         )  # fmt: skip
 
 
@@ -128,8 +133,10 @@ def _prose(run: Run) -> Markup:
 def _caption(setting: summary.Setting) -> str:
     pairs = max(line.row.num_pairs for line in setting.lines)
     repeated = any(line.row.num_repeats > 1 for line in setting.lines)
-    what = f"{pairs} pairs of trained networks" if pairs > 1 else "one pair of trained networks"
-    over = "pairs" if pairs > 1 else "repeats" if repeated else ""
+    what = f"{pairs} sets of trained networks" if pairs > 1 else "one set of trained networks"
+    over = "sets" if pairs > 1 else "repeats" if repeated else ""
     spread = f"; mean ± standard deviation over {over}" if over else ""
-    units = "in the units of the columns" if setting.metric == "scaled" else "in percent, accuracy"
-    return f"{setting.name}: measured {units} on the test inputs, {what}{spread}; the best merge stands out"
+    units = "accuracy in percent"
+    if setting.metric == "scaled":
+        units += " (errors: mean absolute, in grey levels of 255, lower is better)"
+    return f"{setting.name}: {units} on the test inputs, {what}{spread}. The best merge stands out."

@@ -2,36 +2,40 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.endpoints import MODEL_ROLES
 from reporting.records import Record, Row, summarise
 from reporting.tables import heading, title_of
+from tables.schema import ENSEMBLE
 from webreport.collect import Published, Run
 
-MERGED, HEADS, SPECIALIST, START = "merge", "several heads", "specialist", "start"
-TEACHER, CONTROL, REFERENCE, LARGER = "ensemble", "control", "reference", "larger network"
+MERGED, SOME, HEADS, SPECIALIST, START = "merge", "merge of some", "several heads", "specialist", "start"
+TEACHER, ORACLE, CONTROL, REFERENCE = "ensemble", "oracle", "control", "reference"
+LARGER = "larger network"
 PREFIXES = {
     **dict.fromkeys(MODEL_ROLES, SPECIALIST),
     "teacher_": TEACHER, "control_": CONTROL, "real_labels_": REFERENCE, "start": START,
     "max_model": TEACHER, "wemoe": LARGER, "smile": LARGER, "pareto": LARGER, "surgery": LARGER,
 }  # fmt: skip
 ENSEMBLES = ("ensemble", "_ensemble")
-PLAIN, PAPER = "interpolation", "autofusion_paper"
-"""Methods that others are compared with: the plain average, the paper's."""
+PLAIN, PAPER = ("interpolation", "average"), "autofusion_paper"
+"""Methods that others are compared with: averages of the weights, the paper's."""
+UNTOLD = "joint"
+"""The metric by which no network is told an image's task: there the networks side by side are a teacher."""
 RANKING = ("joint", "avg", "avg_within", "seen_within", "scaled")
 """Metrics that networks are compared by: the first of them among the columns of a setting."""
 
 
 class Cell(NamedTuple):
-    """A cell of a table: what sorting goes by if it is a number, what is shown, and its spread."""
+    """A cell of a table: what is shown, small what belongs to it (the spread), whether it is a number."""
 
-    order: float | None
     text: str
-    spread: str = ""
+    small: str = ""
+    number: bool = True
 
 
-MISSING = Cell(-1.0, "–")
+MISSING = Cell("–")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Line:
         row: our numbers.
         published: metric -> the published accuracy in percent.
         paper: whether it is the paper's method in the paper's settings, or in those but for some.
+        aligned: whether the networks were brought to one order first.
     """
 
     title: str
@@ -53,33 +58,37 @@ class Line:
     row: Row
     published: Mapping[str, float]
     paper: bool = False
+    aligned: bool = False
 
     def accuracy(self, metric: str) -> Cell:
         """The mean, with the spread over pairs, or over repeats where there is one pair."""
         if metric not in self.row.mean:
             return MISSING
-        several, repeated = self.row.num_pairs > 1, self.row.num_repeats > 1
-        deviation = (self.row.std_pairs if several else self.row.std_repeats)[metric]
-        spread = f"± {deviation:.2f}" if several or repeated else ""
-        return Cell(self.row.mean[metric], f"{self.row.mean[metric]:.2f}", spread)
+        measured = self.row.num_pairs > 1 or self.row.num_repeats > 1
+        return Cell(f"{self.row.mean[metric]:.2f}", f"± {self.spread(metric):.2f}" if measured else "")
+
+    def spread(self, metric: str) -> float:
+        """The standard deviation over pairs, or over repeats where there is one pair; 0 of one network."""
+        return (self.row.std_pairs if self.row.num_pairs > 1 else self.row.std_repeats)[metric]
 
 
 class TableLine(NamedTuple):
-    """A line of a table: its heading, its kind or anchor, whether it stands out, its cells."""
+    """A line of a table: its heading, its other cells, whether it stands out, the section it leads to."""
 
     title: str
-    kind: str
-    best: bool
     cells: list[Cell]
+    best: bool = False
+    anchor: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the page."""
+    """A table of the page, and a sentence under it."""
 
     caption: str
     headings: list[str]
     lines: list[TableLine]
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +120,10 @@ class Setting:
         """The best of a kind."""
         return self.best(line for line in self.lines if line.kind == kind)
 
-    def of_method(self, method: str) -> Line | None:
-        """The best variant of a method."""
-        return self.best(line for line in self.lines if line.method == method)
+    def of_average(self) -> Line | None:
+        """The average of the weights; of networks aligned first only where there is no other."""
+        lines = [line for line in self.lines if line.method in PLAIN and line.kind == MERGED]
+        return self.best(line for line in lines if not line.aligned) or self.best(lines)
 
     def of_paper(self) -> Line | None:
         """The best merge in the paper's settings."""
@@ -146,6 +156,10 @@ def settings(run: Run, anchor: str, title: str) -> list[Setting]:
         lines = _lines(run, records, run.lines if len(names) == 1 else ())
         metrics = _metrics(run, lines)
         metric = next((metric for metric in metrics if metric in RANKING), "")
+        if metric != UNTOLD:
+            lines = [
+                dataclasses.replace(line, kind=ORACLE) if line.method == ENSEMBLE else line for line in lines
+            ]
         found.append(Setting(f"table {name}" if run.table else title, anchor, lines, metrics, metric))
     return found
 
@@ -158,18 +172,30 @@ def _lines(run: Run, records: Sequence[Record], stored: Sequence[Published]) -> 
     for number, row in enumerate(rows):
         line = stored[number] if len(stored) == len(rows) else None
         entry = run.rows.get(row.method, {})
-        method, options = entry.get("method") or row.method, entry.get("options", {})
-        kind = kind_of(row.method)
-        if "stop_at" in options:
-            kind = HEADS
-        elif entry.get("real_labels") is not None:
-            kind = REFERENCE
+        method = entry.get("method") or row.method
         published = {m: value for m, value in line.values.items() if value is not None} if line else {}
         title = line.title if line else title_of(row.method, row.variant)
-        kind = kind if kind != MERGED else kind_of(method)
         paper = method == PAPER
-        lines.append(Line(title, method, kind, row, published, paper))
+        kind, aligned = _kind(row.method, method, entry), bool(entry.get("align"))
+        lines.append(Line(title, method, kind, row, published, paper, aligned))
     return lines
+
+
+def _as_oracle(line: Line) -> Line:
+    """The networks side by side where the task of an input is told: its own network answers."""
+    return dataclasses.replace(line, kind=ORACLE)
+
+
+def _kind(name: str, method: str, entry: Mapping[str, Any]) -> str:
+    """The kind of a table's row: by its settings where they say it, else by its name and method."""
+    if "stop_at" in entry.get("options", {}):
+        return HEADS
+    if entry.get("real_labels") is not None:
+        return REFERENCE
+    if entry.get("members"):
+        return SOME
+    kind = kind_of(name)
+    return kind if kind != MERGED else kind_of(method)
 
 
 def _metrics(run: Run, lines: Sequence[Line]) -> list[str]:
@@ -184,18 +210,18 @@ def overall(metrics: Sequence[str]) -> list[str]:
     return [metric for metric in metrics if not metric.endswith("_within")] or list(metrics)
 
 
-def results_table(setting: Setting, caption: str) -> Table:
+def results_table(setting: Setting, caption: str, note: str) -> Table:
     """The table of a setting: every row with its accuracies, what it learned and how long it took."""
     lines, headings = setting.lines, ["Method", "Kind"]
     published = {metric for line in lines for metric in line.published}
     for metric in setting.metrics:
-        headings += [heading(metric), *(["published"] if metric in published else [])]
+        headings += [heading(metric), *(["paper"] if metric in published else [])]
     both = any(line.row.num_pairs > 1 and line.row.num_repeats > 1 for line in lines)
     headings += [*(["± repeats"] if both else []), "Learned", "Seconds"]
     best = setting.of_kind(MERGED)
     rows = []
     for line in lines:
-        cells = []
+        cells = [Cell(line.kind, number=False)]
         for metric in setting.metrics:
             cells.append(line.accuracy(metric))
             if metric in published:
@@ -205,12 +231,12 @@ def results_table(setting: Setting, caption: str) -> Table:
                 number(line.row.std_repeats.get(setting.metric) if line.row.num_repeats > 1 else None)
             )
         learned = line.row.num_learned
-        cells.append(Cell(learned, f"{learned:,}") if learned else Cell(0, "–"))
-        cells.append(Cell(line.row.seconds, f"{line.row.seconds:,.1f}"))
-        rows.append(TableLine(line.title, line.kind, line is best, cells))
-    return Table(caption, headings, rows)
+        cells.append(Cell(f"{learned:,}") if learned else MISSING)
+        cells.append(Cell(f"{line.row.seconds:,.1f}"))
+        rows.append(TableLine(line.title, cells, line is best))
+    return Table(caption, headings, rows, note)
 
 
 def number(value: float | None) -> Cell:
     """A number without spread, or a dash."""
-    return MISSING if value is None else Cell(value, f"{value:.2f}")
+    return MISSING if value is None else Cell(f"{value:.2f}")

@@ -2,8 +2,10 @@
 
 import dataclasses
 import datetime
+import html
 import html.parser
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -49,7 +51,7 @@ class Elements(html.parser.HTMLParser):
 def made(tmp_path_factory):
     root = write_all(tmp_path_factory.mktemp("runs"))
     out = tmp_path_factory.mktemp("report") / "page"
-    return write_page(*collect(root), out)
+    return write_page(*collect(root), out).path
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,8 @@ def test_nothing_comes_from_outside(made, elements):
     style = text[text.index("<style>") : text.index("</style>")]
     assert "@import" not in style and "url(" not in style
     assert "secret/place" not in text  # where files lay on the machine of the run
+    (policy,) = (m["content"] for m in elements.named("meta") if "http-equiv" in m)
+    assert "unsafe" not in policy and len(text) < 200_000
 
 
 def test_its_parts_are_marked_up(elements):
@@ -99,9 +103,9 @@ def test_its_parts_are_marked_up(elements):
 def test_the_same_folder_gives_the_same_page(made, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "machine_facts", lambda: {"Date": datetime.date(2026, 1, 1).isoformat()})
     root = write_all(tmp_path / "runs")
-    first = write_page(*collect(root), tmp_path / "one").read_bytes()
-    assert write_page(*collect(root), tmp_path / "two").read_bytes() == first
-    assert write_page(*collect(root), tmp_path / "one").read_bytes() == first
+    first = write_page(*collect(root), tmp_path / "one").path.read_bytes()
+    assert write_page(*collect(root), tmp_path / "two").path.read_bytes() == first
+    assert write_page(*collect(root), tmp_path / "one").path.read_bytes() == first
 
 
 def test_tables_keep_their_order_and_what_was_published(tmp_path):
@@ -125,12 +129,57 @@ def test_the_headline_is_the_best_merge(tmp_path):
     ]  # fmt: skip
     assert headline.verdict(bars, "joint") == [
         "61.0 points above the plain average", "31.0 points above the paper's settings",
-        "2.0 points below the teacher, which runs both networks", "1.0 points below the best control",
-        "8.0 points below training on all real labels",
+        "2.0 points below the teacher, which runs all networks", "8.0 points below training on real labels",
     ]  # fmt: skip
     best = next(bar.line for bar in bars if bar.best)
     level = [bar._replace(line=dataclasses.replace(bar.line, row=best.row)) for bar in bars]
-    assert set(headline.verdict(level, "joint")) == {f"level with {name}" for name in headline.NAMES.values()}
+    assert all(said.startswith("level with ") for said in headline.verdict(level, "joint"))
+
+
+@pytest.mark.parametrize(
+    ("merge", "fresh", "distilled", "said"),
+    [
+        (90.0, 85.0, 80.0, "beats every control that was run: “Fresh network on pseudo-labels”, “Average"),
+        (90.0, 90.3, 80.0, "does not beat “Fresh network on pseudo-labels” (0.3 points apart, within the"),
+        (90.0, 95.0, 99.0, "beats neither “Fresh network on pseudo-labels” (5.0 points below) nor"),
+    ],
+)
+def test_a_merge_is_worth_what_it_adds_to_its_controls(merge, fresh, distilled, said, tmp_path):
+    joints = {"autofusion": merge, "control_random_network": fresh, "control_distillation": distilled}
+    records = [record("one", name, None, pair, 0, joint + pair)
+               for name, joint in joints.items() for pair in (0, 1)]  # fmt: skip
+    write_records(tmp_path / "results.jsonl", records)
+    (setting,) = summary.settings(collect(tmp_path)[0][0], "anchor", "one")
+    assert headline.worth(setting).startswith(f"The best merge {said}")
+    assert ("merging is worth nothing" in headline.worth(setting)) == (distilled == 99.0)
+    (line,) = headline.overview_table([setting]).lines
+    assert line.cells[-2].small.endswith("not beaten") == (fresh > merge)
+
+
+def stored_setting(table):
+    folder = SCRIPT.parents[1] / "docs" / "results" / table
+    return summary.settings(collect(folder)[0][0], "anchor", "")[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "average", "teacher", "oracle"),
+    [
+        ("fusion", ("average", False), "max_model", "ensemble"),
+        ("fusion_aligned", ("average", False), None, "ensemble"),
+        ("fusion_heads/own_starts", ("average", False), None, "ensemble"),
+        ("catalogue/mnist_mlp_weight_matching", ("average", True), None, None),
+        ("cifar5_resnet20", ("average", False), "ensemble", None),
+        ("autofusion_3", ("interpolation_all", False), "teacher_confidence", None),
+    ],
+)
+def test_stored_tables_are_compared_with_what_they_hold(table, average, teacher, oracle):
+    """Networks side by side are an oracle where the task is told, and a teacher where it is not."""
+    setting = stored_setting(table)
+    line = setting.of_average()
+    assert (line.row.method, line.aligned) == average
+    for kind, expected in ((summary.TEACHER, teacher), (summary.ORACLE, oracle)):
+        found = setting.of_kind(kind)
+        assert (found and found.row.method) == expected
 
 
 @pytest.mark.parametrize(
@@ -177,13 +226,12 @@ def test_series_of_one_subject_share_a_view():
     curves = {"x_title": "x", "y_title": "y", "x": [1, 2], "series": series}
     many = {**curves, "x": list(range(50)), "series": [{**series[0], "y": [1.0] * 50}]}
     log, linear, crowded = (
-        charts.figure_chart(c, "label")["views"][0]["figure"]["layout"]["xaxis"]
-        for c in ({**curves, "log_x": True}, curves, many)
+        charts.figure_chart(c, "label")["views"][0] for c in ({**curves, "log_x": True}, curves, many)
     )
-    assert log["type"] == "log" and "type" not in linear
-    assert log["tickvals"] == linear["tickvals"] == [1, 2] and "tickvals" not in crowded
+    assert log["log_x"] and not linear["log_x"]
+    assert log["ticks"] == linear["ticks"] == [1, 2] and crowded["ticks"] is None
     views = charts.figure_chart(curves, "label")["views"]
-    lines = {view["title"]: [(d["name"], d["meta"]) for d in view["figure"]["data"]] for view in views}
+    lines = {view["title"]: [(line["name"], line["place"]) for line in view["lines"]] for view in views}
     assert lines == {"MLP": [("soft", 0), ("hard", 1)], "VGG": [("soft", 0)]}
     curves["series"] = [{**s, "metric": metric} for s in series[:1] for metric in ("joint", "task_a")]
     titles = [view["title"] for view in charts.figure_chart(curves, "label")["views"]]
@@ -202,12 +250,17 @@ def test_what_is_missing_is_left_out(tmp_path):
     for name in ("jobs", "checkpoints", "config.json", "table.md"):
         path = tmp_path / "runs" / "one" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elements = Elements(write_page(*collect(tmp_path / "runs"), tmp_path / "out").read_text(encoding="utf-8"))
+    elements = Elements(write_page(*collect(tmp_path / "runs"), tmp_path / "out").path.read_text("utf-8"))
     assert not elements.named("details") and not elements.named("input")[1:] and not elements.named("img")
     assert len(elements.named("table")) == 1
     write_figure(tmp_path / "figures" / "one")
-    elements = Elements(write_page(*collect(tmp_path / "figures"), tmp_path / "out").read_text("utf-8"))
+    elements = Elements(write_page(*collect(tmp_path / "figures"), tmp_path / "out").path.read_text("utf-8"))
     assert not elements.named("table") and len(elements.named("img")) == 4
+
+
+def commands(path):
+    found = re.findall(r'aria-label="Command">(.*?)</pre>', path.read_text(encoding="utf-8"), re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]+>", "", text)) for text in found]
 
 
 def report(*args, script=SCRIPT):
@@ -228,9 +281,11 @@ def test_it_shows_what_reproduce_writes(tmp_path):
     status, printed = report(*TINY, f"--runs_dir={runs}", script=SCRIPT.with_name("reproduce.py"))
     assert status == 0, printed
     status, printed = report(f"--runs={runs}", f"--out={tmp_path / 'out'}")
-    assert status == 0 and printed.startswith("2 run(s) and 1 figure(s)"), printed
+    assert status == 0 and printed.startswith("1 table, 2 settings, 1 figure"), printed
     elements = Elements((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     texts = [text for _, text in elements.texts]
+    counts = " ".join(printed.split()).partition(" in /")[0]
+    assert any(counts in " ".join(text.split()) for text in texts)
     for panel in ("100", "300"):
         records = read_records(runs / "table_inputs" / panel / "results.jsonl")
         assert [one.method for one in records] == ["interpolation", "teacher_em"]
@@ -238,12 +293,12 @@ def test_it_shows_what_reproduce_writes(tmp_path):
         assert {title_of(one.method, None) for one in records} <= set(texts)
     assert sum(image["src"].endswith("/inputs.png") for image in elements.named("img")) >= 1
     charts_of = [json.loads(text) for text in texts if text.startswith('{"gammas"')]
-    assert ["EM teacher"] in [[d["name"] for d in c["views"][0]["figure"]["data"]] for c in charts_of]
-    shown = [shlex.split(text) for text in texts if text.startswith("python experiments/reproduce.py")]
+    assert ["EM teacher"] in [[line["name"] for line in c["views"][0]["lines"]] for c in charts_of]
+    shown = [shlex.split(text) for text in commands(tmp_path / "out" / "index.html")]
     assert len(shown) == 2  # the table's and the figure's
     assert all(sorted(words[2:]) == sorted(TINY) for words in shown)
     (runs / "table_inputs" / "results.md").unlink()  # what the headings of panels share is the table's
-    again = Elements(write_page(*collect(runs), tmp_path / "again").read_text("utf-8"))
+    again = Elements(write_page(*collect(runs), tmp_path / "again").path.read_text("utf-8"))
     assert ("h2", TABLES["inputs"].title) in elements.texts and ("h2", TABLES["inputs"].title) in again.texts
 
 
