@@ -38,7 +38,7 @@ def prefers_unrolling(apply_fn: ApplyFn, params: Params, x: jax.Array) -> bool:
     """Tell whether k copies of a model with different weights run faster unrolled than vmapped.
 
     Under vmap, convolutions with different weights become grouped convolutions, which XLA runs
-    slowly on CPU (measured: BUILD_NOTES.md). Everywhere else vmap is right.
+    slowly on CPU (measured: docs/performance.md). Everywhere else vmap is right.
     """
     if jax.default_backend() != "cpu":
         return False

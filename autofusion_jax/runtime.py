@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 # On jaxlib 0.10 the CPU's library kernels for convolutions are slower than XLA's own; an empty
-# value turns them off (measured: BUILD_NOTES.md). Other versions may not know the flag, and an
+# value turns them off (measured: docs/performance.md). Other versions may not know the flag, and an
 # unknown one ends the process.
 CONV_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 CONV_FLAG_VERSIONS = ("0.10.",)

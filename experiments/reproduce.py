@@ -141,7 +141,7 @@ def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]],
         write_panel(table, StoredPanel(panel, config, source.notes, records), source, console)
         files = write_table(table, config.out_dir)
         made += total_seconds(records)
-        jax.clear_caches()  # programs hold memory maps, of which a process has few; see BUILD_NOTES.md
+        jax.clear_caches()  # programs hold memory maps, of which a process has few; see docs/performance.md
     took = f"{time.perf_counter() - start:.0f} s now, {made:.0f} s of training and merging in all"
     return f"table {table.name}: results in {panels[0][1].out_dir}: {', '.join(files)} ({took})"
 

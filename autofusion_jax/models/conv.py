@@ -26,7 +26,7 @@ def conv_same(x: Images, kernel: Kernel, *, stride: int = 1) -> Float[Array, "ba
     Stride 1 keeps the size; stride s keeps every s-th row and column of that. On CPU inside
     compiled loops XLA's own gradients of a convolution are many times slower than its forward
     pass; there the backward pass is written as a forward convolution and matrix products over
-    patches (BUILD_NOTES.md has the measurements).
+    patches (docs/performance.md has the measurements).
     """
     on_cpu = jax.default_backend() == "cpu"
     return _conv_with_own_gradient(x, kernel, stride) if on_cpu else _conv(x, kernel, stride)

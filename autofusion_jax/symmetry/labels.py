@@ -10,7 +10,12 @@ whoever holds it sees every later split. A label is
     concat    several axes, one after the other
     family    one axis for each index along another label, its key (Q, K and V under a 3)
 
-and may be fixed: then no unit of it may move. BUILD_NOTES.md has the algebra in words.
+and may be fixed: then no unit of it may move.
+
+What an operation pairs position by position becomes the same label (`unify`): factors meet from the innermost
+outward, the larger one is split by the smaller, concatenations meet in their common refinement, and
+factorisations that clash are fixed, as are axes whose order an operation depends on (`pin`). In words:
+docs/theory/symmetries.md.
 """
 
 import itertools

@@ -154,7 +154,7 @@ def test_row_entropy_at_its_ends():
 @pytest.mark.parametrize("n", [8, 32])
 @pytest.mark.parametrize("tau", [0.05, 0.2, 1.0])
 def test_entropic_error_bound(n, tau):
-    """The standard bound `<P* - S_tau, X> <= tau n log n`; the paper's Eq. 14 is another (BUILD_NOTES)."""
+    """The standard bound `<P* - S_tau, X> <= tau n log n`; the paper's Eq. 14 does not hold."""
     scores = scores_of(n, n)
     rows, best = linear_sum_assignment(scores, maximize=True)
     soft = sinkhorn_float64(scores, tau, 5000)

@@ -107,7 +107,7 @@ def test_objective_on_the_way_is_the_polynomial(name, num_fixed):
 
 @pytest.mark.parametrize("name", ["attention", "concat"])
 def test_copies_are_found_in_nested_and_concatenated_groups(name):
-    """Two of them, for any key; three can stall on symmetric points (BUILD_NOTES.md)."""
+    """Two of them, for any key; three can stall on symmetric points (docs/papers/rebasin-and-others.md)."""
     spec, params, x = CASES[name]
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(0)))
     result = af.merge(params, copy, spec, None, method="c2m3")
