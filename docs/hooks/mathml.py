@@ -7,7 +7,8 @@ from typing import Any
 from latex2mathml.converter import convert
 
 FORMULA = re.compile(
-    r'<(?P<tag>span|div) class="arithmatex">\\(?P<kind>[(\[])(?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
+    r'<(?P<tag>span|div) class="arithmatex">\\(?P<kind>[(\[])(?P<latex>.*?)\\[)\]]</(?P=tag)>',
+    re.DOTALL,
 )
 
 
@@ -18,8 +19,12 @@ def to_mathml(text: str) -> str:
         display = "block" if match["kind"] == "[" else "inline"
         latex = html.unescape(match["latex"]).strip()
         made = convert(latex, display=display)
-        if "\\" in made:  # a command that the converter does not know stands there as it is
-            raise ValueError(f"mathml: a formula must be of commands that latex2mathml knows; got {latex}")
+        if (
+            "\\" in made
+        ):  # a command that the converter does not know stands there as it is
+            raise ValueError(
+                f"mathml: a formula must be of commands that latex2mathml knows; got {latex}"
+            )
         return f'<div class="formula">{made}</div>' if display == "block" else made
 
     return FORMULA.sub(formula, text)

@@ -49,20 +49,33 @@ def read_panel(folder: Path) -> Panel:
     lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
     heading, _, text = (folder / TABLE).read_text(encoding="utf-8").partition("\n")
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    return Panel(folder, [json.loads(line) for line in lines], settings, heading.lstrip("# "), text.strip())
+    return Panel(
+        folder,
+        [json.loads(line) for line in lines],
+        settings,
+        heading.lstrip("# "),
+        text.strip(),
+    )
 
 
 def read_tables(results: Path) -> dict[str, list[Panel]]:
     """Read all tables under a folder: name -> panels, in the order of the numbers in their names."""
     tables: dict[str, list[Panel]] = {}
-    for path in sorted(results.glob(f"**/{RECORDS}"), key=lambda path: _natural(str(path))):
-        tables.setdefault(path.relative_to(results).parts[0], []).append(read_panel(path.parent))
+    for path in sorted(
+        results.glob(f"**/{RECORDS}"), key=lambda path: _natural(str(path))
+    ):
+        tables.setdefault(path.relative_to(results).parts[0], []).append(
+            read_panel(path.parent)
+        )
     return tables
 
 
 def _natural(text: str) -> list[tuple[bool, int, str]]:
     """A key by which 1000 comes after 300."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", text)]
+    return [
+        (part.isdigit(), int(part) if part.isdigit() else 0, part)
+        for part in re.split(r"(\d+)", text)
+    ]
 
 
 def table_title(panels: Sequence[Panel]) -> str:
@@ -78,7 +91,9 @@ def table_command(panels: Sequence[Panel]) -> str:
 
 def panel_command(panel: Panel) -> str:
     """The command that makes one panel again, with the pairs that are stored."""
-    chosen = f" --panels={panel.settings['panel']}" if "panel" in panel.settings else ""
+    chosen = (
+        f" --panels={panel.settings['panel']}" if "panel" in panel.settings else ""
+    )
     return f"{table_command([panel])}{chosen} --pairs={num_pairs(panel)}"
 
 
@@ -94,7 +109,10 @@ def means(panel: Panel, metric: str) -> dict[tuple[str, str | None], float]:
         if metric in record["metrics"]:
             pairs = values.setdefault((record["method"], record["variant"]), {})
             pairs.setdefault(record["pair"], []).append(record["metrics"][metric])
-    return {row: _mean([_mean(one) for one in pairs.values()]) for row, pairs in values.items()}
+    return {
+        row: _mean([_mean(one) for one in pairs.values()])
+        for row, pairs in values.items()
+    }
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -107,14 +125,18 @@ def overview(panels: Sequence[Panel]) -> str:
         (
             name
             for name in MAIN_METRICS
-            if all(name in record["metrics"] for p in panels for record in p.records)
+            if all(
+                name in record["metrics"] for p in panels for record in p.records
+            )
         ),
         None,
     )
     if metric is None or len(panels) < 2:
         return ""
     columns = [means(panel, metric) for panel in panels]
-    rows = dict.fromkeys(row for column in sorted(columns, key=len, reverse=True) for row in column)
+    rows = dict.fromkeys(
+        row for column in sorted(columns, key=len, reverse=True) for row in column
+    )
     lines = [
         f"## All panels\n\nMean of `{metric}` over the pairs, in percent; rows as in `{RECORDS}`.\n",
         _row(["Row", *(panel.title for panel in panels)]),
@@ -123,7 +145,9 @@ def overview(panels: Sequence[Panel]) -> str:
     ]
     for row in rows:
         name = f"`{row[0]}`" + (f", {row[1]}" if row[1] else "")
-        lines.append(_row([name, *(f"{c[row]:.2f}" if row in c else "-" for c in columns)]))
+        lines.append(
+            _row([name, *(f"{c[row]:.2f}" if row in c else "-" for c in columns)])
+        )
     return "\n".join(lines) + "\n\n"
 
 
@@ -141,7 +165,9 @@ def table_page(name: str, panels: Sequence[Panel], results: Path) -> str:
     ]
     for panel in panels:
         place = panel.folder.relative_to(results).as_posix()
-        files = ", ".join(f"[{file}]({place}/{file})" for file in (RECORDS, SETTINGS))
+        files = ", ".join(
+            f"[{file}]({place}/{file})" for file in (RECORDS, SETTINGS)
+        )
         named = "panel" in panel.settings
         parts.append(f"## {panel.title if named else 'Numbers'}\n\n{panel.text}\n")
         parts.append(
@@ -172,7 +198,11 @@ def index_page(tables: Mapping[str, Sequence[Panel]]) -> str:
         span = str(pairs[0]) if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
         hours = sum(record["seconds"] for record in records) / 3600
         link = f"[{table_title(panels)}]({name}.md)"
-        lines.append(_row([link, str(len(panels)), span, f"{len(records):,}", f"{hours:.1f}"]))
+        lines.append(
+            _row(
+                [link, str(len(panels)), span, f"{len(records):,}", f"{hours:.1f}"]
+            )
+        )
     lines.append(
         "\n*Hours* are those of training and merging, on the machines that were at hand, some of them busy.\n"
     )
@@ -183,7 +213,8 @@ def pages(docs: Path) -> dict[str, str]:
     """All generated pages: path under the documentation -> Markdown."""
     tables = read_tables(docs / RESULTS)
     made = {
-        f"{RESULTS}/{name}.md": table_page(name, panels, docs / RESULTS) for name, panels in tables.items()
+        f"{RESULTS}/{name}.md": table_page(name, panels, docs / RESULTS)
+        for name, panels in tables.items()
     }
     return {f"{RESULTS}/index.md": index_page(tables), **made}
 
@@ -192,7 +223,11 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages to those that mkdocs builds, in place of the files that they are made of."""
     from mkdocs.structure.files import File
 
-    for file in [file for file in files.documentation_pages() if file.src_uri.startswith(f"{RESULTS}/")]:
+    for file in [
+        file
+        for file in files.documentation_pages()
+        if file.src_uri.startswith(f"{RESULTS}/")
+    ]:
         files.remove(file)
     for path, text in pages(Path(config.docs_dir)).items():
         files.append(File.generated(config, path, content=text))
@@ -203,8 +238,12 @@ def on_config(config: Any) -> Any:
     """Name the pages in the navigation, in the section that has the index."""
     tables = read_tables(Path(config.docs_dir) / RESULTS)
     for section in config.nav or []:
-        entries = next(iter(section.values())) if isinstance(section, dict) else None
-        if isinstance(entries, list) and any(f"{RESULTS}/index.md" in _targets(entry) for entry in entries):
+        entries = (
+            next(iter(section.values())) if isinstance(section, dict) else None
+        )
+        if isinstance(entries, list) and any(
+            f"{RESULTS}/index.md" in _targets(entry) for entry in entries
+        ):
             entries.extend({name: f"{RESULTS}/{name}.md"} for name in tables)
     return config
 
