@@ -157,29 +157,30 @@ def _row(cells: Sequence[str]) -> str:
 
 def table_page(name: str, panels: Sequence[Panel], results: Path) -> str:
     """A table as a page."""
+    named = "panel" in panels[0].settings
     parts = [
         f"{FULL_WIDTH}# {table_title(panels)}\n",
         f"```sh\n{table_command(panels)}\n```\n",
-        *_pictures(results / name, results),
         overview(panels),
+        *(_pictures(results / name, results) if named else []),
     ]
     for panel in panels:
         place = panel.folder.relative_to(results).as_posix()
         files = ", ".join(
             f"[{file}]({place}/{file})" for file in (RECORDS, SETTINGS)
         )
-        named = "panel" in panel.settings
-        parts.append(f"## {panel.title if named else 'Numbers'}\n\n{panel.text}\n")
-        parts.append(
-            f"By `{panel_command(panel)}`, with the settings in its config.json. Records: {files}.\n"
-        )
-        parts += _pictures(panel.folder, results) if named else []
+        parts += [
+            f"## {panel.title if named else 'Numbers'}\n\n{panel.text}\n",
+            f"By `{panel_command(panel)}`, with the settings in its config.json. Records: {files}.\n",
+            *_pictures(panel.folder, results),
+        ]
     return "\n".join(parts)
 
 
 def _pictures(folder: Path, results: Path) -> Iterator[str]:
     for path in sorted(folder.glob("*.png")):
-        yield f"![{path.stem.replace('_', ' ')}]({path.relative_to(results).as_posix()})\n"
+        place = path.relative_to(results).as_posix()
+        yield f"![{path.stem.replace('_', ' ')}]({place}){{ style='max-height: 26rem' }}\n"
 
 
 def index_page(tables: Mapping[str, Sequence[Panel]]) -> str:
