@@ -6,8 +6,9 @@ from autofusion_jax.checkpoints.orbax_io import load, save
 from autofusion_jax.merging.api import merge, merge_many, merge_repeats
 from autofusion_jax.merging.files import merge_files
 from autofusion_jax.merging.fuse import fuse, fused_apply
+from autofusion_jax.merging.method import Method
 from autofusion_jax.merging.registry import list_methods
-from autofusion_jax.merging.result import MergeResult, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.zipping.greedy import greedy_zip
 from autofusion_jax.symmetry.axes import in_axis, out_axis
 from autofusion_jax.symmetry.capture import capture_sites, moments

@@ -13,10 +13,11 @@ from jaxtyping import Key
 from autofusion_jax.merging.alignment import align_networks, get_aligner
 from autofusion_jax.merging.checks import Batch, Labels, check_batch, check_models, check_values, promoted
 from autofusion_jax.merging.corrections.apply import check_correction, corrected
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.progress import reported
 from autofusion_jax.merging.registry import as_method
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
-from autofusion_jax.merging.sequence import run_method
+from autofusion_jax.merging.repeats import merge_for_keys
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import all_finite
 from autofusion_jax.types import ApplyFn, Params
@@ -193,24 +194,27 @@ def merge_repeats(
     if promote:
         models, base = promoted(models, base)
     check_models(models, base, perm_spec, min_models=method.min_models)
-    if aligner is not None or not method.shows_nan:
+    if aligner is not None or not method.propagates_nan:
         check_values(models, base)
     network = _network(perm_spec, apply_fn)
     x, y = check_batch(models[0], network, batch, labels)
     with reported(f"{method.name}, {len(models)} networks", progress) as on_progress:
-        task = MergeTask(tuple(models), perm_spec, network, x, y, keys, on_progress, base)
+        task = MergeTask(tuple(models), perm_spec, network, x, y, base, on_progress)
+        if method.needs_base:  # said before the networks are aligned, which may take long
+            task.require_base()
         if aligner is None:
-            results = run_method(method, task)
+            results = merge_for_keys(method, task, keys)
         else:
-            task, perms = align_networks(aligner, task)
+            task, perms = align_networks(aligner, task, keys[0])
             results = [
                 dataclasses.replace(r, perms=perms[1], alignments=perms if r.alignments else ())
-                for r in run_method(method, task)
+                for r in merge_for_keys(method, task, keys)
             ]
-        if method.shows_nan and not all_finite(results[0].params):
+        if method.propagates_nan and not all_finite(results[0].params):
             check_values(models, base)
         if correction is not None:
-            results = [corrected(task.spec, models, result, task.inputs, correction) for result in results]
+            spec, x = task.require_perm_spec(), task.require_x()
+            results = [corrected(spec, models, result, x, correction) for result in results]
         jax.block_until_ready([result.params for result in results])
     recipe = _recipe(method, models, x, y, base, aligner, correction)
     seconds = (time.perf_counter() - start) / len(keys)

@@ -19,9 +19,9 @@ from autofusion_jax.checkpoints.safetensors_io import (
     stored_order,
     write_safetensors,
 )
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.registry import METHODS, as_method
-from autofusion_jax.merging.result import MergeTask, Method
-from autofusion_jax.merging.sequence import run_method
+from autofusion_jax.merging.sequence import merge_networks
 from autofusion_jax.merging.task_vectors.streaming import BLOCK
 from autofusion_jax.trees import all_finite, check_finite, check_same_structure
 from autofusion_jax.validation import require
@@ -89,13 +89,13 @@ def merge_files(
     if chosen.prepare is not None:
         chosen = chosen.prepare(lambda: map(files.task, filter(_is_float, _parts(leaves, "entry"))))
     with write_safetensors(out, leaves, files.networks[0].metadata) as append:
-        for part in _parts(leaves, chosen.reach):
+        for part in _parts(leaves, chosen.granularity):
             append(_merged(chosen, files, part) if _is_float(part) else leaves[part[0].name].read())
     return Path(out)
 
 
 def _in_parts(method: Method) -> bool:
-    return method.reach != "network" or method.prepare is not None
+    return method.granularity != "network" or method.prepare is not None
 
 
 class _Stretch(NamedTuple):
@@ -117,7 +117,6 @@ class _Files:
     def __init__(self, networks: list[StoredNetwork], base: StoredNetwork | None) -> None:
         self.networks, self.base = networks, base
         self.all = networks if base is None else [base, *networks]
-        self._key = jax.random.split(jax.random.key(0), 1)
         self._rows = _aligned(len(self.all), ALIGNMENT)
 
     def task(self, part: Part) -> MergeTask:
@@ -127,7 +126,7 @@ class _Files:
             self._rows = _aligned(len(self.all), num_bytes)
         models = tuple(_read(network, part, row[:num_bytes]) for network, row in zip(self.all, self._rows))
         origin, models = (None, models) if self.base is None else (models[0], models[1:])
-        return MergeTask(models, None, None, None, None, self._key, base=origin)
+        return MergeTask(models, base=origin)
 
 
 def _aligned(rows: int, num_bytes: int) -> np.ndarray:
@@ -151,12 +150,14 @@ def _is_float(part: Part) -> bool:
     return jnp.issubdtype(part[0].dtype, jnp.inexact)
 
 
-def _parts(leaves: Mapping[str, StoredLeaf], reach: str) -> Iterator[Part]:
+def _parts(leaves: Mapping[str, StoredLeaf], granularity: str) -> Iterator[Part]:
     """Cut networks into parts, in the order in which they are written; empty leaves are left out."""
     filled = [name for name in stored_order(leaves) if leaves[name].size]
     for dtype, names in itertools.groupby(filled, lambda name: leaves[name].dtype):
         whole = [_Stretch(name, 0, leaves[name].shape, dtype) for name in names]
-        yield from _blocks(whole) if reach == "entry" and _is_float(whole) else ([part] for part in whole)
+        yield from (
+            _blocks(whole) if granularity == "entry" and _is_float(whole) else ([part] for part in whole)
+        )
 
 
 def _blocks(whole: Part) -> Iterator[Part]:
@@ -178,10 +179,10 @@ def _blocks(whole: Part) -> Iterator[Part]:
 def _merged(method: Method, files: _Files, part: Part) -> np.ndarray:
     """The merged entries of a part, checked: as in `merge_repeats`."""
     task = files.task(part)
-    if not method.shows_nan:
+    if not method.propagates_nan:
         _check_values(files, part, task)
-    params = run_method(method, task)[0].params
-    if method.shows_nan and not all_finite(params):
+    params = merge_networks(method, task, jax.random.key(0)).params
+    if method.propagates_nan and not all_finite(params):
         _check_values(files, part, task)
     return np.asarray(params["part"], part[0].dtype)
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from autofusion_jax.merging.result import MergeResult, MergeTask
+from autofusion_jax.merging.method import MergeTask
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.transform import identity_perms
 from autofusion_jax.types import Params
 
@@ -35,10 +36,10 @@ def merge_leaves(fn: Callable[..., Array], models: Sequence[Params]) -> Params:
     return jax.tree.map(leaf, *models)
 
 
-def results_in_place(
+def aligned_result(
     task: MergeTask, params: Params, *, weights: Sequence[float] | None = None, **more: Any
-) -> list[MergeResult]:
-    """The results of a method that leaves all units in the order in which they are, one for every key.
+) -> MergeResult:
+    """The result of a method that leaves all units in the order in which they are.
 
     Args:
         task: what was merged.
@@ -49,5 +50,4 @@ def results_in_place(
     num = len(task.models)
     perms = {} if task.perm_spec is None else identity_perms(task.perm_spec)
     weights = tuple(weights or [1 / num] * num)
-    result = MergeResult(params, task.apply_fn, perms, (perms,) * num, weights, **more)
-    return [result] * len(task.keys)
+    return MergeResult(params, task.apply_fn, perms, (perms,) * num, weights, **more)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jax import Array
 
 from autofusion_jax.merging.checks import Batch, check_batch
-from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.validation import require
 
 
@@ -24,14 +24,14 @@ def inputs_of_each(
             networks take.
     """
     if inputs is None:
-        return [(task.inputs, task.y)] * len(task.models)
+        return [(task.require_x(), task.y)] * len(task.models)
     num = len(task.models)
     require(len(inputs) == num, caller, "inputs", f"{num} batches, one for each network", len(inputs))
     found = []
     for number, (params, batch) in enumerate(zip(task.models, inputs)):
         name = f"inputs[{number}]"
         x, y = batch if isinstance(batch, tuple) else (batch, None)
-        x, y = check_batch(params, task.network, x, y, caller=caller, name=name)
+        x, y = check_batch(params, task.require_apply_fn(), x, y, caller=caller, name=name)
         if x is None:
             raise ValueError(f"{caller}: {name} must be inputs [N, ...] or a pair (x, y); got None.")
         found.append((x, y))

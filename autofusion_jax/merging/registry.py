@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from autofusion_jax import methods
-from autofusion_jax.merging.result import Method
+from autofusion_jax.merging.method import Method
 from autofusion_jax.validation import unknown_name
 
 METHODS: dict[str, Callable[..., Method]] = {

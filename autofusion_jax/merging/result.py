@@ -1,15 +1,13 @@
-"""Results of merges, tasks and methods."""
+"""Results of merges."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
-from jaxtyping import Key
 
 from autofusion_jax.merging.display import result_html, result_repr, summary_table, text_of
 from autofusion_jax.symmetry.spec import PermSpec
@@ -126,104 +124,3 @@ ARRAYS = ("params", "alignments", "weights", "seconds")
 MAPPINGS = ("perms", "soft_perms", "variants", "history")
 STATIC = ("apply_fn", "num_learned", "num_heads", "recipe", "perm_spec")
 """Fields by how they travel as a pytree; `diagnostics` are numbers and words."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MergeTask:
-    """What a method gets: checked models, spec and data, and one key per repeat.
-
-    Attributes:
-        models: the networks' parameters, A first.
-        perm_spec: their permutation spec, or None.
-        apply_fn: the function of the networks, or None.
-        x: unlabelled inputs `[N, ...]`, or None.
-        y: labels `[N]` that a method can use, or None.
-        keys: random keys `[repeats]`; a method returns one result for each.
-        on_progress: called as `on_progress(done, total)` now and then, or None.
-        base: the network that all were fine-tuned from, or None.
-    """
-
-    models: tuple[Params, ...]
-    perm_spec: PermSpec | None
-    apply_fn: ApplyFn | None
-    x: Array | None
-    y: Array | None
-    keys: Key[Array, " repeats"]
-    on_progress: Callable[[int, int], None] | None = None
-    base: Params | None = None
-
-    @property
-    def spec(self) -> PermSpec:
-        """The permutation spec; ValueError if there is none."""
-        if self.perm_spec is None:
-            raise ValueError(
-                "merge: this method moves or measures hidden units, so perm_spec must be a PermSpec; "
-                "got None. Give infer_perm_spec(apply_fn, params, x)."
-            )
-        return self.perm_spec
-
-    @property
-    def origin(self) -> Params:
-        """The network that all were fine-tuned from; ValueError if it was not given."""
-        if self.base is None:
-            raise ValueError(
-                "merge: this method adds up what fine-tuning changed, so base must be the parameters that "
-                "all networks were fine-tuned from; got None. Give base=..., or take a method without "
-                'one, such as "average".'
-            )
-        return self.base
-
-    @property
-    def network(self) -> ApplyFn:
-        """The networks' function; ValueError if there is none."""
-        if self.apply_fn is None:
-            raise ValueError(
-                "merge: this method runs the networks, so perm_spec must carry an apply_fn; got none. "
-                "Give apply_fn=f, PermSpec(..., apply_fn=f) or dataclasses.replace(spec, apply_fn=f)."
-            )
-        return self.apply_fn
-
-    @property
-    def inputs(self) -> Array:
-        """The inputs; ValueError if there are none."""
-        if self.x is None:
-            raise ValueError("merge: this method needs inputs: batch must be an array [N, ...]; got None.")
-        return self.x
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A way to merge, with its options bound.
-
-    Attributes:
-        name: its name in the registry.
-        run: takes a `MergeTask`, returns one `MergeResult` per key.
-        uses_key: False if every key gives the same result.
-        max_models: the largest number of networks it takes at once, or None for any.
-        min_models: the smallest number of networks it takes: 1 if it makes more of a single one.
-        in_place: True if it takes unit i of one network for unit i of every other: networks of
-            different initialisation must be aligned before.
-        shows_nan: True if a NaN or an infinity in any network always reaches the result, so that only
-            the result need be searched for them: a pass over one network instead of all.
-        reach: what an entry of the merged network depends on: `"entry"`, the same entry of each network;
-            `"leaf"`, the same leaf; `"network"`, more than that. `merge_files` reads no more at a time.
-        prepare: for methods that need only a few numbers from whole networks: takes what goes over the
-            networks, part of their entries at a time, as often as it is called; returns the method
-            with these numbers bound, of smaller reach.
-        options: all its options by name, defaults too, where it comes from the registry.
-    """
-
-    name: str
-    run: Callable[[MergeTask], list[MergeResult]]
-    uses_key: bool = True
-    max_models: int | None = 2
-    min_models: int = 2
-    in_place: bool = False
-    shows_nan: bool = False
-    reach: str = "network"
-    prepare: "Callable[[Pieces], Method] | None" = None
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
-
-
-Pieces = Callable[[], Iterable[MergeTask]]
-"""Goes over networks, part of their entries at a time, every entry once."""

@@ -6,15 +6,19 @@ import jax
 from jax import Array
 from jaxtyping import Key
 
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.validation import require
 
 
-def run_method(method: Method, task: MergeTask) -> list[MergeResult]:
+def takes_all(method: Method, task: MergeTask) -> bool:
+    """Whether a method takes so many networks at once."""
+    return method.max_models is None or len(task.models) <= method.max_models
+
+
+def merge_networks(method: Method, task: MergeTask, key: Key[Array, ""]) -> MergeResult:
     """Merge all networks at once where the method can, else one after another."""
-    if method.max_models is None or len(task.models) <= method.max_models:
-        return method.run(task)
-    return [merge_in_sequence(method, task, key) for key in task.keys]
+    return method.run(task, key) if takes_all(method, task) else merge_in_sequence(method, task, key)
 
 
 def merge_in_sequence(method: Method, task: MergeTask, key: Key[Array, ""]) -> MergeResult:
@@ -39,8 +43,7 @@ def merge_in_sequence(method: Method, task: MergeTask, key: Key[Array, ""]) -> M
     steps, learned = [], 0
     result = None
     for other, step_key in zip(others, jax.random.split(key, len(others))):
-        step = dataclasses.replace(task, models=(merged, other), keys=step_key[None])
-        result = method.run(step)[0]
+        result = method.run(dataclasses.replace(task, models=(merged, other)), step_key)
         require(
             len(result.alignments) == 2,
             "merge",

@@ -14,7 +14,7 @@ from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.ensembles.em import em_ensemble
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.ensembles.z import z_ensemble
-from autofusion_jax.merging.result import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.validation import require, unknown_name
 
 TEACHERS: dict[str, Callable[[], Method]] = {
@@ -65,9 +65,10 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
         wanted = "one vector of logits for every input, as each has one label"
         require(len(shape) == 1, caller, "the networks' output", wanted, f"shape {list(shape)}")
         return real_labels(task.y, shape[-1])
-    (teacher, *_) = TEACHERS[teacher_name(caller, task, pseudo_labels)]().run(task)
+    ensemble = TEACHERS[teacher_name(caller, task, pseudo_labels)]()
+    teacher = ensemble.run(task, jax.random.key(0))  # of no consequence: ensembles draw nothing
     assert teacher.apply_fn is not None
-    probs = jax.nn.softmax(predict(teacher.apply_fn, teacher.params, task.inputs))
+    probs = jax.nn.softmax(predict(teacher.apply_fn, teacher.params, task.require_x()))
     keep = (probs.max(-1) > zeta).astype(probs.dtype)
     if not keep.any():
         warnings.warn(
@@ -85,7 +86,7 @@ def teacher_name(caller: str, task: MergeTask, pseudo_labels: str) -> str:
     """
     if task.y is not None:
         return "labels"
-    works = len(logits_shape(caller, task)) == 1 and bool(task.spec.sites)
+    works = len(logits_shape(caller, task)) == 1 and bool(task.require_perm_spec().sites)
     return "z" if pseudo_labels == "em" and not works else pseudo_labels
 
 

@@ -14,8 +14,9 @@ from jax import Array
 
 from autofusion_jax.evaluation.accuracy import evaluate, task_masks
 from autofusion_jax.merging.api import merge_many, merge_repeats
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.registry import get_method
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import ApplyFn, Params
@@ -117,8 +118,7 @@ class PairContext:
     @functools.cached_property
     def pseudo_labels(self) -> Array:
         """What the EM ensemble of the endpoints says of `x`, probabilities `[n, classes]`."""
-        keys = jax.random.split(jax.random.key(0), 1)
-        task = MergeTask(self.models, self.spec, self.spec.apply_fn, self.x, None, keys)
+        task = MergeTask(self.models, self.spec, self.spec.apply_fn, self.x)
         return find_targets("merge", task, pseudo_labels="em", zeta=0.0).probs
 
     @functools.cached_property

@@ -3,14 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.teachers import Targets, find_targets
 
 
 def task_of(model, models, x, y=None):
-    return MergeTask(
-        tuple(models), model.perm_spec, model.apply, x, y, jax.random.split(jax.random.key(0), 1)
-    )
+    return MergeTask(tuple(models), model.perm_spec, model.apply, x, y)
 
 
 def confident_targets(model, models, x) -> Targets:

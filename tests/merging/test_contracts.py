@@ -66,43 +66,17 @@ METHODS = {
     "z_ensemble": {},
     "zipit": {},
 }
-ENSEMBLES = {
-    "confidence_ensemble", "em_ensemble", "max_model", "simple_ensemble", "weighted_ensemble", "z_ensemble",
-}  # fmt: skip
-OTHER_PROGRAM = {
-    "depth_upscaling", "moe_merging", "moe_upscaling", "pareto", "smile", "surgery", "wemoe",
-}  # fmt: skip
-"""Methods whose network has a program and parameters of its own."""
-
-OTHER_STRUCTURE = ENSEMBLES | OTHER_PROGRAM
+BUILT = {name: getattr(af.methods, name)(**options) for name, options in METHODS.items()}
+NEED_BASE = {name for name, method in BUILT.items() if method.needs_base}
+OTHER_PROGRAM = {name for name, method in BUILT.items() if method.changes_program}
 """Methods whose parameters and units are not those of one network."""
 
 LEARNED = {"autofusion", "autofusion_paper"}
-NEED_BASE = {
-    "adamerging",
-    "model_stock",
-    "breadcrumbs",
-    "concrete",
-    "consensus",
-    "dare",
-    "iso_c",
-    "iso_cts",
-    "magmax",
-    "pareto",
-    "sce",
-    "smile",
-    "surgery",
-    "task_arithmetic",
-    "ties",
-    "tsv",
-    "wemoe",
-    "wudi",
-}
-IN_PLACE = {name for name in METHODS if af.methods.__dict__[name]().in_place} - {"interpolation"}
-"""Methods that take units in the order in which they are: what follows a merge in place, and an alignment
+ASSUME_ALIGNED = {name for name, method in BUILT.items() if method.assumes_aligned} - {"interpolation"}
+"""Methods that take units in the order in which they are: what follows such a merge, and an alignment
 before it, are the front door's (test_front_door.py), and shown here by one of them, interpolation."""
 
-MOVES = [name for name in METHODS if name not in IN_PLACE]
+MOVES = [name for name in METHODS if name not in ASSUME_ALIGNED]
 
 NOT_ITSELF = {
     "adamerging": "adds what two networks learned, each by what it learns itself",
@@ -133,8 +107,8 @@ cases = pytest.mark.parametrize("name", METHODS)
 def options_for(name, model, *, align=False):
     """The options of a method, with a base where it needs one, and an alignment if asked for."""
     base = {"base": params_for(model, 9)} if name in NEED_BASE else {}
-    in_place = name in IN_PLACE or name == "interpolation"
-    return {**METHODS[name], **base, **({"align": "weight_matching"} if align and in_place else {})}
+    aligner = {"align": "weight_matching"} if align and BUILT[name].assumes_aligned else {}
+    return {**METHODS[name], **base, **aligner}
 
 
 def merged(name, model, models, seed=0, **more):
@@ -146,7 +120,7 @@ def merged(name, model, models, seed=0, **more):
 
 def test_the_table_is_complete():
     assert set(METHODS) == set(af.list_methods())
-    assert set(NOT_ITSELF) | NEED_BASE <= set(METHODS)
+    assert set(NOT_ITSELF) <= set(METHODS)
 
 
 @cases
@@ -159,7 +133,7 @@ def test_structure_finiteness_and_the_same_bits_twice(name, model):
     outputs = result.apply_fn(result.params, inputs_for(model))
     chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
     chex.assert_tree_all_finite(outputs)
-    if name not in OTHER_STRUCTURE:
+    if name not in OTHER_PROGRAM:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         expect_whole_units(model.perm_spec, result)
 
@@ -213,7 +187,7 @@ def expect_function(result, name, model, params):
     np.testing.assert_allclose(jax.nn.log_softmax(got), jax.nn.log_softmax(expected), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if af.methods.__dict__[name]().uses_key])
+@pytest.mark.parametrize("name", [name for name in METHODS if BUILT[name].uses_key])
 def test_repeats_equal_single_merges(name, mlp):
     models = [params_for(mlp, 0), params_for(mlp, 1)]
     keys = jax.random.split(jax.random.key(3), 2)
@@ -233,12 +207,12 @@ def test_three_networks(name, mlp):
     chex.assert_tree_all_finite(result.params)
     outputs = result.apply_fn(result.params, inputs_for(mlp))
     chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
-    if name not in OTHER_STRUCTURE:
+    if name not in OTHER_PROGRAM:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         assert len(result.alignments) == len(result.weights) == 3
 
 
-@pytest.mark.parametrize("name", [name for name in MOVES if name not in OTHER_STRUCTURE])
+@pytest.mark.parametrize("name", [name for name in MOVES if name not in OTHER_PROGRAM])
 def test_corrections_follow_every_method(name, mlp):
     """But not those whose network is another program (refused: corrections/test_repair.py)."""
     models = [params_for(mlp, 0), params_for(mlp, 1)]

@@ -10,12 +10,11 @@ from autofusion_jax.models.registry import build_model
 from tests.conftest import inputs_for, params_for
 from tests.merging.test_contracts import (
     ALIGNED,
-    ENSEMBLES,
-    IN_PLACE,
+    ASSUME_ALIGNED,
     LEARNED,
     METHODS,
     NOT_ITSELF,
-    OTHER_STRUCTURE,
+    OTHER_PROGRAM,
     options_for,
 )
 
@@ -37,9 +36,9 @@ CANNOT = {
 
 RUN_NETWORKS = {"adamerging", "concrete", "fisher", "pareto", "regmean", "smile", "surgery"}
 OF_BLOCKS = {"depth_upscaling", "moe_merging", "moe_upscaling", "wemoe"}
-"""Methods that find blocks by their names: see `mixing/` and test_contracts_transformers.py."""
+"""Methods that find blocks by their names: see `mixtures/` and test_contracts_transformers.py."""
 
-LEAF_BY_LEAF = IN_PLACE - RUN_NETWORKS - OF_BLOCKS
+LEAF_BY_LEAF = ASSUME_ALIGNED - RUN_NETWORKS - OF_BLOCKS
 """Methods that never run the networks, to which a larger model is only more leaves."""
 
 COPIES = [name for name in METHODS if name not in LEAF_BY_LEAF | OF_BLOCKS]
@@ -67,7 +66,7 @@ def expect_copy_merged(name, network, model):
         return
     result = merge()
     chex.assert_tree_all_finite(result.params)
-    if name not in ENSEMBLES | OTHER_STRUCTURE:
+    if name not in OTHER_PROGRAM:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, params)
     got = result.apply_fn(result.variants.get("hard", result.params), x)
     if name not in NOT_ITSELF:

@@ -9,7 +9,7 @@ import pytest
 import autofusion_jax as af
 from autofusion_jax.models.registry import build_model
 from tests.conftest import fine_tuned, inputs_for
-from tests.merging.test_contracts import ENSEMBLES, METHODS, NEED_BASE
+from tests.merging.test_contracts import METHODS, NEED_BASE, OTHER_PROGRAM
 from tests.merging.test_contracts_models import (
     COPIES,
     IMAGE,
@@ -55,6 +55,6 @@ def test_fine_tuned_transformers(name, network):
     x = inputs_for(model)
     result = af.merge_many(models, model.perm_spec, x, method=name, **options)
     chex.assert_tree_all_finite(result.params)
-    if name in LEAF_BY_LEAF - ENSEMBLES:
+    if name in LEAF_BY_LEAF - OTHER_PROGRAM:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
     chex.assert_shape(result.apply_fn(result.params, x), (24, 3))

@@ -25,7 +25,9 @@ NEEDS_NETWORKS = {
 """In place, but not part by part: they run the networks, or draw over all leaves."""
 
 IN_PARTS = sorted(
-    name for name in af.list_methods() if af.methods.__dict__[name]().in_place and name not in NEEDS_NETWORKS
+    name
+    for name in af.list_methods()
+    if af.methods.__dict__[name]().assumes_aligned and name not in NEEDS_NETWORKS
 )
 VARIANTS = [
     *((name, {}) for name in IN_PARTS),
@@ -169,7 +171,7 @@ def test_methods_that_need_whole_networks(folder, method):
 def test_all_others_are_in_parts():
     for name in af.list_methods():
         method = af.methods.__dict__[name]()
-        assert (method.reach != "network" or method.prepare is not None) == (name in IN_PARTS)
+        assert (method.granularity != "network" or method.prepare is not None) == (name in IN_PARTS)
 
 
 @pytest.mark.parametrize(

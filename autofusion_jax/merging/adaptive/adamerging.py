@@ -18,8 +18,9 @@ from autofusion_jax.merging.adaptive.adaptation import (
     minimise_entropy,
 )
 from autofusion_jax.merging.checks import Batch
-from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require, unknown_name
@@ -88,24 +89,25 @@ def adamerging(
     check_steps("adamerging", learning_rate, num_steps, batch_size)
     options = AdaOptions(level, scale, learning_rate, num_steps, batch_size, clamp)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         data = adaptation_data("adamerging", task, inputs)
-        return [_adapted(task, options, data, key) for key in task.keys]
+        return _adapted(task, options, data, key)
 
-    return Method("adamerging", run, max_models=None, in_place=True)
+    return Method("adamerging", run, max_models=None, assumes_aligned=True, needs_base=True)
 
 
 def _adapted(
     task: MergeTask, options: AdaOptions, data: tuple[Array, ...], key: Key[Array, ""]
 ) -> MergeResult:
-    learned, entropy = learn_coefficients(task.network, options, task.origin, task.models, data, key)
+    base = task.require_base()
+    learned, entropy = learn_coefficients(task.require_apply_fn(), options, base, task.models, data, key)
     entropy = finite_curve("adamerging", "the entropy", entropy)
-    paths = [path for path, leaf in flatten_by_path(task.origin).items() if is_float(leaf)]
+    paths = [path for path, leaf in flatten_by_path(base).items() if is_float(leaf)]
     by_leaf = (
         dict(zip(paths, np.asarray(learned).T)) if options.level == "layer" else np.asarray(learned)[:, 0]
     )
-    (result, *_) = results_in_place(
-        task, add_task_vectors_by(task.origin, task.models, learned),
+    result = aligned_result(
+        task, add_task_vectors_by(base, task.models, learned),
         diagnostics={"coefficients": by_leaf}, history={"entropy": entropy},
         num_learned=int(np.size(learned)),
     )  # fmt: skip

@@ -14,8 +14,8 @@ from jaxtyping import Float, Key, Shaped
 
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.per_model_inputs import inputs_of_each
-from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.validation import require
 
 Schedule = Callable[[Any], Any] | float
@@ -45,7 +45,9 @@ def adaptation_data(caller: str, task: MergeTask, inputs: Sequence[Batch] | None
     Raises:
         ValueError: there are no inputs, they do not fit, or the networks do not give logits.
     """
-    data = (task.inputs,) if inputs is None else tuple(x for x, _ in inputs_of_each(caller, task, inputs))
+    data = (
+        (task.require_x(),) if inputs is None else tuple(x for x, _ in inputs_of_each(caller, task, inputs))
+    )
     logits_shape(caller, dataclasses.replace(task, x=data[0]))
     return data
 

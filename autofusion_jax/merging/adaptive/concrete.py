@@ -25,8 +25,9 @@ from autofusion_jax.merging.adaptive.adaptation import (
     mean_entropy,
 )
 from autofusion_jax.merging.checks import Batch
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require, unknown_name
@@ -110,23 +111,24 @@ def concrete(
         level, mask, scale, temperature, learning_rate, inner_rate, num_steps, batch_size
     )
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         data = adaptation_data("concrete", task, inputs)
-        return [_masked(task, options, data, key) for key in task.keys]
+        return _masked(task, options, data, key)
 
-    return Method("concrete", run, max_models=None, in_place=True)
+    return Method("concrete", run, max_models=None, assumes_aligned=True, needs_base=True)
 
 
 def _masked(
     task: MergeTask, options: ConcreteOptions, data: tuple[Array, ...], key: Key[Array, ""]
 ) -> MergeResult:
-    mask, coefficients, entropies = learn_mask(task.network, options, task.origin, task.models, data, key)
+    base = task.require_base()
+    mask, coefficients, entropies = learn_mask(task.require_apply_fn(), options, base, task.models, data, key)
     curve = finite_curve("concrete", "the entropy", jnp.concatenate(entropies))
-    merged = add_task_vectors_by(task.origin, task.models, coefficients)
-    floats = [leaf for leaf in jax.tree.leaves(task.origin) if is_float(leaf)]
+    merged = add_task_vectors_by(base, task.models, coefficients)
+    floats = [leaf for leaf in jax.tree.leaves(base) if is_float(leaf)]
     learned = num_params(floats) + (0 if options.level == "task" else int(np.size(coefficients)))
-    (result, *_) = results_in_place(
-        task, add_masked(task.origin, merged, mask), history={"entropy": curve}, num_learned=learned,
+    result = aligned_result(
+        task, add_masked(base, merged, mask), history={"entropy": curve}, num_learned=learned,
         diagnostics={
             "mask": mask, "coefficients": np.asarray(coefficients), "num_params": num_params(merged),
         },

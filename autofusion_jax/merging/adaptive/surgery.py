@@ -15,10 +15,11 @@ from autofusion_jax.batching import predict
 from autofusion_jax.merging.adaptive.adamerging import adamerging
 from autofusion_jax.merging.adaptive.adaptation import check_steps, descend, finite_curve
 from autofusion_jax.merging.checks import Batch
-from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.per_model_inputs import inputs_of_each
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, given
@@ -168,13 +169,14 @@ def surgery(
     )
     merger = merger if isinstance(method, str) else method
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         data = tuple(x for x, _ in inputs_of_each("surgery", task, inputs))
-        find_head(task.network, task.models[0], data[0][:1])
-        learn = functools.partial(_operated, task, data, rank, tuple(sorted(steps.items())))
-        return [learn(merged, key) for merged, key in zip(merger.run(task), task.keys)]
+        find_head(task.require_apply_fn(), task.models[0], data[0][:1])
+        return _operated(task, data, rank, tuple(sorted(steps.items())), merger.run(task, key), key)
 
-    return Method("surgery", run, max_models=None, in_place=True)
+    return Method(
+        "surgery", run, max_models=None, assumes_aligned=True, needs_base=True, changes_program=True
+    )
 
 
 def surgery_apply(apply_fn: ApplyFn) -> SurgeryNetwork:
@@ -190,26 +192,27 @@ def _operated(
     merged: MergeResult,
     key: Key[Array, ""],
 ) -> MergeResult:
+    apply_fn = task.require_apply_fn()
     require(
-        jax.tree.structure(merged.params) == jax.tree.structure(task.origin), "surgery", "method",
+        jax.tree.structure(merged.params) == jax.tree.structure(task.require_base()), "surgery", "method",
         "one whose network has the merged ones' structure", "another structure",
     )  # fmt: skip
-    reader = HeadReader(task.network)
+    reader = HeadReader(apply_fn)
     pairs = tuple(
         (predict(reader, merged.params, x), predict(reader, own, x)) for own, x in zip(task.models, data)
     )
     modules, distance = learn_modules(pairs, key, rank=rank, steps=steps)
-    _, head = find_head(task.network, merged.params, data[0][:1])
+    _, head = find_head(apply_fn, merged.params, data[0][:1])
     paths = [head.weight, *([head.bias.leaf] if head.bias else [])]
     models = [flatten_by_path(params) for params in task.models]
     heads = {path: jnp.stack([params[path] for params in models]) for path in paths}
     params = {"network": merged.params, "heads": heads, "modules": modules}
-    (result, *_) = results_in_place(
+    result = aligned_result(
         task, params, history={"distance": finite_curve("surgery", "the distance", distance)},
         num_learned=merged.num_learned + num_params(modules), num_heads=len(models),
         diagnostics={**merged.diagnostics, "num_params": num_params(params)},
     )  # fmt: skip
-    return dataclasses.replace(result, apply_fn=surgery_apply(task.network), alignments=())
+    return dataclasses.replace(result, apply_fn=surgery_apply(apply_fn), alignments=())
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "steps"))

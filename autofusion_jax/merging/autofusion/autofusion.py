@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Key
 
 from autofusion_jax.batching import predict, prefers_unrolling
 from autofusion_jax.merging.autofusion.mixing import Mixing, init_mixing
@@ -28,7 +28,8 @@ from autofusion_jax.merging.corrections.reset_norm import stored_statistics
 from autofusion_jax.merging.diagnostics import BALANCED
 from autofusion_jax.merging.ensembles.members import known_classes
 from autofusion_jax.merging.matching.activation_matching import match_activations
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.symmetry.transform import apply_perm, apply_soft, identity_perms
 from autofusion_jax.transport.sinkhorn import marginal_error
@@ -156,38 +157,44 @@ def autofusion_paper(
 
 
 def _method(name: str, options: Options) -> Method:
-    def run(task: MergeTask) -> list[MergeResult]:
-        return run_options(name, options, task)
+    def run_repeats(task: MergeTask, keys: Array) -> list[MergeResult]:
+        return learn_and_fuse(name, options, task, keys)
 
-    return Method(name, run, options=dataclasses.asdict(options))
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return run_repeats(task, key[None])[0]
+
+    return Method(name, run, run_repeats, options=dataclasses.asdict(options))
 
 
-def run_options(name: str, options: Options, task: MergeTask) -> list[MergeResult]:
-    """Run AutoFusion under the given options; `name` is for messages."""
-    require(len(task.spec.groups) > 0, name, "perm_spec", "a spec with groups to permute", "none")
+def learn_and_fuse(
+    name: str, options: Options, task: MergeTask, keys: Key[Array, " repeats"]
+) -> list[MergeResult]:
+    """Run AutoFusion under the given options, all keys in one program; `name` is for messages."""
+    spec, apply_fn, x = task.require_perm_spec(), task.require_apply_fn(), task.require_x()
+    require(len(spec.groups) > 0, name, "perm_spec", "a spec with groups to permute", "none")
     targets = find_targets(name, task, pseudo_labels=options.pseudo_labels, zeta=options.zeta)
-    unroll = prefers_unrolling(task.network, task.models[0], task.inputs[:1])
+    unroll = prefers_unrolling(apply_fn, task.models[0], x[:1])
     start = mixing = None
-    if options.start == "activation_matching" and task.spec.sites:
-        start = match_activations(task.spec, task.models[0], task.models[1], task.inputs)
+    if options.start == "activation_matching" and spec.sites:
+        start = match_activations(spec, task.models[0], task.models[1], x)
     statistics: frozenset[str] = frozenset()
     if options.learns_mixing:
-        mixing = init_mixing(task.spec, class_weights(task))
-        statistics = stored_statistics(task.spec, task.models[0], task.inputs[:2])
-    problem = Problem(task.spec, task.network, options, unroll, statistics)
-    data = Data(task.models[0], task.models[1], task.inputs, targets)
-    states = init_states(problem, len(task.inputs), task.keys, start=start, mixing=mixing)
+        mixing = init_mixing(spec, class_weights(task))
+        statistics = stored_statistics(spec, task.models[0], x[:2])
+    problem = Problem(spec, apply_fn, options, unroll, statistics)
+    data = Data(task.models[0], task.models[1], x, targets)
+    states = init_states(problem, len(x), keys, start=start, mixing=mixing)
     states, history = _optimise(name, problem, states, data, task)
     return [
         _result(name, problem, data, jax.tree.map(operator.itemgetter(i), states),
                 {key: curve[:, i] for key, curve in history.items()})
-        for i in range(len(task.keys))
+        for i in range(len(keys))
     ]  # fmt: skip
 
 
 def class_weights(task: MergeTask) -> Float[Array, "networks classes"]:
     """How much each network's row of the head counts: all, where it alone knows the class."""
-    logits = jnp.stack([predict(task.network, params, task.inputs) for params in task.models])
+    logits = jnp.stack([predict(task.require_apply_fn(), params, task.require_x()) for params in task.models])
     known = known_classes(logits.reshape(len(task.models), -1, logits.shape[-1])).astype(jnp.float32)
     return known / known.sum(0)
 

@@ -5,10 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from autofusion_jax.merging.autofusion.autofusion import run_options
+from autofusion_jax.merging.autofusion.autofusion import learn_and_fuse
 from autofusion_jax.merging.autofusion.optimise import steps_per_epoch
 from autofusion_jax.merging.autofusion.options import Options
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.transform import identity_perms
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
@@ -66,15 +67,18 @@ def sinkhorn_rebasin(
         final_learning_rate=learning_rate / 100, start="random", augment="none", **LOSSES[loss],
     )  # fmt: skip
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run_repeats(task: MergeTask, keys: Array) -> list[MergeResult]:
         own = task
         if loss == "l2":  # no data: a network that says nothing, on one input
             own = dataclasses.replace(task, apply_fn=_silent, x=jnp.zeros((1, 1)), y=None)
-        epochs = -(-steps // steps_per_epoch(options, len(own.inputs)))
-        results = run_options("sinkhorn_rebasin", dataclasses.replace(options, epochs=epochs), own)
-        return [_rounded(task, result) for result in results]
+        epochs = -(-steps // steps_per_epoch(options, len(own.require_x())))
+        timed = dataclasses.replace(options, epochs=epochs)
+        return [_rounded(task, result) for result in learn_and_fuse("sinkhorn_rebasin", timed, own, keys)]
 
-    return Method("sinkhorn_rebasin", run)
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return run_repeats(task, key[None])[0]
+
+    return Method("sinkhorn_rebasin", run, run_repeats)
 
 
 def _silent(params: Params, x: Array) -> Array:
@@ -86,5 +90,5 @@ def _rounded(task: MergeTask, result: MergeResult) -> MergeResult:
         result,
         params=result.variants["hard"],
         apply_fn=task.apply_fn,
-        alignments=(identity_perms(task.spec), result.perms),
+        alignments=(identity_perms(task.require_perm_spec()), result.perms),
     )

@@ -1,8 +1,11 @@
 """The simple average of any number of networks."""
 
+from jax import Array
+
 from autofusion_jax.merging.averaging.weighted_average import weighted_sum
-from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import weights_for
 
 
@@ -24,10 +27,16 @@ def average() -> Method:
         [3.0]
     """
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         weights = weights_for("average", None, len(task.models))
-        return results_in_place(task, weighted_sum(task.models, weights), weights=weights)
+        return aligned_result(task, weighted_sum(task.models, weights), weights=weights)
 
     return Method(
-        "average", run, uses_key=False, max_models=None, in_place=True, shows_nan=True, reach="entry"
+        "average",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        propagates_nan=True,
+        granularity="entry",
     )

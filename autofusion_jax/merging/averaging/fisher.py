@@ -16,9 +16,10 @@ from autofusion_jax.merging.averaging.fisher_information import (
 )
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.per_model_inputs import inputs_of_each
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import check_weights, weights_for
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
@@ -86,23 +87,24 @@ def fisher(
     _check_options(weights, min_fisher, batch_size, predictions, variant)
 
     def measure(task: MergeTask) -> list[Params]:
+        apply_fn = task.require_apply_fn()
         batches = inputs_of_each("fisher", task, inputs)
         _check_outputs(dataclasses.replace(task, x=batches[0][0]))
         each = zip(task.models, batches)
         if variant == "fusionbench":
-            return [batch_summed_fisher(task.network, p, x, batch_size=batch_size) for p, (x, _) in each]
+            return [batch_summed_fisher(apply_fn, p, x, batch_size=batch_size) for p, (x, _) in each]
         how = {"predictions": predictions, "batch_size": batch_size}
-        return [diagonal_fisher(task.network, params, x, y, **how) for params, (x, y) in each]
+        return [diagonal_fisher(apply_fn, params, x, y, **how) for params, (x, y) in each]
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         each = weights_for("fisher", weights, len(task.models))
         known = measure(task) if fishers is None else _checked(task, fishers)
         norms = fisher_norms(known)
         shares = jnp.asarray(each) / (norms + min_fisher if normalize else 1)
         params = fisher_average(task.models, known, shares / shares.sum(), min_fisher)
-        return results_in_place(task, params, weights=each, diagnostics={"norms": np.asarray(norms)})
+        return aligned_result(task, params, weights=each, diagnostics={"norms": np.asarray(norms)})
 
-    return Method("fisher", run, uses_key=False, max_models=None, in_place=True)
+    return Method("fisher", run, uses_key=False, max_models=None, assumes_aligned=True)
 
 
 @jax.jit

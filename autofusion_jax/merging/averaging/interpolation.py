@@ -1,8 +1,11 @@
 """Weight interpolation (AutoFusion, Eq. 5): the average of two networks as they are."""
 
+from jax import Array
+
 from autofusion_jax.merging.fuse import interpolate
-from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.validation import require
 
 
@@ -20,8 +23,10 @@ def interpolation(*, gamma: float = 0.5) -> Method:
     """
     require(0 <= gamma <= 1, "interpolation", "gamma", "in [0, 1], the weight of model A", gamma)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         params_a, params_b = task.models
-        return results_in_place(task, interpolate(params_a, params_b, gamma), weights=(gamma, 1 - gamma))
+        return aligned_result(task, interpolate(params_a, params_b, gamma), weights=(gamma, 1 - gamma))
 
-    return Method("interpolation", run, uses_key=False, in_place=True, shows_nan=True, reach="entry")
+    return Method(
+        "interpolation", run, uses_key=False, assumes_aligned=True, propagates_nan=True, granularity="entry"
+    )

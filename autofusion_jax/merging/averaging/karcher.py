@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -49,10 +50,10 @@ def karcher(*, num_iters: int = 10, tolerance: float = 1e-6) -> Method:
     require(num_iters >= 1, "karcher", "num_iters", ">= 1", num_iters)
     require(tolerance > 0, "karcher", "tolerance", "> 0", tolerance)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        return results_in_place(task, karcher_mean(task.models, num_iters, tolerance))
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return aligned_result(task, karcher_mean(task.models, num_iters, tolerance))
 
-    return Method("karcher", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
+    return Method("karcher", run, uses_key=False, max_models=None, assumes_aligned=True, granularity="leaf")
 
 
 @jax.jit

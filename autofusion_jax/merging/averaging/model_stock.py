@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 
 SMALLEST = 1e-6
@@ -42,12 +43,21 @@ def model_stock() -> Method:
         [0.8284271  0.41421354]
     """
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        ratio = stock_ratio(task.origin, task.models)
-        params = stock(task.origin, task.models, ratio)
-        return results_in_place(task, params, diagnostics={"ratio": ratio})
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        base = task.require_base()
+        ratio = stock_ratio(base, task.models)
+        params = stock(base, task.models, ratio)
+        return aligned_result(task, params, diagnostics={"ratio": ratio})
 
-    return Method("model_stock", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
+    return Method(
+        "model_stock",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        granularity="leaf",
+        needs_base=True,
+    )
 
 
 @jax.jit

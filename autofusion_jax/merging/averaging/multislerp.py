@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import check_weights, weights_for
 from autofusion_jax.types import Params
 
@@ -49,12 +50,14 @@ def multislerp(*, weights: Sequence[int | float] | None = None) -> Method:
     """
     check_weights("multislerp", weights)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         each = weights_for("multislerp", weights, len(task.models))
         origin = jax.tree.map(jnp.zeros_like, task.models[0]) if task.base is None else task.base
-        return results_in_place(task, mean_on_sphere(origin, task.models, each), weights=each)
+        return aligned_result(task, mean_on_sphere(origin, task.models, each), weights=each)
 
-    return Method("multislerp", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
+    return Method(
+        "multislerp", run, uses_key=False, max_models=None, assumes_aligned=True, granularity="leaf"
+    )
 
 
 @jax.jit

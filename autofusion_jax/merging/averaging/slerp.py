@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -45,11 +46,11 @@ def slerp(*, gamma: float = 0.5) -> Method:
     """
     require(0 <= gamma <= 1, "slerp", "gamma", "in [0, 1], the weight of model A", gamma)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         params = interpolate_on_sphere(*task.models, gamma)
-        return results_in_place(task, params, weights=(gamma, 1 - gamma))
+        return aligned_result(task, params, weights=(gamma, 1 - gamma))
 
-    return Method("slerp", run, uses_key=False, in_place=True, reach="leaf")
+    return Method("slerp", run, uses_key=False, assumes_aligned=True, granularity="leaf")
 
 
 @jax.jit

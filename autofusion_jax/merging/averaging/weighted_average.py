@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import jax
+from jax import Array
 
 from autofusion_jax.merging import fuse
-from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import check_weights, weights_for
 
 
@@ -40,12 +42,18 @@ def weighted_average(*, weights: Sequence[int | float] | None = None, normalize:
     """
     check_weights("weighted_average", weights)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         each = weights_for("weighted_average", weights, len(task.models), normalize=normalize)
-        return results_in_place(task, weighted_sum(task.models, each), weights=each)
+        return aligned_result(task, weighted_sum(task.models, each), weights=each)
 
     return Method(
-        "weighted_average", run, uses_key=False, max_models=None, in_place=True, shows_nan=True, reach="entry"
+        "weighted_average",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        propagates_nan=True,
+        granularity="entry",
     )
 
 

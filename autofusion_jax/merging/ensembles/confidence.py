@@ -6,7 +6,8 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.ensembles.members import logits_shape, run_members, stack_members
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 
 
@@ -36,13 +37,13 @@ def confidence_ensemble() -> Method:
         ValueError: the networks' output is not one array of logits.
     """
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        apply_fn = task.network
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        apply_fn = task.require_apply_fn()
         logits_shape("confidence_ensemble", task)
 
         def ensemble(stacked: Params, x: Array) -> Array:
             return jnp.log(most_confident(jax.nn.softmax(run_members(apply_fn, stacked, x))))
 
-        return [MergeResult(stack_members(task.models), ensemble)] * len(task.keys)
+        return MergeResult(stack_members(task.models), ensemble)
 
-    return Method("confidence_ensemble", run, uses_key=False, max_models=None)
+    return Method("confidence_ensemble", run, uses_key=False, max_models=None, changes_program=True)

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.members import logits_shape, stack_members
 from autofusion_jax.merging.ensembles.z import Standard, measure, standardised
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
@@ -62,8 +63,8 @@ def em_ensemble(*, rounds: int = 3, num_axes: int = 200, ridge: float = 0.01) ->
     require(num_axes >= 1, "em_ensemble", "num_axes", ">= 1", num_axes)
     require(ridge > 0, "em_ensemble", "ridge", "> 0", ridge)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        apply_fn, spec, x = task.network, task.spec, task.inputs
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        apply_fn, spec, x = task.require_apply_fn(), task.require_perm_spec(), task.require_x()
         shape = list(logits_shape("em_ensemble", task))
         require(
             len(shape) == 1, "em_ensemble", "the networks' output", "one vector of logits for every input",
@@ -83,9 +84,9 @@ def em_ensemble(*, rounds: int = 3, num_axes: int = 200, ridge: float = 0.01) ->
             return joint_log_probs(read, params, x, classes, num_classes)
 
         params = {"members": stack_members(task.models), "mixture": mixture._asdict()}
-        return [MergeResult(params, ensemble)] * len(task.keys)
+        return MergeResult(params, ensemble)
 
-    return Method("em_ensemble", run, uses_key=False, max_models=None)
+    return Method("em_ensemble", run, uses_key=False, max_models=None, changes_program=True)
 
 
 def joint_log_probs(

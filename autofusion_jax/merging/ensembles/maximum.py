@@ -6,7 +6,8 @@ import jax
 from jax import Array
 
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 
 
@@ -30,12 +31,12 @@ def max_model() -> Method:
         [[3.0, 5.0]]
     """
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        apply_fn = task.network
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        apply_fn = task.require_apply_fn()
 
         def ensemble(stacked: Params, x: Array) -> Any:
             return jax.tree.map(lambda out: out.max(0), run_members(apply_fn, stacked, x))
 
-        return [MergeResult(stack_members(task.models), ensemble)] * len(task.keys)
+        return MergeResult(stack_members(task.models), ensemble)
 
-    return Method("max_model", run, uses_key=False, max_models=None)
+    return Method("max_model", run, uses_key=False, max_models=None, changes_program=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Shaped
 
-from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
@@ -23,7 +23,7 @@ def logits_shape(caller: str, task: MergeTask) -> tuple[int, ...]:
     Raises:
         ValueError: that is not one array of logits.
     """
-    outputs = jax.eval_shape(task.network, task.models[0], task.inputs[:1])
+    outputs = jax.eval_shape(task.require_apply_fn(), task.models[0], task.require_x()[:1])
     leaves = jax.tree.leaves(outputs)
     one = len(leaves) == 1 and outputs is leaves[0]
     shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from autofusion_jax.merging.ensembles.weighted import weighted_ensemble
-from autofusion_jax.merging.result import Method
+from autofusion_jax.merging.method import Method
 
 
 def simple_ensemble() -> Method:

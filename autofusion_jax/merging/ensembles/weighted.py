@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import check_weights, weights_for
 from autofusion_jax.types import Params
 
@@ -37,8 +38,8 @@ def weighted_ensemble(*, weights: Sequence[int | float] | None = None, normalize
     """
     check_weights("weighted_ensemble", weights)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        apply_fn = task.network
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        apply_fn = task.require_apply_fn()
         each = weights_for("weighted_ensemble", weights, len(task.models), normalize=normalize)
         shares = jnp.asarray(each)
 
@@ -46,6 +47,6 @@ def weighted_ensemble(*, weights: Sequence[int | float] | None = None, normalize
             outputs = run_members(apply_fn, stacked, x)
             return jax.tree.map(lambda out: jnp.tensordot(shares.astype(out.dtype), out, 1), outputs)
 
-        return [MergeResult(stack_members(task.models), ensemble)] * len(task.keys)
+        return MergeResult(stack_members(task.models), ensemble)
 
-    return Method("weighted_ensemble", run, uses_key=False, max_models=None)
+    return Method("weighted_ensemble", run, uses_key=False, max_models=None, changes_program=True)

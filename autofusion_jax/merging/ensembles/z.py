@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.members import known_classes, logits_shape, run_members, stack_members
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 
 
@@ -63,16 +64,16 @@ def z_ensemble() -> Method:
         ValueError: the networks' output is not one array of logits.
     """
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         logits_shape("z_ensemble", task)
-        apply_fn, stacked = task.network, stack_members(task.models)
+        apply_fn, stacked = task.require_apply_fn(), stack_members(task.models)
 
         def ensemble(params: Params, x: Array) -> Array:
             logits = run_members(apply_fn, params["members"], x)
             return standardised(logits, Standard(**params["standard"])).max(0)
 
-        logits = jnp.stack([predict(apply_fn, params, task.inputs) for params in task.models])
+        logits = jnp.stack([predict(apply_fn, params, task.require_x()) for params in task.models])
         params = {"members": stacked, "standard": measure(logits)._asdict()}
-        return [MergeResult(params, ensemble)] * len(task.keys)
+        return MergeResult(params, ensemble)
 
-    return Method("z_ensemble", run, uses_key=False, max_models=None)
+    return Method("z_ensemble", run, uses_key=False, max_models=None, changes_program=True)

@@ -5,7 +5,8 @@ from jax import Array
 from jaxtyping import Num
 
 from autofusion_jax.merging.fuse import fuse
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.similarity import KINDS
 from autofusion_jax.merging.zipping.zipit import zip_matrices
 from autofusion_jax.symmetry.site import Position
@@ -56,13 +57,13 @@ def activation_matching(
     if position not in POSITIONS:
         raise unknown_name("activation_matching", "position", position, POSITIONS)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        spec = task.require_perm_spec()
         params_a, params_b = task.models
-        perms = match_activations(task.spec, params_a, params_b, task.inputs, kind=kind, position=position)
-        params = fuse(params_a, params_b, perms, gamma, task.spec)
-        alignments = (identity_perms(task.spec), perms)
-        result = MergeResult(params, task.apply_fn, perms, alignments, (gamma, 1 - gamma))
-        return [result] * len(task.keys)
+        perms = match_activations(spec, params_a, params_b, task.require_x(), kind=kind, position=position)
+        params = fuse(params_a, params_b, perms, gamma, spec)
+        alignments = (identity_perms(spec), perms)
+        return MergeResult(params, task.apply_fn, perms, alignments, (gamma, 1 - gamma))
 
     return Method("activation_matching", run, uses_key=False)
 

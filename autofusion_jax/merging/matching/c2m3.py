@@ -7,7 +7,8 @@ from jaxtyping import Key
 
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.matching.frank_wolfe import climb, evaluate, make_problem, move
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms, soften
 from autofusion_jax.transport.assignment import solve_assignment
@@ -54,10 +55,8 @@ def c2m3(*, start: str = "identity", max_iters: int = 200) -> Method:
         raise unknown_name("c2m3", "start", start, STARTS)
     require(max_iters >= 1, "c2m3", "max_iters", ">= 1", max_iters)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        if start == "identity":
-            return [_merge(task, start, max_iters, task.keys[0])] * len(task.keys)
-        return [_merge(task, start, max_iters, key) for key in task.keys]
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return _merge(task, start, max_iters, key)
 
     return Method("c2m3", run, uses_key=start == "random", max_models=None)
 
@@ -80,7 +79,7 @@ def _start_anywhere(spec: PermSpec, count: int, key: Key[Array, ""]) -> dict[str
 
 
 def _merge(task: MergeTask, start: str, max_iters: int, key: Key[Array, ""]) -> MergeResult:
-    spec, count = task.spec, len(task.models)
+    spec, count = task.require_perm_spec(), len(task.models)
     num_fixed = 1 if count == 2 else 0
     problem = make_problem(task.models, num_fixed)
     free = count - num_fixed

@@ -11,7 +11,8 @@ from autofusion_jax.merging.matching.unit_distances import (
     unit_costs,
     weight_distances,
 )
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.site import Position
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import identity_perms, permute, soften
@@ -67,8 +68,8 @@ def ot_fusion(
     require(reg is None or reg > 0, "ot_fusion", "reg", "> 0, or None for exact transport", reg)
     require(gamma is None or 0 <= gamma <= 1, "ot_fusion", "gamma", "in [0, 1] or None", gamma)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        spec, count = task.spec, len(task.models)
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        spec, count = task.require_perm_spec(), len(task.models)
         first = 1 / count if gamma is None else gamma
         weights = (first, *((1 - first) / (count - 1),) * (count - 1))
         alignments = [_start(spec, reg)]
@@ -77,12 +78,11 @@ def ot_fusion(
             if ground == "weights":
                 alignments.append(_align_by_weights(spec, models, reg))
             else:
-                alignments.append(_align_by_activations(spec, models, task.inputs, position, reg))
+                alignments.append(_align_by_activations(spec, models, task.require_x(), position, reg))
         aligned = [permute(spec, params, maps) for params, maps in zip(task.models, alignments)]
         params, maps = average(aligned, weights), alignments[1] if count == 2 else {}
         perms, soft_perms = (maps, {}) if reg is None else ({}, maps)
-        result = MergeResult(params, task.apply_fn, perms, tuple(alignments), weights, soft_perms=soft_perms)
-        return [result] * len(task.keys)
+        return MergeResult(params, task.apply_fn, perms, tuple(alignments), weights, soft_perms=soft_perms)
 
     return Method("ot_fusion", run, uses_key=False, max_models=None)
 

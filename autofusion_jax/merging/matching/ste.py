@@ -15,7 +15,8 @@ from autofusion_jax.merging.autofusion.losses import retain_loss
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.merging.matching.incremental import Piece, cut_leaves
 from autofusion_jax.merging.matching.weight_matching import descend
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import Targets, check_pseudo_labels, find_targets
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms
@@ -77,47 +78,51 @@ def ste(
     require(0 <= zeta < 1, "ste", "zeta", "in [0, 1)", zeta)
     check_pseudo_labels("ste", pseudo_labels)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         targets = find_targets("ste", task, pseudo_labels=pseudo_labels, zeta=zeta)
-        search = _Search(task, targets, gamma, learning_rate)
-        rngs = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in task.keys]
-        return [search.run(rng, epochs, batch_size, number) for number, rng in enumerate(rngs)]
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return _Search(task, targets, gamma, learning_rate).run(rng, epochs, batch_size)
 
     return Method("ste", run)
 
 
 class _Search:
-    """The optimisation, and what its repeats have in common."""
+    """The optimisation, and what all of its steps read."""
 
     def __init__(self, task: MergeTask, targets: Targets, gamma: float, learning_rate: float) -> None:
         self._task, self._targets, self._gamma = task, targets, gamma
+        self._spec, self._apply_fn, self._x = (
+            task.require_perm_spec(),
+            task.require_apply_fn(),
+            task.require_x(),
+        )
         self._learning_rate = learning_rate
-        self._b = cut_leaves(task.spec, task.models[1])
+        self._b = cut_leaves(self._spec, task.models[1])
         self._leaves_a = flatten_by_path(task.models[0])
         floats = {p: v for p, v in self._leaves_a.items() if jnp.issubdtype(jnp.result_type(v), jnp.floating)}
         self._start = {p: jnp.asarray(v, jnp.promote_types(v.dtype, jnp.float32)) for p, v in floats.items()}
 
-    def run(self, rng: np.random.Generator, epochs: int, batch_size: int, number: int) -> MergeResult:
-        """Make the repeat of this number."""
-        task, num = self._task, len(self._task.inputs)
+    def run(self, rng: np.random.Generator, epochs: int, batch_size: int) -> MergeResult:
+        """Take all steps."""
+        task, num = self._task, len(self._x)
         latent, velocity = self._start, jax.tree.map(jnp.zeros_like, self._start)
-        kept = perms = self._project(rng, latent, identity_perms(task.spec))
+        kept = perms = self._project(rng, latent, identity_perms(self._spec))
         losses = [self._loss(perms, "at the start")]
         for epoch in range(epochs):
             for index in _batches(rng, num, min(batch_size, num)):
-                x, targets = task.inputs[index], jax.tree.map(lambda v, i=index: v[i], self._targets)
-                grads = _gradients(task.spec, task.network, *task.models, perms, self._gamma, x, targets)
+                x, targets = self._x[index], jax.tree.map(lambda v, i=index: v[i], self._targets)
+                grads = _gradients(self._spec, self._apply_fn, *task.models, perms, self._gamma, x, targets)
                 velocity, latent = _descend(velocity, latent, grads, self._learning_rate)
                 perms = self._project(rng, latent, perms)
             losses.append(self._loss(perms, f"after epoch {epoch}"))
             kept = perms if losses[-1] < min(losses[:-1]) else kept
             if task.on_progress:
-                task.on_progress(number * epochs + epoch + 1, len(task.keys) * epochs)
+                task.on_progress(epoch + 1, epochs)
         return self._result(kept, losses)
 
     def _project(self, rng: np.random.Generator, latent: Mapping[str, Array], start: Perms) -> Perms:
         """Weight matching of B to the latent weights."""
-        spec = self._task.spec
+        spec = self._spec
         latent_pieces = cut_leaves(spec, {**self._leaves_a, **latent})
         pieces = [Piece(a, b, places) for (a, places), (b, _) in zip(latent_pieces, self._b)]
         order = rng.permuted(np.tile(np.arange(len(spec.groups)), (MAX_SWEEPS, 1)), axis=1)
@@ -125,17 +130,17 @@ class _Search:
 
     def _merged(self, perms: Perms) -> Params:
         params_a, params_b = self._task.models
-        return _merge(self._task.spec, params_a, params_b, perms, self._gamma)
+        return _merge(self._spec, params_a, params_b, perms, self._gamma)
 
     def _loss(self, perms: Perms, when: str) -> float:
         """The loss of the merged network over all inputs."""
-        logits = predict(self._task.network, self._merged(perms), self._task.inputs)
+        logits = predict(self._apply_fn, self._merged(perms), self._x)
         loss = float(retain_loss(logits, self._targets.probs, self._targets.keep))
         require(math.isfinite(loss), "ste", f"the loss {when}", "finite", loss, "Are the outputs logits?")
         return loss
 
     def _result(self, perms: Perms, losses: list[float]) -> MergeResult:
-        alignments = (identity_perms(self._task.spec), perms)
+        alignments = (identity_perms(self._spec), perms)
         return MergeResult(
             self._merged(perms), self._task.apply_fn, perms, alignments, (self._gamma, 1 - self._gamma),
             history={"loss": np.asarray(losses[1:])},

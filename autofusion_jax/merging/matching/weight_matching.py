@@ -13,7 +13,8 @@ from autofusion_jax.merging.fuse import fuse
 from autofusion_jax.merging.matching.activation_matching import match_activations
 from autofusion_jax.merging.matching.descent import Descent
 from autofusion_jax.merging.matching.incremental import Piece, inner_product, take_apart
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import identity_perms, random_perms
 from autofusion_jax.types import Params, Perms
@@ -65,14 +66,13 @@ def weight_matching(
     if start not in STARTS:
         raise unknown_name("weight_matching", "start", start, STARTS)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        params_a, params_b = task.models
-        begin = identity_perms(task.spec)
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        spec, (params_a, params_b) = task.require_perm_spec(), task.models
+        begin = identity_perms(spec)
         if start == "activation":
-            begin = match_activations(task.spec, params_a, params_b, task.inputs)
-        pieces = take_apart(task.spec, params_a, params_b)
-        runs = [_restarts(task.spec, pieces, begin, key, max_sweeps, num_restarts) for key in task.keys]
-        return [_result(task, matches, gamma) for matches in runs]
+            begin = match_activations(spec, params_a, params_b, task.require_x())
+        pieces = take_apart(spec, params_a, params_b)
+        return _result(task, _restarts(spec, pieces, begin, key, max_sweeps, num_restarts), gamma)
 
     return Method("weight_matching", run)
 
@@ -98,14 +98,15 @@ def _restarts(
 
 
 def _result(task: MergeTask, matches: Sequence["Match"], gamma: float) -> MergeResult:
+    spec = task.require_perm_spec()
     params_a, params_b = task.models
     best = max(matches, key=lambda match: match.objective)
     diagnostics = {name: value for name, value in best._asdict().items() if name != "perms"}
     return MergeResult(
-        fuse(params_a, params_b, best.perms, gamma, task.spec),
+        fuse(params_a, params_b, best.perms, gamma, spec),
         task.apply_fn,
         best.perms,
-        (identity_perms(task.spec), best.perms),
+        (identity_perms(spec), best.perms),
         (gamma, 1 - gamma),
         diagnostics={**diagnostics, "objectives": [match.objective for match in matches]},
     )

@@ -8,6 +8,7 @@ import jax
 from jax import Array
 from jax.tree_util import DictKey, SequenceKey
 
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.mixtures.module_blocks import (
     PLACE,
     WHOLE_BLOCKS,
@@ -17,7 +18,7 @@ from autofusion_jax.merging.mixtures.module_blocks import (
     path_regex,
     trace_blocks,
 )
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.program import given
 from autofusion_jax.trees import flatten_by_path, num_params, path_str
 from autofusion_jax.types import ApplyFn, Params
@@ -70,7 +71,7 @@ def depth_upscaling(*, layers: Layers | None = None, blocks: str = WHOLE_BLOCKS)
     one = blocks.count(PLACE) == 1
     require(one, NAME, "blocks", "a pattern with one {}, where blocks are numbered", repr(blocks))
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         network = task.models[0]
         chosen = (
             solar_layers(len(group_paths(NAME, flatten_by_path(network), blocks))) if order is None else order
@@ -82,9 +83,9 @@ def depth_upscaling(*, layers: Layers | None = None, blocks: str = WHOLE_BLOCKS)
             if task.x is not None:
                 jax.eval_shape(apply, params, task.x)
         diagnostics = {"num_params": num_params(params), "layers": chosen}
-        return [MergeResult(params, apply, diagnostics=diagnostics)] * len(task.keys)
+        return MergeResult(params, apply, diagnostics=diagnostics)
 
-    return Method(NAME, run, uses_key=False, max_models=None, min_models=1)
+    return Method(NAME, run, uses_key=False, max_models=None, min_models=1, changes_program=True)
 
 
 def solar_layers(num_blocks: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.mixtures.module_blocks import (
     MLP_BLOCKS,
     Block,
@@ -17,7 +18,7 @@ from autofusion_jax.merging.mixtures.module_blocks import (
     trace_blocks,
     trace_stacked,
 )
-from autofusion_jax.merging.result import MergeResult, MergeTask
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.program import Override
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
@@ -49,7 +50,7 @@ def stack_blocks(
 
 def trace_routed(caller: str, task: MergeTask, pattern: str) -> BlockProgram:
     """Trace the networks of a merge; raise ValueError where a router could not read a block's input."""
-    traced = trace_blocks(caller, task.network, task.models[0], task.inputs[:1], pattern)
+    traced = trace_blocks(caller, task.require_apply_fn(), task.models[0], task.require_x()[:1], pattern)
     for block in traced.blocks:
         like = block.read_like
         require(
@@ -175,19 +176,21 @@ def _mix(
     return total
 
 
-def moe_results(
+def mixture_of(
     caller: str,
     task: MergeTask,
+    key: Key[Array, ""],
     rest: Params,
     versions: Sequence[Params],
     blocks: str,
     experts_per_token: int,
-) -> list[MergeResult]:
-    """Mixtures of experts with fresh routers, one for every key.
+) -> MergeResult:
+    """A mixture of experts with fresh routers.
 
     Args:
         caller: the method, for messages.
         task: what is merged.
+        key: decides the routers.
         rest: the network that all leaves outside of the blocks are taken from.
         versions: the networks whose blocks are the experts.
         blocks: see `group_paths`.
@@ -195,20 +198,17 @@ def moe_results(
     """
     traced = trace_routed(caller, task, blocks)
     network, own = stack_blocks(caller, rest, versions, blocks)
-    apply = moe_apply(task.network, blocks=blocks, experts_per_token=experts_per_token)
+    apply = moe_apply(task.require_apply_fn(), blocks=blocks, experts_per_token=experts_per_token)
     idle = 1 - experts_per_token / len(versions)
     experts = sum(leaf.size for path, leaf in flatten_by_path(network).items() if path in own)
-    results = []
-    for key in task.keys:
-        router = {
-            block.name: {"kernel": _fresh_router(k, block.read_like, len(versions))}
-            for block, k in zip(traced.blocks, jax.random.split(key, len(traced.blocks)))
-        }
-        params = {"network": network, "router": router}
-        total = num_params(params)
-        counts = {"num_params": total, "num_active": total - round(idle * experts)}
-        results.append(MergeResult(params, apply, diagnostics=counts))
-    return results
+    router = {
+        block.name: {"kernel": _fresh_router(k, block.read_like, len(versions))}
+        for block, k in zip(traced.blocks, jax.random.split(key, len(traced.blocks)))
+    }
+    params = {"network": network, "router": router}
+    total = num_params(params)
+    counts = {"num_params": total, "num_active": total - round(idle * experts)}
+    return MergeResult(params, apply, diagnostics=counts)
 
 
 def _fresh_router(key: Key[Array, ""], like: jax.ShapeDtypeStruct, experts: int) -> Float[Array, "d experts"]:

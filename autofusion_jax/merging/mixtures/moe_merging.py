@@ -1,9 +1,12 @@
 """Branch-Train-MiX: the blocks of all networks side by side as experts, everything else averaged."""
 
+from jax import Array
+
 from autofusion_jax.merging.fuse import average
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.mixtures.module_blocks import MLP_BLOCKS
-from autofusion_jax.merging.mixtures.moe import check_experts, moe_results
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.mixtures.moe import check_experts, mixture_of
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.validation import require, unknown_name
 
 VARIANTS = ("paper", "fusionbench")
@@ -47,10 +50,17 @@ def moe_merging(*, experts_per_token: int = 2, blocks: str = MLP_BLOCKS, variant
         raise unknown_name("moe_merging", "variant", variant, VARIANTS)
     require(experts_per_token >= 1, "moe_merging", "experts_per_token", ">= 1", experts_per_token)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         num = len(task.models)
         check_experts("moe_merging", num, experts_per_token)
-        rest = task.origin if variant == "fusionbench" else average(task.models, [1 / num] * num)
-        return moe_results("moe_merging", task, rest, task.models, blocks, experts_per_token)
+        rest = task.require_base() if variant == "fusionbench" else average(task.models, [1 / num] * num)
+        return mixture_of("moe_merging", task, key, rest, task.models, blocks, experts_per_token)
 
-    return Method("moe_merging", run, max_models=None, in_place=True)
+    return Method(
+        "moe_merging",
+        run,
+        max_models=None,
+        assumes_aligned=True,
+        needs_base=variant == "fusionbench",
+        changes_program=True,
+    )

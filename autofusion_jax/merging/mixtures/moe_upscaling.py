@@ -1,8 +1,11 @@
 """Sparse upcycling: a network whose blocks become mixtures of copies of themselves."""
 
+from jax import Array
+
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.mixtures.module_blocks import MLP_BLOCKS
-from autofusion_jax.merging.mixtures.moe import check_experts, moe_results
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.mixtures.moe import check_experts, mixture_of
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.validation import require
 
 
@@ -46,8 +49,10 @@ def moe_upscaling(*, num_experts: int = 8, experts_per_token: int = 2, blocks: s
     require(num_experts >= 1, "moe_upscaling", "num_experts", ">= 1", num_experts)
     check_experts("moe_upscaling", num_experts, experts_per_token)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         network = task.models[0]
-        return moe_results("moe_upscaling", task, network, [network] * num_experts, blocks, experts_per_token)
+        return mixture_of(
+            "moe_upscaling", task, key, network, [network] * num_experts, blocks, experts_per_token
+        )
 
-    return Method("moe_upscaling", run, max_models=None, min_models=1)
+    return Method("moe_upscaling", run, max_models=None, min_models=1, changes_program=True)

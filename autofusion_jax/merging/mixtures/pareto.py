@@ -22,11 +22,12 @@ from autofusion_jax.merging.adaptive.adaptation import (
 )
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape, stack_members
-from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.mixtures.exact_pareto import task_weights
 from autofusion_jax.merging.mixtures.modules import modules_of
 from autofusion_jax.merging.per_model_inputs import inputs_of_each
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require, unknown_name
@@ -129,13 +130,13 @@ def pareto(
     check_steps("pareto", learning_rate, num_steps, batch_size)
     options = ParetoOptions(variant, scale, depth, concentration, learning_rate, num_steps, batch_size)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         ray = _ray(preference, len(task.models))
         data = tuple(inputs_of_each("pareto", task, inputs))
         logits_shape("pareto", dataclasses.replace(task, x=data[0][0]))
-        return [_learned(task, options, ray, data, key) for key in task.keys]
+        return _learned(task, options, ray, data, key)
 
-    return Method("pareto", run, max_models=None, in_place=True)
+    return Method("pareto", run, max_models=None, assumes_aligned=True, needs_base=True, changes_program=True)
 
 
 def _ray(preference: Sequence[int | float] | None, num: int) -> Float[Array, " tasks"]:
@@ -154,14 +155,15 @@ def _learned(
     data: tuple[tuple[Array, Array | None], ...],
     key: Key[Array, ""],
 ) -> MergeResult:
-    stacked = {"base": task.origin, "models": stack_members(task.models)}
-    gates, losses = learn_gates(task.network, options, stacked, data, key)
+    apply_fn = task.require_apply_fn()
+    stacked = {"base": task.require_base(), "models": stack_members(task.models)}
+    gates, losses = learn_gates(apply_fn, options, stacked, data, key)
     params = {**stacked, "gates": gates, "preference": ray}
-    (result, *_) = results_in_place(
+    result = aligned_result(
         task, params, history={"losses": finite_curve("pareto", "the losses", losses)},
         num_learned=num_params(gates), diagnostics={"num_params": num_params(params)},
     )  # fmt: skip
-    return dataclasses.replace(result, apply_fn=pareto_apply(task.network), alignments=())
+    return dataclasses.replace(result, apply_fn=pareto_apply(apply_fn), alignments=())
 
 
 @jax.jit

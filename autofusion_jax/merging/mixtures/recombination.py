@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Int, Key
 
-from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.mixtures.modules import modules_of
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 from autofusion_jax.validation import unknown_name
 
@@ -48,10 +49,10 @@ def recombination(*, level: str = "module") -> Method:
     if level not in LEVELS:
         raise unknown_name("recombination", "level", level, LEVELS)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        return [_recombined(task, level, key) for key in task.keys]
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return _recombined(task, level, key)
 
-    return Method("recombination", run, max_models=None, in_place=True)
+    return Method("recombination", run, max_models=None, assumes_aligned=True)
 
 
 def _recombined(task: MergeTask, level: str, key: Key[Array, ""]) -> MergeResult:
@@ -61,9 +62,7 @@ def _recombined(task: MergeTask, level: str, key: Key[Array, ""]) -> MergeResult
         modules = [(leaf,) for leaf in sorted(sum(modules, ()))]
     sources = draw_sources(key, num, modules)
     variants = {f"network_{i}": recombine(task.models, sources[i]) for i in range(num)}
-    (result, *_) = results_in_place(
-        task, variants["network_0"], variants=variants, diagnostics={"sources": sources}
-    )
+    result = aligned_result(task, variants["network_0"], variants=variants, diagnostics={"sources": sources})
     return result
 
 

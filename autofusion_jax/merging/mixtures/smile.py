@@ -11,10 +11,11 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.fuse import average
-from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.mixtures.low_rank import low_rank_experts, run_experts
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, Override
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
@@ -119,20 +120,31 @@ def smile(*, rank: int | None = 32, gate_k: int = 16, top_k: int = 1, gate: str 
         raise unknown_name("smile", "gate", gate, GATES)
     kept = None if rank is None or rank < 0 else rank
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         params = _upscaled(task, {"rank": kept, "gate_k": gate_k, "gate": gate})
-        results = results_in_place(task, params, diagnostics={"num_params": num_params(params)})
-        network = smile_apply(task.network, top_k=top_k)
-        return [dataclasses.replace(result, apply_fn=network, alignments=()) for result in results]
+        result = aligned_result(task, params, diagnostics={"num_params": num_params(params)})
+        network = smile_apply(task.require_apply_fn(), top_k=top_k)
+        return dataclasses.replace(result, apply_fn=network, alignments=())
 
-    return Method("smile", run, uses_key=False, max_models=None, in_place=True)
+    return Method(
+        "smile",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        needs_base=True,
+        changes_program=True,
+    )
 
 
 def _upscaled(task: MergeTask, options: dict[str, Any]) -> dict[str, Any]:
     """The parameters of the upscaled network; layers that nobody trained get no experts."""
-    program = FlatProgram(trace_program(task.network, task.origin, task.inputs[:1], caller="smile"))
-    layers = LinearLayers(program, task.origin, raw_inputs=True)
-    base, models = flatten_by_path(task.origin), [flatten_by_path(params) for params in task.models]
+    origin = task.require_base()
+    program = FlatProgram(
+        trace_program(task.require_apply_fn(), origin, task.require_x()[:1], caller="smile")
+    )
+    layers = LinearLayers(program, origin, raw_inputs=True)
+    base, models = flatten_by_path(origin), [flatten_by_path(params) for params in task.models]
     trained = [layer for layer in layers.layers if _is_trained(layer, base, models)]
     found = ", ".join(layer.weight for layer in layers.layers) or "none was found"
     require(
@@ -154,7 +166,7 @@ def _upscaled(task: MergeTask, options: dict[str, Any]) -> dict[str, Any]:
         return leaves, experts
 
     leaves, experts = build(base, models)
-    return {"network": unflatten_like(task.origin, leaves), "experts": experts}
+    return {"network": unflatten_like(origin, leaves), "experts": experts}
 
 
 def _is_trained(layer: LinearLayer, base: dict[str, Array], models: Sequence[dict[str, Array]]) -> bool:

@@ -18,9 +18,10 @@ from autofusion_jax.merging.adaptive.adaptation import (
 )
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.leafwise import merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.mixtures.module_blocks import MLP_BLOCKS, Block, BlockProgram, trace_stacked
 from autofusion_jax.merging.mixtures.moe import run_mixture, stack_blocks, trace_routed
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
@@ -103,33 +104,30 @@ def wemoe(
     check_steps("wemoe", learning_rate, num_steps, batch_size)
     options = WemoeOptions(depth, scale, learning_rate, num_steps, batch_size, blocks, variant)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         data = adaptation_data("wemoe", task, inputs)
-        return _merged(dataclasses.replace(task, x=data[0]), options, data)
+        return _merged(dataclasses.replace(task, x=data[0]), options, data, key)
 
-    return Method("wemoe", run, max_models=None, in_place=True)
+    return Method("wemoe", run, max_models=None, assumes_aligned=True, needs_base=True, changes_program=True)
 
 
-def _merged(task: MergeTask, options: WemoeOptions, data: tuple[Array, ...]) -> list[MergeResult]:
+def _merged(
+    task: MergeTask, options: WemoeOptions, data: tuple[Array, ...], key: Key[Array, ""]
+) -> MergeResult:
     traced = trace_routed("wemoe", task, options.blocks)
-    network = weight_ensemble(task.origin, task.models, options.scale, blocks=options.blocks)
-    apply = wemoe_apply(task.network, blocks=options.blocks, variant=options.variant)
-    results = []
-    for key in task.keys:
-        start_key, key = jax.random.split(key)
-        start = {
-            block.name: init_router(k, block.read_like.shape[-1], len(task.models), options)
-            for block, k in zip(traced.blocks, jax.random.split(start_key, len(traced.blocks)))
-        }
-        router, entropy = learn_routers(apply, options, network, start, data, key)
-        params = {"network": network, "router": router}
-        results.append(
-            MergeResult(
-                params, apply, history={"entropy": finite_curve("wemoe", "the entropy", entropy)},
-                diagnostics={"num_params": num_params(params)}, num_learned=num_params(router),
-            )
-        )  # fmt: skip
-    return results
+    network = weight_ensemble(task.require_base(), task.models, options.scale, blocks=options.blocks)
+    apply = wemoe_apply(task.require_apply_fn(), blocks=options.blocks, variant=options.variant)
+    start_key, key = jax.random.split(key)
+    start = {
+        block.name: init_router(k, block.read_like.shape[-1], len(task.models), options)
+        for block, k in zip(traced.blocks, jax.random.split(start_key, len(traced.blocks)))
+    }
+    router, entropy = learn_routers(apply, options, network, start, data, key)
+    params = {"network": network, "router": router}
+    return MergeResult(
+        params, apply, history={"entropy": finite_curve("wemoe", "the entropy", entropy)},
+        diagnostics={"num_params": num_params(params)}, num_learned=num_params(router),
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames="blocks")

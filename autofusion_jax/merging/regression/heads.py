@@ -11,9 +11,9 @@ from jax import Array
 from jaxtyping import Float, Num
 
 from autofusion_jax.batching import predict
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.regression.least_squares import Fit, as_leaves, ridge_regression, samples_of
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
-from autofusion_jax.merging.result import MergeTask
 from autofusion_jax.merging.teachers import find_targets, teacher_name
 from autofusion_jax.symmetry.moments import batch_moments
 from autofusion_jax.symmetry.program import flatten_program
@@ -54,7 +54,7 @@ def fit_labelled_head(
         return {}, "mean"
     probs = find_targets(caller, task, pseudo_labels=pseudo_labels, zeta=0.0).probs
     labels = jax.nn.one_hot(probs.argmax(-1), probs.shape[-1])
-    leaves = fit_head(task.spec, linear, params, task.inputs, labels, ridge)
+    leaves = fit_head(task.require_perm_spec(), linear, params, task.require_x(), labels, ridge)
     return leaves, teacher_name(caller, task, pseudo_labels)
 
 

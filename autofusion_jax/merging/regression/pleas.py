@@ -10,6 +10,7 @@ from jaxtyping import Num
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.weight_matching import weight_matching
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.regression.heads import fit_labelled_head
 from autofusion_jax.merging.regression.least_squares import (
     as_leaves,
@@ -19,7 +20,7 @@ from autofusion_jax.merging.regression.least_squares import (
     samples_of,
 )
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import check_pseudo_labels
 from autofusion_jax.symmetry.moments import stream_moments
 from autofusion_jax.symmetry.program import flatten_program, given
@@ -73,20 +74,21 @@ def pleas(
         check_pseudo_labels("pleas", pseudo_labels)
     matcher = MATCHINGS[matching]()
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        return [_fitted(task, result, ridge, pseudo_labels) for result in matcher.run(task)]
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return _fitted(task, matcher.run(task, key), ridge, pseudo_labels)
 
     return Method("pleas", run, uses_key=matcher.uses_key)
 
 
 def _fitted(task: MergeTask, matched: MergeResult, ridge: float, pseudo_labels: str | None) -> MergeResult:
-    spec, (params_a, params_b) = task.spec, task.models
+    x = task.require_x()
+    spec, (params_a, params_b) = task.require_perm_spec(), task.models
     models = (params_a, apply_perm(spec, params_b, matched.perms))
     weights = (0.5, 0.5)
     leaves = flatten_by_path(average(models, weights))
-    changed = fit_layers(spec, models, task.inputs, ridge)
+    changed = fit_layers(spec, models, x, ridge)
     params = unflatten_like(params_a, leaves | changed)
-    linear = LinearLayers(flatten_program(spec, params, task.inputs[:2], caller="pleas"), params)
+    linear = LinearLayers(flatten_program(spec, params, x[:2], caller="pleas"), params)
     head, taught_by = fit_labelled_head("pleas", task, linear, params, pseudo_labels, ridge)
     changed |= head
     diagnostics = {

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.regression.heads import fit_labelled_head
 from autofusion_jax.merging.regression.layerwise import Layerwise
 from autofusion_jax.merging.regression.least_squares import as_leaves, ridge_regression
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.selection import as_matrices, numbers_of_units, select_units
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import check_pseudo_labels
 from autofusion_jax.merging.zipping.combine import produced_parts, split_by_model, zip_models
 from autofusion_jax.symmetry.program import flatten_program
@@ -76,14 +77,14 @@ def prune_concat(*, pseudo_labels: str | None = "em", ridge: float = 1e-2) -> Me
         check_pseudo_labels("prune_concat", pseudo_labels)
     require(ridge > 0, "prune_concat", "ridge", "> 0", ridge)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        return [_merged(task, pseudo_labels, ridge)] * len(task.keys)
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return _merged(task, pseudo_labels, ridge)
 
     return Method("prune_concat", run, uses_key=False, max_models=None)
 
 
 def _merged(task: MergeTask, pseudo_labels: str | None, ridge: float) -> MergeResult:
-    spec, models, x = task.spec, task.models, task.inputs
+    spec, models, x = task.require_perm_spec(), task.models, task.require_x()
     kept = select_units(spec, models, x)
     merge, unmerge = as_matrices(kept)
     start = zip_models(spec, models, merge, unmerge)

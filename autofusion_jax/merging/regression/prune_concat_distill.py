@@ -11,8 +11,9 @@ from jaxtyping import Float, Key, Num
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.augmentation import augmented, augments
 from autofusion_jax.merging.distillation import DistilOptions, distil_network
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.regression.prune_concat import prune_concat
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import check_pseudo_labels, find_targets, teacher_name
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import Params
@@ -70,20 +71,17 @@ def prune_concat_distill(
     require(rounds >= 0, "prune_concat_distill", "rounds", ">= 0", rounds)
     first = prune_concat(pseudo_labels=pseudo_labels, ridge=ridge)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         probs = find_targets("prune_concat_distill", task, pseudo_labels=pseudo_labels, zeta=0.0).probs
         shape = list(probs.shape[1:])
         wanted = "one vector of logits for every input"
         require(len(shape) == 1, "prune_concat_distill", "the networks' output", wanted, f"shape {shape}")
         teacher = teacher_name("prune_concat_distill", task, pseudo_labels)
-        results = []
-        for key in task.keys:
-            copy_key, distil_key = jax.random.split(key)
-            x = augmented_copies(copy_key, task.inputs, augment, copies)
-            y = jnp.tile(probs.argmax(-1), len(x) // len(probs))
-            (start,) = first.run(dataclasses.replace(task, x=x, y=y, keys=task.keys[:1]))
-            results.append(_distilled(task, start, probs, teacher, options, rounds, distil_key))
-        return results
+        copy_key, distil_key = jax.random.split(key)
+        x = augmented_copies(copy_key, task.require_x(), augment, copies)
+        y = jnp.tile(probs.argmax(-1), len(x) // len(probs))
+        start = first.run(dataclasses.replace(task, x=x, y=y), key)
+        return _distilled(task, start, probs, teacher, options, rounds, distil_key)
 
     return Method("prune_concat_distill", run, max_models=None)
 
@@ -97,13 +95,13 @@ def _distilled(
     rounds: int,
     key: Key[Array, ""],
 ) -> MergeResult:
-    x, params, targets = task.inputs, start.params, probs
+    x, params, targets = task.require_x(), start.params, probs
     curves = []
     for number in range(rounds + 1):
         if number:
-            targets = averaged(probs, predict(task.network, params, x))
+            targets = averaged(probs, predict(task.require_apply_fn(), params, x))
         round_key = jax.random.fold_in(key, number)
-        params, losses = distil_network(task.spec, params, x, targets, options, key=round_key)
+        params, losses = distil_network(task.require_perm_spec(), params, x, targets, options, key=round_key)
         curves.append(losses)
     diagnostics = {
         **{name: value for name, value in start.diagnostics.items() if name != "head"},
@@ -143,4 +141,6 @@ def averaged(
 
 
 def _agreement(task: MergeTask, params: Params, probs: Float[Array, "N classes"]) -> float:
-    return float((predict(task.network, params, task.inputs).argmax(-1) == probs.argmax(-1)).mean())
+    return float(
+        (predict(task.require_apply_fn(), params, task.require_x()).argmax(-1) == probs.argmax(-1)).mean()
+    )

@@ -12,11 +12,12 @@ from jaxtyping import Float, Num
 
 from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.fuse import average
-from autofusion_jax.merging.leafwise import results_in_place
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.per_model_inputs import inputs_of_each
 from autofusion_jax.merging.regression.least_squares import in_batches, numbers_per_input
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.moments import stream_moments
 from autofusion_jax.symmetry.program import FlatProgram
@@ -81,17 +82,18 @@ def regmean(
     require(0 <= alpha <= 1, "regmean", "alpha", "in [0, 1]", alpha)
     require(ridge > 0, "regmean", "ridge", "> 0", ridge)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        apply_fn = task.require_apply_fn()
         batches = [x for x, _ in inputs_of_each("regmean", task, inputs)]
-        linear = find_layers(task.network, task.models[0], batches[0])
+        linear = find_layers(apply_fn, task.models[0], batches[0])
         known = (
-            [gram_matrices(task.network, params, x) for params, x in zip(task.models, batches)]
+            [gram_matrices(apply_fn, params, x) for params, x in zip(task.models, batches)]
             if grams is None
             else _checked(linear, task, grams)
         )
         return _fitted(task, linear, known, alpha, ridge)
 
-    return Method("regmean", run, uses_key=False, max_models=None, in_place=True)
+    return Method("regmean", run, uses_key=False, max_models=None, assumes_aligned=True)
 
 
 def find_layers(apply_fn: ApplyFn, params: Params, x: Num[Array, "N ..."]) -> LinearLayers:
@@ -162,7 +164,7 @@ def regression_mean(
 
 def _fitted(
     task: MergeTask, linear: LinearLayers, grams: Sequence[Grams], alpha: float, ridge: float
-) -> list[MergeResult]:
+) -> MergeResult:
     first, *_ = networks = [flatten_by_path(params) for params in task.models]
     weights = (1 / len(networks),) * len(networks)
     leaves, fitted = flatten_by_path(average(task.models, weights)), []
@@ -175,7 +177,7 @@ def _fitted(
             leaves[path] = linear.weight(layer, kernel).astype(first[path].dtype)
             fitted.append(path)
     diagnostics = {"fitted": fitted, "averaged": [path for path in leaves if path not in fitted]}
-    return results_in_place(
+    return aligned_result(
         task, unflatten_like(task.models[0], leaves), weights=weights, diagnostics=diagnostics,
         num_learned=sum(int(np.size(leaves[path])) for path in fitted),
     )  # fmt: skip

@@ -6,7 +6,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.merging.task_vectors.sparsify import merge_deltas, merge_method
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
@@ -48,13 +49,17 @@ def breadcrumbs(
     known = {"task_arithmetic": task_arithmetic(), "ties": ties(density=1.0)}
     method = merge_method("breadcrumbs", merge, known)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        bounds = [find_bounds(task.origin, params, density, outliers) for params in task.models]
-        deltas = [keep_between(task.origin, *pair) for pair in zip(task.models, bounds)]
-        return merge_deltas(method, task, deltas)
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        base = task.require_base()
+        bounds = [find_bounds(base, params, density, outliers) for params in task.models]
+        deltas = [keep_between(base, *pair) for pair in zip(task.models, bounds)]
+        return merge_deltas(method, task, key, deltas)
 
-    reach = "leaf" if isinstance(merge, str) or method.reach != "network" else "network"
-    return Method("breadcrumbs", run, uses_key=method.uses_key, max_models=None, in_place=True, reach=reach)
+    by_leaf = isinstance(merge, str) or method.granularity != "network"
+    return Method(
+        "breadcrumbs", run, uses_key=method.uses_key, max_models=None, assumes_aligned=True, needs_base=True,
+        granularity="leaf" if by_leaf else "network",
+    )  # fmt: skip
 
 
 def find_bounds(base: Params, params: Params, density: float, outliers: float) -> Params:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
@@ -41,15 +42,23 @@ def consensus(*, scale: float = 0.3, selectivity: float = 0.4, min_networks: int
     require(selectivity > 0, "consensus", "selectivity", "> 0", selectivity)
     require(min_networks >= 1, "consensus", "min_networks", ">= 1", min_networks)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         require(
             min_networks <= len(task.models), "consensus", "min_networks",
             f"at most {len(task.models)}, the number of networks", min_networks,
         )  # fmt: skip
-        params = add_consensus(task.origin, task.models, scale, selectivity, min_networks)
-        return results_in_place(task, params)
+        params = add_consensus(task.require_base(), task.models, scale, selectivity, min_networks)
+        return aligned_result(task, params)
 
-    return Method("consensus", run, uses_key=False, max_models=None, in_place=True, reach="entry")
+    return Method(
+        "consensus",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        granularity="entry",
+        needs_base=True,
+    )
 
 
 @jax.jit

@@ -1,6 +1,5 @@
 """DARE: drop entries of the task vectors at random, rescale the rest, merge."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,7 +8,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.merging.task_vectors.sparsify import merge_deltas, merge_method
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
@@ -47,16 +47,13 @@ def dare(*, density: float = 0.5, merge: str | Method = "task_arithmetic", varia
         raise unknown_name("dare", "variant", variant, VARIANTS)
     method = merge_method("dare", merge, {"task_arithmetic": task_arithmetic(), "ties": ties()})
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        results = []
-        for key in task.keys:
-            keys = jax.random.split(key, len(task.models))
-            prune = functools.partial(drop_and_rescale, task.origin, density=density, variant=variant)
-            deltas = [prune(p, draw_mask(p, density, k)) for p, k in zip(task.models, keys)]
-            results += merge_deltas(method, dataclasses.replace(task, keys=key[None]), deltas)
-        return results
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        keys = jax.random.split(key, len(task.models))
+        prune = functools.partial(drop_and_rescale, task.require_base(), density=density, variant=variant)
+        deltas = [prune(p, draw_mask(p, density, k)) for p, k in zip(task.models, keys)]
+        return merge_deltas(method, task, key, deltas)
 
-    return Method("dare", run, max_models=None, in_place=True)
+    return Method("dare", run, max_models=None, assumes_aligned=True, needs_base=True)
 
 
 def draw_mask(params: Params, density: float | Float[Array, ""], key: Key[Array, ""]) -> Params:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
@@ -38,10 +39,18 @@ def iso_c(*, scale: float = 1.0, convs: bool = False) -> Method:
     """
     require(scale > 0, "iso_c", "scale", "> 0", scale)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        return results_in_place(task, add_isotropic(task.origin, task.models, scale, convs=convs))
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return aligned_result(task, add_isotropic(task.require_base(), task.models, scale, convs=convs))
 
-    return Method("iso_c", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
+    return Method(
+        "iso_c",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        granularity="leaf",
+        needs_base=True,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="convs")

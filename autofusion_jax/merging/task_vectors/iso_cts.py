@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, polar
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
@@ -43,11 +44,19 @@ def iso_cts(*, common: float = 0.8, scale: float = 1.0, convs: bool = False) -> 
     require(0 <= common <= 1, "iso_cts", "common", "in [0, 1], the share of common directions", common)
     require(scale > 0, "iso_cts", "scale", "> 0", scale)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        params = add_common_and_specific(task.origin, task.models, scale, common=common, convs=convs)
-        return results_in_place(task, params)
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        params = add_common_and_specific(task.require_base(), task.models, scale, common=common, convs=convs)
+        return aligned_result(task, params)
 
-    return Method("iso_cts", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
+    return Method(
+        "iso_cts",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        granularity="leaf",
+        needs_base=True,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("common", "convs"))

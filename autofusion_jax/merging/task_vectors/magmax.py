@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
@@ -34,10 +35,18 @@ def magmax(*, scale: float = 1.0) -> Method:
     """
     require(scale > 0, "magmax", "scale", "> 0", scale)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        return results_in_place(task, add_largest(task.origin, task.models, scale))
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return aligned_result(task, add_largest(task.require_base(), task.models, scale))
 
-    return Method("magmax", run, uses_key=False, max_models=None, in_place=True, reach="entry")
+    return Method(
+        "magmax",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        granularity="entry",
+        needs_base=True,
+    )
 
 
 @jax.jit

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.merging.task_vectors.sign_consensus import elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import nth_largest
@@ -43,12 +44,15 @@ def sce(*, density: float = 0.1) -> Method:
     """
     require(0 < density <= 1, "sce", "density", "in (0, 1], the share of entries kept", density)
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        variances = jax.tree.map(_variance, task.origin, *task.models)
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        base = task.require_base()
+        variances = jax.tree.map(_variance, base, *task.models)
         selected = jax.tree.map(lambda variance: _largest(variance, density), variances)
-        return results_in_place(task, calculate_and_erase(task.origin, task.models, selected))
+        return aligned_result(task, calculate_and_erase(base, task.models, selected))
 
-    return Method("sce", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
+    return Method(
+        "sce", run, uses_key=False, max_models=None, assumes_aligned=True, granularity="leaf", needs_base=True
+    )
 
 
 def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params) -> Params:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.merging.leafwise import merge_leaves
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
 
@@ -24,23 +25,25 @@ def merge_method(caller: str, merge: str | Method, known: Mapping[str, Method]) 
             raise unknown_name(caller, "merge", merge, known)
         return known[merge]
     require(
-        merge.in_place, caller, "merge", 'a method for task vectors, such as "ties" or methods.ties(...)',
-        repr(merge.name),
+        merge.assumes_aligned, caller, "merge",
+        'a method for task vectors, such as "ties" or methods.ties(...)', repr(merge.name),
     )  # fmt: skip
     return merge
 
 
-def merge_deltas(method: Method, task: MergeTask, deltas: Sequence[Params]) -> list[MergeResult]:
+def merge_deltas(method: Method, task: MergeTask, key: Array, deltas: Sequence[Params]) -> MergeResult:
     """Merge given task vectors: as networks with a base of zeros, to which the real one is added.
 
     Args:
         method: merges networks with a base.
         task: what was merged.
+        key: what `method` may draw with.
         deltas: a task vector for each network.
     """
     zeros = merge_leaves(jnp.zeros_like, deltas[:1])
-    results = method.run(dataclasses.replace(task, base=zeros, models=tuple(deltas)))
-    return [dataclasses.replace(r, params=merge_leaves(_add_leaf, [task.origin, r.params])) for r in results]
+    result = method.run(dataclasses.replace(task, base=zeros, models=tuple(deltas)), key)
+    params = merge_leaves(_add_leaf, [task.require_base(), result.params])
+    return dataclasses.replace(result, params=params)
 
 
 @jax.jit

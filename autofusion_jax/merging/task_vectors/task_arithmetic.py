@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import merge_leaves, results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
@@ -34,12 +35,19 @@ def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = Non
     """
     require(scale > 0, "task_arithmetic", "scale", "> 0", scale)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         scales = scale * jnp.asarray(factors_for("task_arithmetic", weights, len(task.models)))
-        return results_in_place(task, add_task_vectors(task.origin, task.models, scales))
+        return aligned_result(task, add_task_vectors(task.require_base(), task.models, scales))
 
     return Method(
-        "task_arithmetic", run, uses_key=False, max_models=None, in_place=True, shows_nan=True, reach="entry"
+        "task_arithmetic",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        propagates_nan=True,
+        granularity="entry",
+        needs_base=True,
     )
 
 

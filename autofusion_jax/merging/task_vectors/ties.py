@@ -9,8 +9,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method, Pieces
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method, Pieces
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.sign_consensus import MERGES, elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.streaming import BLOCK, add_flat, trimmed_blocks
 from autofusion_jax.merging.task_vectors.trim import global_thresholds, leaf_thresholds
@@ -67,31 +68,49 @@ def ties(
     def kept(num: int) -> int:
         return max(1, int(num * density) + (variant == "fusionbench"))
 
-    def merged(task: MergeTask, thresholds: Params, tie: float) -> list[MergeResult]:
+    def merged(task: MergeTask, thresholds: Params, tie: float) -> MergeResult:
         factors = jnp.asarray(factors_for("ties", weights, len(task.models)))
-        blocks = trimmed_blocks(task.origin, task.models, thresholds, BLOCK)
+        blocks = trimmed_blocks(task.require_base(), task.models, thresholds, BLOCK)
         parts = [np.asarray(elect_and_merge(block, factors, scale, tie, merge=merge)) for block in blocks]
-        return results_in_place(task, add_flat(task.origin, np.concatenate(parts)))
+        return aligned_result(task, add_flat(task.require_base(), np.concatenate(parts)))
 
-    def by_leaf(task: MergeTask) -> list[MergeResult]:
-        return merged(task, leaf_thresholds(task.origin, task.models, kept), 1.0)
+    def by_leaf(task: MergeTask, key: Array) -> MergeResult:
+        return merged(task, leaf_thresholds(task.require_base(), task.models, kept), 1.0)
 
     def prepare(pieces: Pieces) -> Method:
         least = global_thresholds(pieces, kept)
         tie = majority(pieces, least, weights) if variant == "fusionbench" else 0.0
 
-        def run(task: MergeTask) -> list[MergeResult]:
-            return merged(task, jax.tree.map(lambda _: least, task.origin), tie)
+        def run(task: MergeTask, key: Array) -> MergeResult:
+            return merged(task, jax.tree.map(lambda _: least, task.require_base()), tie)
 
-        return Method("ties", run, uses_key=False, max_models=None, in_place=True, reach="entry")
+        return Method(
+            "ties",
+            run,
+            uses_key=False,
+            max_models=None,
+            assumes_aligned=True,
+            granularity="entry",
+            needs_base=True,
+        )
 
     if variant == "mergekit":
-        return Method("ties", by_leaf, uses_key=False, max_models=None, in_place=True, reach="leaf")
+        return Method(
+            "ties",
+            by_leaf,
+            uses_key=False,
+            max_models=None,
+            assumes_aligned=True,
+            granularity="leaf",
+            needs_base=True,
+        )
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        return prepare(lambda: [task]).run(task)
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        return prepare(lambda: [task]).run(task, key)
 
-    return Method("ties", run, uses_key=False, max_models=None, in_place=True, prepare=prepare)
+    return Method(
+        "ties", run, uses_key=False, max_models=None, assumes_aligned=True, prepare=prepare, needs_base=True
+    )
 
 
 def majority(
@@ -107,8 +126,8 @@ def majority(
     balance = 0
     for task in pieces():
         factors = jnp.asarray(factors_for("ties", weights, len(task.models)))
-        least = jax.tree.map(lambda _: thresholds, task.origin)
-        for block in trimmed_blocks(task.origin, task.models, least, BLOCK):
+        least = jax.tree.map(lambda _: thresholds, task.require_base())
+        for block in trimmed_blocks(task.require_base(), task.models, least, BLOCK):
             balance += int(_balance(block, factors))
     return float(np.sign(balance))
 

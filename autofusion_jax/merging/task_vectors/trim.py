@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from autofusion_jax.merging.result import Pieces
+from autofusion_jax.merging.method import Pieces
 from autofusion_jax.merging.task_vectors.streaming import BLOCK, float_leaves, wide_dtype
 from autofusion_jax.types import Params
 
@@ -94,9 +94,9 @@ def global_thresholds(pieces: Pieces, rank_of: Callable[[int], int]) -> Float[np
         rank_of: takes the number of entries, gives the rank; 1 for the largest.
 
     Example:
-        >>> from autofusion_jax.merging.result import MergeTask
+        >>> from autofusion_jax.merging.method import MergeTask
         >>> base, params = {"v": jnp.zeros(2), "w": jnp.zeros(2)}, {"v": jnp.ones(2), "w": -3 * jnp.ones(2)}
-        >>> task = MergeTask((params,), None, None, None, None, jax.random.key(0)[None], base=base)
+        >>> task = MergeTask((params,), base=base)
         >>> global_thresholds(lambda: [task], lambda num: num // 2)
         array([3.], dtype=float32)
     """
@@ -125,7 +125,9 @@ def _count_digits(
             if counts is None:
                 counts = np.zeros((len(task.models), 2**DIGIT), np.int64)
             starts = prefixes if prefixes is not None else [None] * len(counts)
-            count = functools.partial(_count_leaves, float_leaves(task.origin), shift=shift, wide=wide)
+            count = functools.partial(
+                _count_leaves, float_leaves(task.require_base()), shift=shift, wide=wide
+            )
             list(pool.map(count, map(float_leaves, task.models), starts, counts))
     assert counts is not None
     return counts

@@ -9,8 +9,9 @@ import optax
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import results_in_place
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
@@ -47,13 +48,21 @@ def wudi(
     require(num_steps >= 1, "wudi", "num_steps", ">= 1", num_steps)
     require(learning_rate > 0, "wudi", "learning_rate", "> 0", learning_rate)
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
         params = add_undisturbed(
-            task.origin, task.models, scale, learning_rate, num_steps=num_steps, convs=convs
+            task.require_base(), task.models, scale, learning_rate, num_steps=num_steps, convs=convs
         )
-        return results_in_place(task, params)
+        return aligned_result(task, params)
 
-    return Method("wudi", run, uses_key=False, max_models=None, in_place=True, reach="leaf")
+    return Method(
+        "wudi",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        granularity="leaf",
+        needs_base=True,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "convs"))

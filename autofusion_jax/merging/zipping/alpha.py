@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics
-from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.types import Params
 
@@ -27,9 +27,10 @@ def score(task: MergeTask, params: Params) -> float:
         With labels the accuracy. Without, minus the cross-entropy to the predictions of whichever
         network is the most confident of an input, as AutoFusion's teacher.
     """
-    if stored_statistics(task.spec, params, task.inputs):
-        params, _ = reset_norm(task.spec, params, task.inputs)
-    logits = predict(task.network, params, task.inputs)
+    spec, x = task.require_perm_spec(), task.require_x()
+    if stored_statistics(spec, params, x):
+        params, _ = reset_norm(spec, params, x)
+    logits = predict(task.require_apply_fn(), params, x)
     if task.y is not None:
         return float(jnp.mean(jnp.argmax(logits, -1) == task.y))
     teacher = find_targets("mudsc", task, pseudo_labels="confidence", zeta=0.0)

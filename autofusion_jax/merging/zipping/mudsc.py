@@ -12,7 +12,8 @@ from jaxtyping import Key
 
 from autofusion_jax.merging.corrections.reset_norm import stored_statistics
 from autofusion_jax.merging.ensembles.members import logits_shape
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.zipping.aligned import aligned_correlations
 from autofusion_jax.merging.zipping.alpha import ALPHAS, score
 from autofusion_jax.merging.zipping.families import Family, find_families
@@ -78,16 +79,15 @@ def mudsc(
         raise unknown_name("mudsc", "matching", matching, VARIANT)
     options = {"variant": VARIANT[matching], "a": a, "b": b}
 
-    def run(task: MergeTask) -> list[MergeResult]:
-        activations = {}
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        spec, activations = task.require_perm_spec(), {}
         if fixed != 1:
             activations = block_similarities(
-                task.spec, task.models, task.inputs, kind="correlation", position="read"
+                spec, task.models, task.require_x(), kind="correlation", position="read"
             )
         merge_with = functools.partial(_merge, task, activations, options)
-        merge_best = functools.partial(_best, task, merge_with)
-        orders = [_visit_order(key, max_sweeps, len(find_families(task.spec))) for key in task.keys]
-        return [merge_best(order) if fixed is None else merge_with(order, fixed) for order in orders]
+        order = _visit_order(key, max_sweeps, len(find_families(spec)))
+        return _best(task, merge_with, order) if fixed is None else merge_with(order, fixed)
 
     return Method("mudsc", run, max_models=None)
 
@@ -105,9 +105,10 @@ def _merge(
     visit_order: np.ndarray,
     alpha: float,
 ) -> MergeResult:
-    ignored = stored_statistics(task.spec, task.models[0], task.x)
+    spec = task.require_perm_spec()
+    ignored = stored_statistics(spec, task.models[0], task.x)
     known = {} if alpha == 1 else activations
-    found = match_dual(task.spec, task.models, known, visit_order, alpha=alpha, ignored=ignored, **options)
+    found = match_dual(spec, task.models, known, visit_order, alpha=alpha, ignored=ignored, **options)
     result = zipped_result(task, found.matching, hard=options["variant"] == "permute")
     diagnostics = {"alpha": alpha, "sweeps": len(found.values), "converged": found.converged}
     history = {"similarity": np.asarray(found.values)}

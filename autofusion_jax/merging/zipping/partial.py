@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from autofusion_jax.merging.result import MergeResult, MergeTask
+from autofusion_jax.merging.method import MergeTask
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.capture import fitted_axes
 from autofusion_jax.symmetry.factoring import transform_axes
 from autofusion_jax.symmetry.program import FlatProgram, Override, Overrides, flatten_program, given
@@ -174,5 +175,7 @@ def stopped(
     task: MergeTask, result: MergeResult, unmerge: Sequence[SoftPerms], cut: tuple[Site, ...]
 ) -> MergeResult:
     """Keep of a zipped network what stands before a cut. See `partial_network`."""
-    params, network = partial_network(task.spec, task.models, result.params, unmerge, cut, task.inputs[:2])
+    params, network = partial_network(
+        task.require_perm_spec(), task.models, result.params, unmerge, cut, task.require_x()[:2]
+    )
     return dataclasses.replace(result, params=params, apply_fn=network, num_heads=len(task.models))

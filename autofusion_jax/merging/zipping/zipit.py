@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Shaped
 
-from autofusion_jax.merging.result import MergeResult, MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.similarity import KINDS
 from autofusion_jax.merging.zipping.aligned import aligned_correlations
 from autofusion_jax.merging.zipping.combine import split_by_model, zip_models
@@ -73,17 +74,24 @@ def zipit(
     if position not in ("read", "pre"):
         raise unknown_name("zipit", "position", position, ("read", "pre"))
 
-    def run(task: MergeTask) -> list[MergeResult]:
+    def run(task: MergeTask, key: Array) -> MergeResult:
+        spec, x = task.require_perm_spec(), task.require_x()
         options = {"variant": variant, "a": a, "b": b, "kind": kind, "position": position}
-        cut = None if stop_at is None else find_cut(task.spec, task.models[0], task.inputs[:2], stop_at)
-        matching = zip_matrices(task.spec, task.models, task.inputs, **options)
+        cut = None if stop_at is None else find_cut(spec, task.models[0], x[:2], stop_at)
+        matching = zip_matrices(spec, task.models, x, **options)
         result = zipped_result(task, matching, hard=variant in HARD)
         if cut is not None:
-            back = ways_back(task.spec, matching, len(task.models))
+            back = ways_back(spec, matching, len(task.models))
             result = stopped(task, result, back, cut)
-        return [result] * len(task.keys)
+        return result
 
-    return Method("zipit", run, uses_key=False, max_models=2 if variant == "optimal" else None)
+    return Method(
+        "zipit",
+        run,
+        uses_key=False,
+        max_models=2 if variant == "optimal" else None,
+        changes_program=stop_at is not None,
+    )
 
 
 def check_zip_options(caller: str, a: float, b: float) -> None:
@@ -143,13 +151,14 @@ def match_measured(
 
 def zipped_result(task: MergeTask, matching: Matching, *, hard: bool) -> MergeResult:
     """The zipped network; `hard` if the matching is one permutation for each network."""
+    spec = task.require_perm_spec()
     count = len(task.models)
     merges, unmerges = split_by_model(count, matching.merge, matching.unmerge)
-    outer = {name for group in task.spec.groups.values() for name in group.nested_in}
+    outer = {name for group in spec.groups.values() for name in group.nested_in}
     alignments = [{name: m / count if name in outer else m for name, m in merge.items()} for merge in merges]
     perms = {name: jnp.argmax(u, -2) for name, u in unmerges[1].items()} if hard and count == 2 else {}
     return MergeResult(
-        zip_models(task.spec, task.models, matching.merge, matching.unmerge),
+        zip_models(spec, task.models, matching.merge, matching.unmerge),
         task.apply_fn,
         perms=perms,
         alignments=tuple(alignments),

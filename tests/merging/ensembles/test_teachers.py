@@ -171,7 +171,9 @@ def test_em_is_z_where_it_cannot_work(mlp):
     task = task_of(mlp, models, x)
     assert teacher_name("test", task, "em") == "em"
     assert teacher_name("test", task, "confidence") == "confidence"
-    without_sites = dataclasses.replace(task, perm_spec=dataclasses.replace(task.spec, sites=()))
+    without_sites = dataclasses.replace(
+        task, perm_spec=dataclasses.replace(task.require_perm_spec(), sites=())
+    )
     assert teacher_name("test", without_sites, "em") == "z"
     got = find_targets("test", without_sites, pseudo_labels="em", zeta=0.0)
     expected = find_targets("test", task, pseudo_labels="z", zeta=0.0)

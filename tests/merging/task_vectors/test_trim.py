@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
-from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.task_vectors.trim import (
     global_thresholds,
     leaf_thresholds,
@@ -21,7 +21,7 @@ BITS = st.sampled_from([0, 1, 2, 0x3F800000]) | st.integers(0, 0x7F7FFFFF)
 
 
 def task_of(base, models):
-    return MergeTask(tuple(models), None, None, None, None, jax.random.key(0)[None], base=base)
+    return MergeTask(tuple(models), base=base)
 
 
 @settings(deadline=None)

@@ -8,7 +8,7 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics
-from autofusion_jax.merging.result import MergeTask
+from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.zipping.alpha import ALPHAS, score
 from autofusion_jax.merging.zipping.combine import zip_models
 from autofusion_jax.merging.zipping.families import find_families
@@ -142,7 +142,7 @@ def test_stored_statistics_are_no_weights_and_are_measured_again():
     statistics = stored_statistics(spec, models[0], x)
     assert statistics == {path for path in models[0] if path.endswith(("running_mean", "running_var"))}
     assert stored_statistics(spec, models[0], None) == frozenset()
-    task = MergeTask(tuple(models), spec, bn_resnet, x, None, jax.random.split(jax.random.key(0), 1))
+    task = MergeTask(tuple(models), spec, bn_resnet, x)
     reset, _ = reset_norm(spec, models[0], x)
     assert score(task, models[0]) == pytest.approx(score(task, reset), rel=1e-5)
 
