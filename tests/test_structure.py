@@ -1,20 +1,23 @@
 """The layering of the package, its public names, and the cost of importing it."""
 
 import ast
+import graphlib
 import inspect
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import autofusion_jax as af
 
 PACKAGE = Path(af.__file__).parent
 LAYERS = [
-    {"types", "trees", "validation", "atomic", "runtime"},
+    {"types", "trees", "validation", "atomic", "runtime", "html_tables"},
     {"transport", "batching"},
     {"symmetry"},
     {"models", "checkpoints", "plots"},
-    {"merging"},
+    {"merging", "methods", "functional"},
     {"evaluation"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -27,6 +30,51 @@ def imports(path):
             yield node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def runs_at_import(tree):
+    """The statements of a module, without those for type checkers alone and those inside of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if not isinstance(node, ast.FunctionDef):
+            yield node
+            yield from runs_at_import(node)
+
+
+def module_graph():
+    """Module of the package -> the modules of it that it imports."""
+    modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in FILES}
+    graph = {}
+    for module, path in modules.items():
+        found = graph[module] = set()
+        for node in runs_at_import(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                found |= names & set(modules) - {module}
+    return graph
+
+
+def expect_no_circle(graph):
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_imports_form_no_circle():
+    """Neither the modules do, nor the folders inside of merging."""
+    graph = module_graph()
+    expect_no_circle(graph)
+
+    def room(module):
+        return ".".join(module.split(".")[:3]) if module.startswith("autofusion_jax.merging.") else ""
+
+    rooms = {}
+    for module, others in graph.items():
+        rooms.setdefault(room(module), set()).update(map(room, others))
+    del rooms[""]
+    expect_no_circle({name: others - {name, ""} for name, others in rooms.items()})
 
 
 def part(module):

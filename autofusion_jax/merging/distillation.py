@@ -12,8 +12,8 @@ from jax import Array
 from jaxtyping import Float, Key, Num
 
 from autofusion_jax.merging.augmentation import augmented, check_augment
-from autofusion_jax.merging.autofusion.losses import retain_loss
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics, training_rules
+from autofusion_jax.merging.teachers import retain_loss
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like

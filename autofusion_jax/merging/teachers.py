@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
@@ -77,6 +77,22 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
             stacklevel=2,
         )
     return Targets(probs, keep)
+
+
+def retain_loss(
+    logits: Float[Array, "*batch classes"],
+    probs: Float[Array, "*batch classes"],
+    keep: Float[Array, "*batch"],
+) -> Float[Array, ""]:
+    """Mean cross-entropy to the targets over the trusted samples; 0 if there are none (Eq. 21).
+
+    Args:
+        logits: outputs of the merged network.
+        probs: target distributions.
+        keep: 1 for trusted samples, else 0.
+    """
+    cross_entropy = -jnp.sum(probs * jax.nn.log_softmax(logits), axis=-1)
+    return jnp.sum(keep * cross_entropy) / jnp.maximum(jnp.sum(keep), 1.0)
 
 
 def teacher_name(caller: str, task: MergeTask, pseudo_labels: str) -> str:

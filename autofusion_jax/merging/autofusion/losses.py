@@ -49,22 +49,6 @@ def align_loss(
     return sum(distances, start=jnp.zeros(())) / len(spec.layers)
 
 
-def retain_loss(
-    logits: Float[Array, "*batch classes"],
-    probs: Float[Array, "*batch classes"],
-    keep: Float[Array, "*batch"],
-) -> Float[Array, ""]:
-    """Mean cross-entropy to the targets over the trusted samples; 0 if there are none (Eq. 21).
-
-    Args:
-        logits: outputs of the merged network.
-        probs: target distributions.
-        keep: 1 for trusted samples, else 0.
-    """
-    cross_entropy = -jnp.sum(probs * jax.nn.log_softmax(logits), axis=-1)
-    return jnp.sum(keep * cross_entropy) / jnp.maximum(jnp.sum(keep), 1.0)
-
-
 def balance(
     align: Float[Array, ""],
     retain: Float[Array, ""],

@@ -12,12 +12,12 @@ from jaxtyping import Key
 
 from autofusion_jax.batching import batch_models
 from autofusion_jax.merging.augmentation import augmented
-from autofusion_jax.merging.autofusion.losses import align_loss, balance, layer_weights, retain_loss
+from autofusion_jax.merging.autofusion.losses import align_loss, balance, layer_weights
 from autofusion_jax.merging.autofusion.mixing import Mixing, mix
 from autofusion_jax.merging.autofusion.options import Options
 from autofusion_jax.merging.autofusion.parametrise import init_log_alpha, log_soft_perms
 from autofusion_jax.merging.fuse import interpolate
-from autofusion_jax.merging.teachers import Targets
+from autofusion_jax.merging.teachers import Targets, retain_loss
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_soft
 from autofusion_jax.transport.sinkhorn import marginal_error, row_entropy

@@ -16,8 +16,8 @@ from autofusion_jax.merging.corrections.reset_norm import (
     reset_norm,
     training_rules,
 )
+from autofusion_jax.merging.partial_network import PartialNetwork
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.zipping.partial import PartialNetwork
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params

@@ -11,13 +11,12 @@ from jax import Array
 from jaxtyping import Float, Int, Shaped
 
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.autofusion.losses import retain_loss
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.merging.matching.incremental import Piece, cut_leaves
 from autofusion_jax.merging.matching.weight_matching import descend
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.teachers import Targets, check_pseudo_labels, find_targets
+from autofusion_jax.merging.teachers import Targets, check_pseudo_labels, find_targets, retain_loss
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
