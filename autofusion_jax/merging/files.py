@@ -22,7 +22,7 @@ from autofusion_jax.checkpoints.safetensors_io import (
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.registry import METHODS, as_method
 from autofusion_jax.merging.sequence import merge_networks
-from autofusion_jax.merging.task_vectors.streaming import BLOCK
+from autofusion_jax.merging.streaming import BLOCK, can_stream, streamed
 from autofusion_jax.trees import all_finite, check_finite, check_same_structure
 from autofusion_jax.validation import require
 
@@ -76,8 +76,8 @@ def merge_files(
         [2.0, 2.0]
     """
     chosen = as_method(method, options)
-    if not _in_parts(chosen):
-        known = ", ".join(sorted(name for name, factory in METHODS.items() if _in_parts(factory())))
+    if not can_stream(chosen):
+        known = ", ".join(sorted(name for name, factory in METHODS.items() if can_stream(factory())))
         require(
             False, "merge_files", "method", "one that takes entries or leaves by themselves", chosen.name,
             f"These do: {known}. For others load the networks and call merge_many.",
@@ -86,16 +86,11 @@ def merge_files(
     files = _Files([open_safetensors(p) for p in paths], None if base is None else open_safetensors(base))
     _check_structure(files.all)
     leaves = files.all[0].leaves
-    if chosen.prepare is not None:
-        chosen = chosen.prepare(lambda: map(files.task, filter(_is_float, _parts(leaves, "entry"))))
+    chosen = streamed(chosen, lambda: map(files.task, filter(_is_float, _parts(leaves, "entry"))))
     with write_safetensors(out, leaves, files.networks[0].metadata) as append:
         for part in _parts(leaves, chosen.granularity):
             append(_merged(chosen, files, part) if _is_float(part) else leaves[part[0].name].read())
     return Path(out)
-
-
-def _in_parts(method: Method) -> bool:
-    return method.granularity != "network" or method.prepare is not None
 
 
 class _Stretch(NamedTuple):

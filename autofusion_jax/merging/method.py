@@ -1,7 +1,7 @@
 """The protocol of a merging method: the task that it is given, and the record of what it is."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from jax import Array
@@ -95,10 +95,7 @@ class Method:
             the result need be searched for them: a pass over one network instead of all.
         granularity: what an entry of the merged network depends on: `"entry"`, the same entry of each
             network; `"leaf"`, the same leaf; `"network"`, more than that. `merge_files` reads no more
-            at a time.
-        prepare: for methods that need only a few numbers from whole networks: takes what goes over the
-            networks, part of their entries at a time, as often as it is called; returns the method
-            with these numbers bound, of finer granularity.
+            at a time, and gives `run` a part as a network of one leaf.
         options: all its options by name, defaults too, where it comes from the registry.
     """
 
@@ -113,9 +110,4 @@ class Method:
     changes_program: bool = False
     propagates_nan: bool = False
     granularity: Literal["entry", "leaf", "network"] = "network"
-    prepare: "Callable[[Pieces], Method] | None" = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
-
-
-Pieces = Callable[[], Iterable[MergeTask]]
-"""Goes over networks, part of their entries at a time, every entry once."""

@@ -5,6 +5,7 @@ of a sum over an axis.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def elect(total: Float[Array, "*shape"], tie: float | Float[Array, ""]) -> Float
 
 @functools.partial(jax.jit, static_argnames="merge")
 def merge_agreeing(
-    deltas: Float[Array, "models *shape"],
+    deltas: Sequence[Float[Array, "*shape"]] | Float[Array, "models *shape"],
     weights: Float[Array, " models"],
     sign: Float[Array, "*shape"],
     *,

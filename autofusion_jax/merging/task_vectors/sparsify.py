@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.merging.leafwise import merge_leaves
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.task_vectors.deltas import add_changes
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
 
@@ -42,10 +42,4 @@ def merge_deltas(method: Method, task: MergeTask, key: Array, deltas: Sequence[P
     """
     zeros = merge_leaves(jnp.zeros_like, deltas[:1])
     result = method.run(dataclasses.replace(task, base=zeros, models=tuple(deltas)), key)
-    params = merge_leaves(_add_leaf, [task.require_base(), result.params])
-    return dataclasses.replace(result, params=params)
-
-
-@jax.jit
-def _add_leaf(origin: Array, change: Array) -> Array:
-    return origin.astype(change.dtype) + change
+    return dataclasses.replace(result, params=add_changes(task.require_base(), result.params))

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method, Pieces
+from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.task_vectors.deltas import add_changes, delta_of
 from autofusion_jax.merging.task_vectors.sign_consensus import MERGES, elect, merge_agreeing
-from autofusion_jax.merging.task_vectors.streaming import BLOCK, add_flat, trimmed_blocks
-from autofusion_jax.merging.task_vectors.trim import global_thresholds, leaf_thresholds
+from autofusion_jax.merging.task_vectors.trim import leaf_thresholds, network_thresholds, trim
 from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
@@ -64,77 +63,95 @@ def ties(
     for kind, name, known in (("merge", merge, MERGES), ("variant", variant, VARIANTS)):
         if name not in known:
             raise unknown_name("ties", kind, name, known)
-
-    def kept(num: int) -> int:
-        return max(1, int(num * density) + (variant == "fusionbench"))
-
-    def merged(task: MergeTask, thresholds: Params, tie: float) -> MergeResult:
-        factors = jnp.asarray(factors_for("ties", weights, len(task.models)))
-        blocks = trimmed_blocks(task.require_base(), task.models, thresholds, BLOCK)
-        parts = [np.asarray(elect_and_merge(block, factors, scale, tie, merge=merge)) for block in blocks]
-        return aligned_result(task, add_flat(task.require_base(), np.concatenate(parts)))
-
-    def by_leaf(task: MergeTask, key: Array) -> MergeResult:
-        return merged(task, leaf_thresholds(task.require_base(), task.models, kept), 1.0)
-
-    def prepare(pieces: Pieces) -> Method:
-        least = global_thresholds(pieces, kept)
-        tie = majority(pieces, least, weights) if variant == "fusionbench" else 0.0
-
-        def run(task: MergeTask, key: Array) -> MergeResult:
-            return merged(task, jax.tree.map(lambda _: least, task.require_base()), tie)
-
-        return Method(
-            "ties",
-            run,
-            uses_key=False,
-            max_models=None,
-            assumes_aligned=True,
-            granularity="entry",
-            needs_base=True,
-        )
-
-    if variant == "mergekit":
-        return Method(
-            "ties",
-            by_leaf,
-            uses_key=False,
-            max_models=None,
-            assumes_aligned=True,
-            granularity="leaf",
-            needs_base=True,
-        )
+    options = {"density": density, "scale": scale, "merge": merge, "weights": weights, "variant": variant}
 
     def run(task: MergeTask, key: Array) -> MergeResult:
-        return prepare(lambda: [task]).run(task, key)
+        base, models = task.require_base(), task.models
+        factors = jnp.asarray(factors_for("ties", weights, len(models)))
+        rank_of = functools.partial(num_kept, density=density, variant=variant)
+        thresholds = leaf_thresholds if variant == "mergekit" else network_thresholds
+        least = thresholds(base, models, rank_of)
+        tie = 1.0 if variant == "mergekit" else 0.0
+        if variant == "fusionbench":
+            tie = jnp.sign(balance(base, models, least, factors)).astype(jnp.float32)
+        changes = trim_elect_merge(base, models, least, factors, scale, tie, merge=merge)
+        return aligned_result(task, add_changes(base, changes))
 
     return Method(
-        "ties", run, uses_key=False, max_models=None, assumes_aligned=True, prepare=prepare, needs_base=True
-    )
+        "ties", run, uses_key=False, max_models=None, assumes_aligned=True, needs_base=True,
+        granularity="leaf" if variant == "mergekit" else "network", options=options,
+    )  # fmt: skip
 
 
-def majority(
-    pieces: Pieces, thresholds: Float[np.ndarray, " models"], weights: Sequence[float] | None
-) -> float:
-    """The sign that most sums of trimmed task vectors have.
+def num_kept(num: int, *, density: float, variant: str) -> int:
+    """How many of `num` entries are kept, but for those as large as the smallest of them. See `ties`.
+
+    Example:
+        >>> num_kept(10, density=0.25, variant="paper"), num_kept(10, density=0.25, variant="fusionbench")
+        (2, 3)
+    """
+    return max(1, int(num * density) + (variant == "fusionbench"))
+
+
+@functools.partial(jax.jit, static_argnames="merge")
+def trim_elect_merge(
+    base: Params,
+    models: Sequence[Params],
+    thresholds: Params,
+    weights: Float[Array, " models"],
+    scale: float | Float[Array, ""],
+    tie: float | Float[Array, ""] = 0.0,
+    *,
+    merge: str = "mean",
+) -> Params:
+    """What TIES adds to the base: task vectors trimmed, a sign elected for every entry, the rest merged.
 
     Args:
-        pieces: goes over base and networks.
-        thresholds: for each network the magnitude from which on entries are kept.
-        weights: a factor for each; all 1 if left out.
+        base: parameters of the network that all were fine-tuned from.
+        models: parameters of one structure.
+        thresholds: for every leaf `[models]` magnitudes; smaller entries are trimmed.
+        weights: a factor for each network.
+        scale: a factor for the result.
+        tie: the sign that is elected where the sum is zero.
+        merge: `"mean"`, `"sum"` or `"max"`.
+
+    Returns:
+        The changes, in float32 or wider; leaves that are not floats are the base's.
+
+    Example:
+        >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([3.0, 1.0])}, {"w": jnp.array([-1.0, 2.0])}]
+        >>> thresholds = {"w": jnp.array([3.0, 1.0])}
+        >>> trim_elect_merge(base, models, thresholds, jnp.ones(2), 1.0)["w"].tolist()
+        [3.0, 2.0]
     """
-    balance = 0
-    for task in pieces():
-        factors = jnp.asarray(factors_for("ties", weights, len(task.models)))
-        least = jax.tree.map(lambda _: thresholds, task.require_base())
-        for block in trimmed_blocks(task.require_base(), task.models, least, BLOCK):
-            balance += int(_balance(block, factors))
-    return float(np.sign(balance))
+
+    def leaf(origin: Array, least: Array, *values: Array) -> Array:
+        if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
+            return origin
+        trimmed = [trim(delta_of(value, origin), bound) for value, bound in zip(values, least)]
+        return elect_and_merge(trimmed, weights, scale, tie, merge=merge)
+
+    return jax.tree.map(leaf, base, thresholds, *models)
+
+
+@jax.jit
+def balance(
+    base: Params, models: Sequence[Params], thresholds: Params, weights: Float[Array, " models"]
+) -> Int[Array, ""]:
+    """How many more sums of trimmed task vectors are positive than negative: its sign is the majority's."""
+
+    def leaf(origin: Array, least: Array, *values: Array) -> Array:
+        if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
+            return jnp.zeros((), jnp.int32)
+        trimmed = [trim(delta_of(value, origin), bound) for value, bound in zip(values, least)]
+        return jnp.sign(_total(trimmed, weights)).astype(jnp.int32).sum()
+
+    return sum(jax.tree.leaves(jax.tree.map(leaf, base, thresholds, *models)), jnp.zeros((), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames="merge")
 def elect_and_merge(
-    deltas: Float[Array, "models *shape"],
+    deltas: Sequence[Float[Array, "*shape"]] | Float[Array, "models *shape"],
     weights: Float[Array, " models"],
     scale: float | Float[Array, ""],
     tie: float | Float[Array, ""] = 0.0,
@@ -157,11 +174,8 @@ def elect_and_merge(
     return scale * merge_agreeing(deltas, weights, elect(_total(deltas, weights), tie), merge=merge)
 
 
-def _total(deltas: Float[Array, "models *shape"], weights: Float[Array, " models"]) -> Float[Array, "*shape"]:
+def _total(
+    deltas: Sequence[Float[Array, "*shape"]] | Float[Array, "models *shape"],
+    weights: Float[Array, " models"],
+) -> Float[Array, "*shape"]:
     return sum((weight * delta for weight, delta in zip(weights, deltas)), jnp.zeros_like(deltas[0]))
-
-
-@jax.jit
-def _balance(deltas: Float[Array, "models size"], weights: Float[Array, " models"]) -> Int[Array, ""]:
-    """How many more sums are positive than negative."""
-    return jnp.sign(_total(deltas, weights)).astype(jnp.int32).sum()

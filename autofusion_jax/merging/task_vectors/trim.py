@@ -1,27 +1,98 @@
-"""Exact magnitude thresholds of task vectors, found on the host.
+"""Trimming of task vectors: entries below a magnitude become zero, which is exact and found on the host."""
 
-Of whole networks by counting digits of 16 bits, from the highest down: two passes for float32, without
-an array as large as a network, where `numpy.partition` of all magnitudes would need one. Of single
-leaves by `numpy.partition`.
-"""
-
-import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jax import Array
+from jax.core import Tracer
+from jaxtyping import Float
 
-from autofusion_jax.merging.method import Pieces
-from autofusion_jax.merging.task_vectors.streaming import BLOCK, float_leaves, wide_dtype
+from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.types import Params
 
 THREADS = 2
 """How many networks are looked at side by side."""
-DIGIT = 16
-"""Bits that are counted in one pass."""
+
+
+def trim(delta: Float[Array, "*shape"], least: float | Float[Array, ""]) -> Float[Array, "*shape"]:
+    """The entries of magnitude `least` or more; zero for all others.
+
+    Example:
+        >>> trim(jnp.array([1.0, -3.0, 2.0]), 2.0).tolist()
+        [0.0, -3.0, 2.0]
+    """
+    return jnp.where(jnp.abs(delta) >= least, delta, 0)
+
+
+def network_thresholds(base: Params, models: Sequence[Params], rank_of: Callable[[int], int]) -> Params:
+    """For every leaf `[models]`: the magnitude of rank `rank_of(number of entries)` in the whole task vector.
+
+    Args:
+        base: parameters of the network that all were fine-tuned from.
+        models: parameters of one structure.
+        rank_of: takes the number of entries, gives the rank; 1 for the largest.
+
+    Example:
+        >>> base, params = {"v": jnp.zeros(2), "w": jnp.zeros(2)}, {"v": jnp.ones(2), "w": -3 * jnp.ones(2)}
+        >>> network_thresholds(base, [params], lambda num: num // 2)
+        {'v': array([3.], dtype=float32), 'w': array([3.], dtype=float32)}
+    """
+    stacked = _stack(_map(lambda params: _threshold(base, params, rank_of), models))
+    return jax.tree.map(lambda _: stacked, base)
+
+
+def leaf_thresholds(base: Params, models: Sequence[Params], rank_of: Callable[[int], int]) -> Params:
+    """The same for every leaf by itself: `[models]`.
+
+    Args:
+        base: parameters of the network that all were fine-tuned from.
+        models: parameters of one structure.
+        rank_of: takes the number of entries, gives the rank; 1 for the largest.
+
+    Example:
+        >>> base, params = {"w": jnp.zeros(2)}, {"w": jnp.array([3.0, -4.0])}
+        >>> leaf_thresholds(base, [params], lambda num: num // 2)
+        {'w': array([4.], dtype=float32)}
+    """
+
+    def of_leaves(params: Params) -> Params:
+        return jax.tree.map(lambda origin, value: _threshold(origin, value, rank_of), base, params)
+
+    return jax.tree.map(lambda *found: _stack(found), *_map(of_leaves, models))
+
+
+def _traced(*trees: Params) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def _map(fn: Callable[[Params], Any], models: Sequence[Params]) -> list[Any]:
+    if _traced(*models):  # jit traces in one thread
+        return [fn(params) for params in models]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(fn, models))
+
+
+def _threshold(base: Params, params: Params, rank_of: Callable[[int], int]) -> np.floating | Array:
+    if not _traced(base, params):
+        values = magnitudes(base, params)
+        return nth_largest(values, rank_of(values.size))
+    # Under jit by a sort: a hundred times slower on CPU, where numpy selects.
+    deltas = [
+        jnp.abs(delta_of(value, origin)).reshape(-1)
+        for origin, value in zip(jax.tree.leaves(base), jax.tree.leaves(params))
+        if jnp.issubdtype(jnp.result_type(origin), jnp.inexact)
+    ]
+    values = jnp.sort(jnp.concatenate(deltas)) if deltas else jnp.zeros(1)
+    return values[values.size - min(rank_of(values.size), values.size)]
+
+
+def _stack(found: Sequence[np.floating | Array]) -> np.ndarray | Array:
+    on_host = all(isinstance(value, np.floating) for value in found)
+    return np.array(found) if on_host else jnp.stack([jnp.asarray(value) for value in found])
 
 
 def nth_largest(values: np.ndarray, rank: int) -> np.floating:
@@ -63,91 +134,15 @@ def magnitudes(base: Params, params: Params) -> np.ndarray:
     return np.abs(flat, out=flat)
 
 
-def leaf_thresholds(base: Params, models: Sequence[Params], rank_of: Callable[[int], int]) -> Params:
-    """For every leaf the magnitude of rank `rank_of(number of entries)` in each task vector: `[models]`.
-
-    Args:
-        base: parameters of the network that all were fine-tuned from.
-        models: parameters of one structure.
-        rank_of: takes the number of entries, gives the rank; 1 for the largest.
-
-    Example:
-        >>> base, params = {"w": jnp.zeros(2)}, {"w": jnp.array([3.0, -4.0])}
-        >>> leaf_thresholds(base, [params], lambda num: num // 2)
-        {'w': array([4.], dtype=float32)}
-    """
-
-    def threshold(origin: Params, value: Params) -> np.floating:
-        values = magnitudes(origin, value)
-        return nth_largest(values, rank_of(values.size))
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        each = list(pool.map(lambda params: jax.tree.map(threshold, base, params), models))
-    return jax.tree.map(lambda *found: np.array(found), *each)
+def float_leaves(params: Params) -> list[np.ndarray]:
+    """The leaves that are floats, each on the host with its axes as one."""
+    return [
+        np.asarray(leaf, jnp.result_type(leaf)).reshape(-1)
+        for leaf in jax.tree.leaves(params)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    ]
 
 
-def global_thresholds(pieces: Pieces, rank_of: Callable[[int], int]) -> Float[np.ndarray, " models"]:
-    """For every network the magnitude of rank `rank_of(number of entries)` in its whole task vector.
-
-    Args:
-        pieces: goes over base and networks.
-        rank_of: takes the number of entries, gives the rank; 1 for the largest.
-
-    Example:
-        >>> from autofusion_jax.merging.method import MergeTask
-        >>> base, params = {"v": jnp.zeros(2), "w": jnp.zeros(2)}, {"v": jnp.ones(2), "w": -3 * jnp.ones(2)}
-        >>> task = MergeTask((params,), base=base)
-        >>> global_thresholds(lambda: [task], lambda num: num // 2)
-        array([3.], dtype=float32)
-    """
-    wide = np.dtype(jnp.result_type(float))
-    prefixes = ranks = None
-    for shift in range(8 * wide.itemsize - DIGIT, -1, -DIGIT):
-        counts = _count_digits(pieces, prefixes, shift, wide)
-        if prefixes is None or ranks is None:
-            prefixes, sizes = np.zeros(len(counts), np.uint64), counts.sum(1)
-            ranks = np.minimum([rank_of(int(size)) for size in sizes], sizes)
-        from_top = counts[:, ::-1].cumsum(1)
-        place = (from_top < ranks[:, None]).sum(1)
-        ranks = ranks - np.take_along_axis(from_top - counts[:, ::-1], place[:, None], 1)[:, 0]
-        prefixes = (prefixes << np.uint64(DIGIT)) | (2**DIGIT - 1 - place).astype(np.uint64)
-    assert prefixes is not None
-    return prefixes.astype(f"u{wide.itemsize}").view(wide)
-
-
-def _count_digits(
-    pieces: Pieces, prefixes: np.ndarray | None, shift: int, wide: np.dtype
-) -> Int[np.ndarray, "models digits"]:
-    """How often every value of the digit at `shift` occurs among magnitudes that begin with `prefixes`."""
-    counts = None
-    with ThreadPoolExecutor(THREADS) as pool:
-        for task in pieces():
-            if counts is None:
-                counts = np.zeros((len(task.models), 2**DIGIT), np.int64)
-            starts = prefixes if prefixes is not None else [None] * len(counts)
-            count = functools.partial(
-                _count_leaves, float_leaves(task.require_base()), shift=shift, wide=wide
-            )
-            list(pool.map(count, map(float_leaves, task.models), starts, counts))
-    assert counts is not None
-    return counts
-
-
-def _count_leaves(
-    origins: Sequence[np.ndarray],
-    values: Sequence[np.ndarray],
-    prefix: np.unsignedinteger | None,
-    counts: np.ndarray,
-    *,
-    shift: int,
-    wide: np.dtype,
-) -> None:
-    """Add to the counts of one network, a block at a time: it stays in the cache."""
-    for origin, value in zip(origins, values):
-        for start in range(0, origin.size, BLOCK):
-            piece = slice(start, start + BLOCK)
-            delta = np.subtract(value[piece], origin[piece], dtype=wide)
-            digits = np.abs(delta, out=delta).view(f"u{wide.itemsize}") >> shift
-            if prefix is not None:
-                digits = digits[digits >> DIGIT == prefix] & (2**DIGIT - 1)
-            counts += np.bincount(digits, minlength=2**DIGIT)
+def wide_dtype(leaves: Sequence[np.ndarray]) -> np.dtype:
+    """The dtype in which task vectors are computed: float32, or wider if a leaf is."""
+    return np.dtype(jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves)))

@@ -1,7 +1,5 @@
 """TIES against recorded outputs of FusionBench and mergekit, and against the paper's algorithm in float64."""
 
-import sys
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,8 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.task_vectors.ties import elect_and_merge, ties
+from autofusion_jax.merging.method import MergeTask
+from autofusion_jax.merging.task_vectors.ties import elect_and_merge
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
 
 FUSIONBENCH = [(0.7, "0.7", 0.3), (0.2, "20", 0.3), (0.2, "20", 1.0), (0.5, "50", 0.3), (0.5, "50", 1.0)]
@@ -45,7 +44,7 @@ def reference(base, models, density, scale):
     return base + scale * (deltas * agree).sum(0) / np.maximum(agree.sum(0), 1)
 
 
-@pytest.mark.parametrize("size", [4000, 600_000])  # one block, and three
+@pytest.mark.parametrize("size", [4000, 600_000])
 @pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 1.0])
 def test_paper(density, size):
     rng = np.random.default_rng(0)
@@ -76,22 +75,28 @@ def test_vmap_over_the_scale():
         np.testing.assert_allclose(many[number], elect_and_merge(deltas, jnp.ones(3), scale), atol=1e-6)
 
 
-def test_blocks_are_all_there(monkeypatch):
-    """Whatever the size of the blocks, and whether or not leaves end where they do."""
+def test_the_majority_is_that_of_all_leaves():
+    """Every entry of `a` is disputed, and most entries of `b` are positive."""
     base = {"a": jnp.zeros(7), "b": jnp.zeros((2, 3))}
     models = [
         {"a": sign * jnp.array([1.0, 2, 3, 4, 5, -6, -7]), "b": sign * jnp.ones((2, 3))} for sign in (1, -1)
     ]
     models = [*models, {"a": jnp.zeros(7), "b": jnp.array([[0.0, 0, 0], [9, 8, 7]])}]
-    options = {"density": 0.9, "variant": "fusionbench", "merge": "sum"}
-    expected = merged(base, models, **options)
-    assert expected["a"].tolist() == [1, 2, 3, 4, 5, 6, 7] and expected["b"].tolist() == [
-        [1, 1, 1],
-        [10, 9, 8],
-    ]
-    for size in (1, 2, 5, 13):
-        monkeypatch.setattr(sys.modules[ties.__module__], "BLOCK", size)
-        chex.assert_trees_all_equal(merged(base, models, **options), expected)
+    found = merged(base, models, density=0.9, variant="fusionbench", merge="sum")
+    assert found["a"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert found["b"].tolist() == [[1, 1, 1], [10, 9, 8]]
+
+
+@pytest.mark.parametrize("variant", ["paper", "fusionbench", "mergekit"])
+def test_under_jit(variant):
+    base, models = fusionbench_networks()
+    method = af.methods.ties(density=0.5, scale=0.3, variant=variant)
+
+    def run(base, models):
+        return method.run(MergeTask(tuple(models), base=base), jax.random.key(0)).params
+
+    expected = merged(base, models, density=0.5, scale=0.3, variant=variant)
+    chex.assert_trees_all_close(jax.jit(run)(base, models), expected, atol=1e-6)
 
 
 def test_leaves_that_are_not_floats_are_the_base_s():

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 
 from autofusion_jax.merging.method import MergeTask
+from autofusion_jax.merging.streaming import global_thresholds
 from autofusion_jax.merging.task_vectors.trim import (
-    global_thresholds,
     leaf_thresholds,
     magnitudes,
+    network_thresholds,
     nth_largest,
 )
 
@@ -43,7 +44,9 @@ def test_global_thresholds_are_what_a_sort_gives(bits, rank):
     values = bits.view(np.float32)
     base, models = {"w": jnp.zeros(len(values))}, [{"w": values}, {"w": -values[::-1]}]
     found = global_thresholds(lambda: [task_of(base, models)], lambda num: rank)
-    np.testing.assert_array_equal(found, [np.sort(values)[::-1][min(rank, len(values)) - 1]] * 2)
+    expected = [np.sort(values)[::-1][min(rank, len(values)) - 1]] * 2
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(network_thresholds(base, models, lambda num: rank)["w"], expected)
 
 
 def test_global_thresholds_with_64_bits():
@@ -89,6 +92,9 @@ def test_global_and_by_leaf(dtype):
     np.testing.assert_array_equal(found, [delta[-9] for delta in whole])  # 46 // 5
     parts = [task_of({leaf: base[leaf]}, [{leaf: params[leaf]} for params in models]) for leaf in base]
     np.testing.assert_array_equal(global_thresholds(lambda: parts, lambda num: num // 5), found)
+    under_jit = jax.jit(lambda base, models: network_thresholds(base, models, lambda num: num // 5))
+    for whole_networks in (network_thresholds(base, models, lambda num: num // 5), under_jit(base, models)):
+        np.testing.assert_array_equal(whole_networks["a"], found)
     found = leaf_thresholds(base, models, lambda num: num // 5)
     np.testing.assert_array_equal(found["a"], [np.sort(delta["a"])[-7] for delta in deltas])
     np.testing.assert_array_equal(found["b"], [np.sort(delta["b"])[-2] for delta in deltas])
