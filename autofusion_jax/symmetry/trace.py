@@ -104,8 +104,25 @@ class Value:
         return not self.live or any(self.origin)
 
 
-Rule: TypeAlias = Callable[["Tracer", Any, list[Value]], list[Value]]
+RuleFunction: TypeAlias = Callable[["Tracer", Any, list[Value]], list[Value]]
 """`rule(tracer, eqn, inputs) -> outputs`: how one primitive relates the axes of its values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The rule of a primitive, and how its inputs and outputs are to be treated around it.
+
+    Attributes:
+        apply: the rule.
+        reads_index: it can take entries that are positions; otherwise their axis is fixed first.
+        mixes: it puts new fixed axes where positions were mixed: what is left is recorded on its own.
+        is_call: it walks over a jaxpr inside the equation; the equations there use the inputs.
+    """
+
+    apply: RuleFunction
+    reads_index: bool = False
+    mixes: bool = False
+    is_call: bool = False
 
 
 @dataclasses.dataclass
@@ -215,21 +232,21 @@ class Tracer:
     def _apply(self, eqn: Any, inputs: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         rule = self.rules.get(name)
-        if rule is None or not getattr(rule, "is_call", False):
+        if rule is None or not rule.is_call:
             for value in inputs:
                 if value.leaf is not None:
                     self.order.setdefault(value.leaf)
         if rule is None:
             return self._unknown(eqn, inputs)
-        if not getattr(rule, "reads_index", False):
+        if not (rule.reads_index or rule.is_call):
             for value in inputs:
                 if value.index is not None:
                     pin(value.index, f"arithmetic on its positions ({name})")
             inputs = [dataclasses.replace(v, index=None, shifted=False, known=None) for v in inputs]
         self.enclosing.append(eqn)
-        outputs = rule(self, eqn, inputs)
+        outputs = rule.apply(self, eqn, inputs)
         self.enclosing.pop()
-        if getattr(rule, "mixes", False):
+        if rule.mixes:
             self._note_survivors(inputs, outputs)
         return outputs
 
