@@ -10,15 +10,15 @@ from jaxtyping import Float, Int
 
 from autofusion_jax.symmetry.affine import AffineReader
 from autofusion_jax.symmetry.capture import fitted_axes
+from autofusion_jax.symmetry.factoring import views_of
 from autofusion_jax.symmetry.program import FlatProgram, Override, flatten_program
-from autofusion_jax.symmetry.rules.elementwise import AFFINE, COPIES, NAMES
+from autofusion_jax.symmetry.rules.elementwise import BY_ENTRY, COPIES
 from autofusion_jax.symmetry.site import Site
-from autofusion_jax.symmetry.sites import views_of
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
-ELEMENTWISE = frozenset((*NAMES, *AFFINE, *COPIES, "select_n"))
+ELEMENTWISE = frozenset((*BY_ENTRY.split(), *COPIES.split(), "add", "sub", "mul", "div", "select_n"))
 
 Kind = Literal["grad_cam", "gradient_x_input"]
 

@@ -12,11 +12,11 @@ from jax.extend import core as jex
 from jax.tree_util import Partial
 
 from autofusion_jax.symmetry.axes import Axis, Factor, block_size, fixed_axis
+from autofusion_jax.symmetry.factoring import views_of
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.moments import Moments, stream_moments
 from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr, scan_parts
 from autofusion_jax.symmetry.site import Site
-from autofusion_jax.symmetry.sites import views_of
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.trace import Path
 from autofusion_jax.symmetry.transform import check_params

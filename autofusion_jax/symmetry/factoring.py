@@ -24,6 +24,20 @@ def transform_axes(spec: PermSpec, axes: tuple[Axis, ...], value: Array, action:
     return _transform(spec, [(axis.block, axis.role) for axis in axes], value, action)
 
 
+def views_of(spec: PermSpec, axes: tuple[Axis, ...], value: Array, group: str) -> list[Array]:
+    """Every occurrence of a group in a value, as `[*rest, *outer, n]`."""
+    views: list[Array] = []
+
+    def action(piece: Array, axis: int, outer_axes: tuple[int, ...], name: str, role: str) -> Array:
+        if name == group:
+            where = (*outer_axes, axis)
+            views.append(jnp.moveaxis(piece, where, range(-len(where), 0)))
+        return piece
+
+    transform_axes(spec, axes, value, action)
+    return views
+
+
 def _transform(spec: PermSpec, axes: Terms, value: Array, action: Action) -> Array:
     if not any(role for _, role in axes):
         return value
