@@ -26,7 +26,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """What `load` gives.
+    """The content of a checkpoint folder, from `load`.
 
     Attributes:
         params: the pytree that was saved, leaves as numpy arrays.

@@ -1,4 +1,4 @@
-"""Where in an input a network finds what speaks for a class: Grad-CAM at any site of any traced network."""
+"""Grad-CAM at any site of any traced network: the parts of an input that raise the score of a class."""
 
 import functools
 from typing import Literal, NamedTuple
@@ -157,7 +157,7 @@ def gradient_x_input(
 
 
 def activation_after(program: FlatProgram, number: int) -> int:
-    """What an elementwise function makes of a value, if that is all the program does with it.
+    """Find the output of the elementwise function that alone reads a value; else the value itself.
 
     Args:
         program: the network.

@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """What both towers have: blocks `block_0`, ... and a `norm` after them.
+    """The base of both towers: blocks `block_0`, ... and a `norm` after them.
 
     Attributes:
         dim: size of the residual stream; `num_heads` divides it.

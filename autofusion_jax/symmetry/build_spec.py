@@ -1,4 +1,4 @@
-"""From labels to an immutable spec: groups with names, axes with roles, sites."""
+"""Immutable specs from labels: groups with names, axes with roles."""
 
 import dataclasses
 import math
@@ -146,7 +146,7 @@ class Frozen:
 
 
 def _plain(term: Term) -> bool:
-    """Whether a term is a fixed factor without a name."""
+    """Tell whether a term is a fixed factor without a name."""
     return isinstance(term, Factor) and term.group is None and term.stack is None
 
 

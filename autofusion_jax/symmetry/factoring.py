@@ -1,4 +1,4 @@
-"""Take one array apart into the factors of its axes, act on each, and put it together again."""
+"""Factoring of one array: split into the factors of its axes, acted on, and put together again."""
 
 import collections
 import dataclasses
@@ -171,7 +171,7 @@ def _transform_plain(spec: PermSpec, axes: Terms, value: Array, action: Action) 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a factor stands: its position among the split axes, and the leaf's axis it is on."""
+    """The place of a factor: its position among the split axes, and the leaf's axis it is on."""
 
     factor: Factor
     position: int

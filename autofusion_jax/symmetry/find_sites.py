@@ -15,7 +15,7 @@ from autofusion_jax.symmetry.trace import Made, Read, Tracer
 
 
 def find_sites(spec: PermSpec, frozen: Frozen, tracer: Tracer, paths: Sequence[str]) -> tuple[Site, ...]:
-    """Write down where weights make and read the groups, in the order of the program."""
+    """List the values where weights make and read groups, in the order of the program."""
     found: list[tuple[Position, int | None, Made | Read]] = [
         *(("pre", None, made) for made in tracer.made.values()),
         *(("read", read.operand, read) for read in tracer.read.values()),
@@ -41,7 +41,7 @@ def find_sites(spec: PermSpec, frozen: Frozen, tracer: Tracer, paths: Sequence[s
 
 
 def _occurrences(spec: PermSpec, axes: tuple[Axis, ...], shape: tuple[int, ...], group: str) -> int:
-    """How often a value carries a group; 0 if it holds products of the group's units with each other."""
+    """Count a group's occurrences in a value; 0 if it holds products of the group's units with each other."""
     composite = any(isinstance(term, Concat | Family) for axis in axes for term in axis.block)
     if not composite and spec.groups[group].combined is None:
         return int(sum(factor.group == group for axis in axes for factor in axis.factors) == 1)

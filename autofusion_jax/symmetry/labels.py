@@ -1,4 +1,4 @@
-"""Labels: what is known about an axis while a program is traced.
+"""Labels of axes, from which the tracer learns which axes must be in one order.
 
 An axis is a list of factors, outermost first. A factor is an integer (the value is constant
 along it, so it agrees with anything) or a `Label`, a union-find node that is refined in place:
@@ -119,7 +119,7 @@ def labels_of(axis: Sequence[int | Label]) -> list[Label]:
 
 
 def is_constant(axis: Sequence[int | Label]) -> bool:
-    """Whether the value is constant along the axis."""
+    """Tell whether the value is constant along the axis."""
     return not labels_of(axis)
 
 
@@ -188,14 +188,14 @@ def select(axis: Sequence[int | Label], key: Label, index: int) -> Factors:
 
 
 def same_key(label: Label, key: Label) -> bool:
-    """Whether the family `label` depends on the index along `key`."""
+    """Tell whether the family `label` depends on the index along `key`."""
     assert label.key is not None
     own = resolve([label.key])
     return len(own) == 1 and own[0] is find(key)
 
 
 def has_family(axis: Sequence[int | Label]) -> bool:
-    """Whether a family occurs on the axis."""
+    """Tell whether a family occurs on the axis."""
     return any(
         label.kind == "family" or (label.kind == "concat" and any(map(has_family, blocks_of(label))))
         for label in labels_of(axis)

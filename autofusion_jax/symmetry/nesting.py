@@ -1,4 +1,4 @@
-"""From labels to groups: which labels occur together, and what that allows.
+"""Groups from labels: nesting, products and sums, derived from which labels occur together.
 
 A label b is nested in a label a (units of b may be permuted differently for each index along
 a) if in every record that has b, a occurs exactly once. Two labels nested in each other are
@@ -134,7 +134,7 @@ def _alternatives(label: Label) -> Iterator[Alternative]:
 
 @dataclasses.dataclass
 class Structure:
-    """What is known about the labels after all records were read.
+    """The relations between labels after all records were read.
 
     Attributes:
         labels: id -> label, for all that occur.

@@ -16,7 +16,7 @@ Origin: TypeAlias = frozenset[tuple[int, int]]
 """The (leaf, axis) pairs that an axis comes from, while the value is made of parameters only."""
 
 Path: TypeAlias = tuple[int, ...]
-"""Where an equation stands: its number in the jaxpr, then in the jaxpr inside it, and so on."""
+"""The place of an equation: its number in the jaxpr, then in the jaxpr inside it, and so on."""
 
 NOWHERE: Origin = frozenset()
 
@@ -51,7 +51,7 @@ class Read:
 
 @dataclasses.dataclass
 class Value:
-    """What is known about one value of the program.
+    """One value of the program, as far as the trace knows it.
 
     Attributes:
         axes: one list of factors for each axis.
@@ -100,7 +100,7 @@ class Value:
 
     @property
     def is_weight(self) -> bool:
-        """Whether it is made of parameters, or chosen among them by something live (a look-up)."""
+        """True if it is made of parameters, or chosen among them by something live (a look-up)."""
         return not self.live or any(self.origin)
 
 
@@ -187,7 +187,7 @@ class Tracer:
         self.records.append(Record([*axes, *self.scans]))
 
     def note_value(self, value: Value) -> None:
-        """Record the axes of a value. Positions of an iota agree under any permutation: no record."""
+        """Record the axes of a value; not those of an iota, which is the same under any permutation."""
         if value.index is None:
             self.note_together(value.axes)
         elif value.live or any(value.origin):

@@ -1,4 +1,4 @@
-"""What a data set is once loaded, and the one order of rows that every source gives."""
+"""The form of a loaded data set, and the one order of rows that every source gives."""
 
 import dataclasses
 import functools

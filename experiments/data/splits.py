@@ -16,7 +16,7 @@ def generator(purpose: str, seed: int) -> np.random.Generator:
 
 
 def task_sizes(num_classes: int, sizes: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """How many classes each task has: `sizes`, or two halves.
+    """The number of classes of each task: `sizes`, or two halves.
 
     Raises:
         ValueError: fewer than two tasks, an empty one, or a wrong sum.
@@ -69,7 +69,7 @@ def head_classes(tasks: tuple[tuple[int, ...], ...], protocol: str) -> tuple[tup
 
 
 def task_labels(labels: np.ndarray, tasks: tuple[tuple[int, ...], ...], protocol: str) -> np.ndarray:
-    """Which logit is right for each image.
+    """The index of the right logit for each image.
 
     Args:
         labels: classes `[n]`.

@@ -26,7 +26,7 @@ ATTENTION = (
 
 
 def infer(tensors: Mapping[str, Stored]) -> Config:
-    """Whether the head is a tensor of its own, which config.json does not tell."""
+    """Tell whether the head is a tensor of its own, which config.json does not say."""
     return {"own_head": HEAD in tensors}
 
 

@@ -39,7 +39,7 @@ def dot_general(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 
 def _activation(left: Value, right: Value) -> int:
-    """Which side a weight acts on; of two weights, the first."""
+    """The side that a weight acts on; of two weights, the first."""
     if left.live != right.live:
         return 0 if left.live else 1
     return 1 if left.is_weight and not right.is_weight else 0

@@ -92,7 +92,7 @@ def _carry(tracer: Tracer, carry: list[Value], step: Callable[[list[Value]], lis
 
 
 def _state(values: list[Value]) -> list[Any]:
-    """What can still change: constant factors that become labels, and labels that are split."""
+    """The part of a carry that can still change: constant factors become labels, and labels are split."""
     return [
         (v.live, [[f if isinstance(f, int) else None for f in resolve(axis)] for axis in v.axes])
         for v in values

@@ -78,7 +78,7 @@ def sort(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 
 def _may_move(tracer: Tracer, axis: Factors, what: str, eqn: Any) -> bool:
-    """Whether positions along an axis may be followed; otherwise fix it. Only reals do not tie."""
+    """Tell whether positions along an axis may be followed; otherwise fix it. Only reals do not tie."""
     real = jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating)
     if tracer.strict or is_constant(axis) or not real:
         pin(axis, what)
