@@ -74,6 +74,7 @@ class Value:
     made: Made | None = None
 
     def __post_init__(self) -> None:
+        # the labels are shared with other values, the lists are not: rules replace entries of them
         self.axes = [list(axis) for axis in self.axes]
         self.origin = list(self.origin) or [NOWHERE] * len(self.axes)
 
@@ -175,6 +176,7 @@ class Tracer:
         for leaf_axis in (pair for origin in origins for pair in origin):
             if weak:
                 self.weak_roles.setdefault(leaf_axis, role)
+            # the first use decides: a tied embedding is looked up first and read as a head last
             elif self.roles.setdefault(leaf_axis, role) != role:
                 self.two_roles.setdefault(leaf_axis)
 
@@ -190,12 +192,14 @@ class Tracer:
         """Record the axes of a value; not those of an iota, which is the same under any permutation."""
         if value.index is None:
             self.note_together(value.axes)
+        # an argmax says something about the units that it points to, so their axis is part of the record
         elif value.live or any(value.origin):
             self.note_together([*value.axes, value.index])
 
     @contextmanager
     def inside(self, axis: Factors) -> Iterator[None]:
         """Values made inside belong to one index along a scanned axis."""
+        # appended to all records until the end: what a scan's body makes exists once for each scanned index
         self.scans.append(axis)
         yield
         self.scans.pop()
@@ -217,14 +221,17 @@ class Tracer:
         def read(atom: Any) -> Value:
             return self.constant(atom.val) if isinstance(atom, jex.Literal) else values[atom]
 
+        # restored at the end: a call runs its jaxpr in the middle of this one
         outer = self.path
         for number, eqn in enumerate(jaxpr.eqns):
             self.path = (*outer, number)
             outputs = self._apply(eqn, [read(atom) for atom in eqn.invars])
             for var, output in zip(eqn.outvars, outputs):
                 shape = tuple(getattr(var.aval, "shape", ()))
+                # a wrong shape would go unnoticed until axes of different meaning are made the same
                 assert tuple(map(total, output.axes)) == shape or 0 in shape, (eqn, output.axes)
                 values[var] = output
+                # every intermediate value, since nesting is derived from the records alone
                 self.note_value(output)
         self.path = outer
         return [read(atom) for atom in jaxpr.outvars]
@@ -232,17 +239,20 @@ class Tracer:
     def _apply(self, eqn: Any, inputs: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         rule = self.rules.get(name)
+        # calls are passed over: a leaf's place in the order is that of the equation that uses it inside
         if rule is None or not rule.is_call:
             for value in inputs:
                 if value.leaf is not None:
                     self.order.setdefault(value.leaf)
         if rule is None:
             return self._unknown(eqn, inputs)
+        # to any other rule positions are plain numbers, which a reordering would change: fix the axis
         if not (rule.reads_index or rule.is_call):
             for value in inputs:
                 if value.index is not None:
                     pin(value.index, f"arithmetic on its positions ({name})")
             inputs = [dataclasses.replace(v, index=None, shifted=False, known=None) for v in inputs]
+        # for notes: an equation inside a library's function is found by the user's line that calls it
         self.enclosing.append(eqn)
         outputs = rule.apply(self, eqn, inputs)
         self.enclosing.pop()
@@ -256,6 +266,7 @@ class Tracer:
         A mixed axis gets a new fixed label. That alone is not enough: added to what it was made
         from (`h + h[::-1]`), the two labels are joined, and units would seem aligned again.
         """
+        # ids of the labels that still index an output; the rest ended at this equation
         left = {label.id for value in outputs for axis in value.axes for label in labels_of(axis)}
         for value in inputs:
             kept = [axis for axis in value.axes if {label.id for label in labels_of(axis)} <= left]
@@ -276,6 +287,7 @@ class Tracer:
             value.pin(f"no rule for {name}")
             if value.index is not None:
                 pin(value.index, f"no rule for {name}")
+        # the innermost equation with a known source line, else that of the call around it
         places = (source_info_util.summarize(e.source_info) for e in (eqn, *reversed(self.enclosing)))
         place = next((place for place in places if place), "an unknown place")
         self.notes.setdefault(f"no rule for primitive {name!r} at {place}: what meets it is fixed")
