@@ -22,7 +22,7 @@ ARRAYS, MANIFEST, META, SPEC = "arrays", "manifest.json", "meta.json", "spec.jso
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is there but cannot be trusted."""
+    """An error of a checkpoint that exists but cannot be read or verified."""
 
 
 class Checkpoint(NamedTuple):

@@ -79,7 +79,7 @@ def classify(outputs: Float[Array, "n ..."], tasks: Tasks) -> Predictions:
 
 
 def task_names(num_tasks: int) -> tuple[str, ...]:
-    """`task_a`, `task_b`, ...: what tasks are called that have no names of their own.
+    """The default names of tasks: `task_a`, `task_b`, ...
 
     Raises:
         ValueError: fewer than two tasks, or more than the alphabet has letters.

@@ -44,7 +44,7 @@ def activation_maps(
     site: Site,
     relative: bool = False,
 ) -> ActivationMaps:
-    """Map what speaks for a class: by Grad-CAM at a site, or by gradient x input where that cannot be.
+    """Map the evidence for a class: by Grad-CAM at a site, or by gradient x input where it has no places.
 
     Sites of dense layers have no places, and a transformer's tokens do not lie as pixels do: the map
     is then the same for all of them.

@@ -227,7 +227,7 @@ def _not_padding(source: Array) -> Array:
 def greedy_decode(
     module: T5, params: Params, source: Int[Array, "batch source"], *, max_len: int
 ) -> Int[Array, "batch max_len"]:
-    """Write the likeliest token after the likeliest tokens before it, until all sequences have ended.
+    """Decode greedily: append the likeliest token, until all sequences have ended.
 
     Every step runs the decoder on all positions: simple, and meant for short answers.
 

@@ -133,7 +133,7 @@ class TokenTower(Tower):
 
     @nn.compact
     def token_features(self, tokens: Int[Array, "batch tokens"]) -> Float[Array, "batch tokens dim"]:
-        """The features of every token, which know the tokens before it."""
+        """The features of every token, from it and the tokens before it."""
         num = tokens.shape[1]
         must_be = "that of the longest input"
         require(num <= self.length, "build_model", "length", must_be, f"{self.length} for {num} tokens")

@@ -15,7 +15,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class ChecksumError(ValueError):
-    """Data is there but is not what it should be."""
+    """An error of data that exists but fails its checksum."""
 
 
 class SourceUnavailable(Exception):

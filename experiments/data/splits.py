@@ -32,7 +32,7 @@ def task_sizes(num_classes: int, sizes: tuple[int, ...] = ()) -> tuple[int, ...]
 
 
 def split_classes(num_classes: int, seed: int, sizes: tuple[int, ...] = ()) -> tuple[tuple[int, ...], ...]:
-    """Draw disjoint tasks: which classes each has, sorted.
+    """Draw disjoint tasks, each as the sorted tuple of its classes.
 
     Args:
         num_classes: number of classes, from 0.

@@ -58,7 +58,7 @@ class TrainOptions:
 
 
 class TrainState(NamedTuple):
-    """Everything a stopped training needs to go on."""
+    """The state of a training run, from which it can be resumed."""
 
     params: Params
     opt_state: optax.OptState

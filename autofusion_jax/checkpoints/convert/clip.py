@@ -76,7 +76,7 @@ def network(config: Config) -> Network:
 
 
 def rules(config: Config) -> list[Rule]:
-    """The table."""
+    """The table of rules."""
     image, text = _towers(config)
     found = _image_rules("params/image_tower/", VISION, image) + expand(REST, "params/", "")
     return found + _block_rules("params/text_tower/", "text_model.", text)
