@@ -23,10 +23,12 @@ def batch_models(fn: Callable[..., T], *, unroll: bool) -> Callable[..., T]:
     Returns:
         A function of pytrees whose leaves have a leading axis `[k]`.
     """
+    # one batched operation for each of the network's, whatever k is
     if not unroll:
         return jax.vmap(fn)
 
     def unrolled(*args: Any) -> T:
+        # the program grows k-fold, and so does compilation: worth it only where vmap is slow
         k = len(jax.tree.leaves(args)[0])
         outs = [fn(*jax.tree.map(operator.itemgetter(i), args)) for i in range(k)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
@@ -42,6 +44,7 @@ def prefers_unrolling(apply_fn: ApplyFn, params: Params, x: jax.Array) -> bool:
     """
     if jax.default_backend() != "cpu":
         return False
+    # the text of a jaxpr has those inside of it, so convolutions in scans and calls are found as well
     return "conv_general_dilated" in str(jax.make_jaxpr(apply_fn)(params, x))
 
 
@@ -59,8 +62,11 @@ def predict(apply_fn: ApplyFn, params: Params, x: jax.Array, *, batch_size: int 
         Outputs `[N, ...]`.
     """
     num = x.shape[0]
+    # fewer inputs than a batch are not padded up to one
     size = min(batch_size, num)
     padding = -num % size
+    # whole batches, as `lax.map` compiles one body for one shape; examples do not see each other
     padded = jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1)))
+    # one batch of activations at a time, where vmap would hold all of them
     outputs = jax.lax.map(lambda part: apply_fn(params, part), padded.reshape(-1, size, *x.shape[1:]))
     return outputs.reshape(num + padding, *outputs.shape[2:])[:num]

@@ -17,7 +17,7 @@ ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plug
 
 
 def cache_dir() -> Path:
-    """Where fetched data and compiled programs are kept: `AUTOFUSION_CACHE_DIR` or the user's cache."""
+    """The folder of fetched data and compiled programs: `AUTOFUSION_CACHE_DIR` or in the user's cache."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "autofusion_jax")
 
 

@@ -35,7 +35,7 @@ def _describe(leaf: Any) -> str:
 
 
 def _alike(left: Any, right: Any) -> bool:
-    """Whether two leaves are arrays of one dtype and shape."""
+    """Tell whether two leaves are arrays of one dtype and shape."""
     dtype = getattr(left, "dtype", None)
     return dtype is not None and dtype == getattr(right, "dtype", None) and left.shape == right.shape
 
@@ -69,7 +69,7 @@ def check_same_structure(
 
 
 def _is_finite(values: np.ndarray) -> bool:
-    """Whether an array holds no NaN and no infinity: its sum shows both, unless it overflows itself."""
+    """Tell whether an array is finite: its sum shows a NaN or infinity, unless it overflows itself."""
     if not jnp.issubdtype(values.dtype, jnp.inexact):
         return True
     with np.errstate(over="ignore", invalid="ignore"):
@@ -77,7 +77,7 @@ def _is_finite(values: np.ndarray) -> bool:
 
 
 def all_finite(tree: Params) -> bool:
-    """Whether no leaf holds a NaN or an infinity."""
+    """Tell whether no leaf holds a NaN or an infinity."""
     return all(_is_finite(np.asarray(leaf)) for leaf in jax.tree.leaves(tree))
 
 

@@ -1,4 +1,4 @@
-"""The one form in which bad input is refused."""
+"""Checks of arguments, with messages of one form."""
 
 import difflib
 from collections.abc import Iterable

@@ -22,11 +22,11 @@ ARRAYS, MANIFEST, META, SPEC = "arrays", "manifest.json", "meta.json", "spec.jso
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is there but cannot be trusted."""
+    """An error of a checkpoint that exists but cannot be read or verified."""
 
 
 class Checkpoint(NamedTuple):
-    """What `load` gives.
+    """The content of a checkpoint folder, from `load`.
 
     Attributes:
         params: the pytree that was saved, leaves as numpy arrays.

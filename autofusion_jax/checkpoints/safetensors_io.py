@@ -29,7 +29,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class StoredLeaf(NamedTuple):
-    """Where a leaf lies.
+    """The place of a leaf in a file.
 
     Attributes:
         file: the file.
@@ -45,7 +45,7 @@ class StoredLeaf(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many entries it has."""
+        """The number of entries."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def read(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Accuracy by task, in the three senses that papers mix up.
+"""Accuracy by task, in three senses for which papers use one name.
 
 - *Joint*: the argmax over all classes, over the inputs of either task.
 - *Task A*, *task B*: the argmax over all classes, over the inputs of one task.
@@ -79,7 +79,7 @@ def classify(outputs: Float[Array, "n ..."], tasks: Tasks) -> Predictions:
 
 
 def task_names(num_tasks: int) -> tuple[str, ...]:
-    """`task_a`, `task_b`, ...: what tasks are called that have no names of their own.
+    """The default names of tasks: `task_a`, `task_b`, ...
 
     Raises:
         ValueError: fewer than two tasks, or more than the alphabet has letters.
@@ -177,7 +177,7 @@ def _by_task(values: Sequence[np.ndarray], names: Sequence[str], suffix: str) ->
 
 
 def task_masks(labels: Int[np.ndarray, "..."], tasks: Tasks) -> np.ndarray:
-    """Which inputs belong to which task, `[tasks, n]`.
+    """Mark the inputs that belong to each task, `[tasks, n]`.
 
     Args:
         labels: true classes `[n]`, or `[tasks, n]`: each input's class in each task, or -1.

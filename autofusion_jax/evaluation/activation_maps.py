@@ -1,4 +1,4 @@
-"""Where in an input a network finds what speaks for a class: Grad-CAM at any site of any traced network."""
+"""Grad-CAM at any site of any traced network: the parts of an input that raise the score of a class."""
 
 import functools
 from typing import Literal, NamedTuple
@@ -10,15 +10,15 @@ from jaxtyping import Float, Int
 
 from autofusion_jax.symmetry.affine import AffineReader
 from autofusion_jax.symmetry.capture import fitted_axes
+from autofusion_jax.symmetry.factoring import views_of
 from autofusion_jax.symmetry.program import FlatProgram, Override, flatten_program
-from autofusion_jax.symmetry.rules.elementwise import AFFINE, COPIES, NAMES
+from autofusion_jax.symmetry.rules.elementwise import BY_ENTRY, COPIES
 from autofusion_jax.symmetry.site import Site
-from autofusion_jax.symmetry.sites import views_of
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
-ELEMENTWISE = frozenset((*NAMES, *AFFINE, *COPIES, "select_n"))
+ELEMENTWISE = frozenset((*BY_ENTRY.split(), *COPIES.split(), "add", "sub", "mul", "div", "select_n"))
 
 Kind = Literal["grad_cam", "gradient_x_input"]
 
@@ -44,7 +44,7 @@ def activation_maps(
     site: Site,
     relative: bool = False,
 ) -> ActivationMaps:
-    """Map what speaks for a class: by Grad-CAM at a site, or by gradient x input where that cannot be.
+    """Map the evidence for a class: by Grad-CAM at a site, or by gradient x input where it has no places.
 
     Sites of dense layers have no places, and a transformer's tokens do not lie as pixels do: the map
     is then the same for all of them.
@@ -157,7 +157,7 @@ def gradient_x_input(
 
 
 def activation_after(program: FlatProgram, number: int) -> int:
-    """What an elementwise function makes of a value, if that is all the program does with it.
+    """Find the output of the elementwise function that alone reads a value; else the value itself.
 
     Args:
         program: the network.

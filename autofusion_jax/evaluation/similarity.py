@@ -1,4 +1,4 @@
-"""How alike two networks are inside: linear CKA, and the correlation of unit with unit, site by site.
+"""Linear CKA and the correlation of unit with unit, of two networks, at each site.
 
 CKA compares the spaces that the units of a layer span. Reordering units does not change it, nor
 does any rotation: it is the same before and after an alignment by permutations. What an alignment
@@ -24,7 +24,7 @@ from autofusion_jax.validation import require
 
 
 class Similarity(NamedTuple):
-    """How alike two networks are at one site.
+    """The similarity of two networks at one site.
 
     Attributes:
         cka: linear CKA in [0, 1]; NaN where a network's units never vary.

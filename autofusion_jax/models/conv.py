@@ -79,7 +79,7 @@ def _spread(cotangent: Array, stride: int, shape: tuple[int, ...]) -> Array:
 
 
 def _chunk_size(x: Array, k: int, stride: int) -> int:
-    """How many images' patches to hold at once: all if they are few, else up to `CHUNK`."""
+    """The number of images whose patches are held at once: all if they are few, else up to `CHUNK`."""
     batch, height, width, channels = x.shape
     patches = batch * (height // stride) * (width // stride) * k * k * channels
     return batch if patches <= MAX_PATCHES else math.gcd(batch, CHUNK)

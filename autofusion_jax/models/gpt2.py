@@ -34,7 +34,7 @@ class GPT2(TokenTower, kw_only=True):
         self.readout = nn.Dense(self.num_classes, use_bias=False, name="head")
 
     def features(self, tokens: Int[Array, "batch tokens"]) -> Float[Array, "batch dim"]:
-        """What the head reads."""
+        """The features: the input of the head."""
         last = jnp.argmax(jnp.arange(tokens.shape[1]) * (tokens != self.pad), axis=1)
         return at_token(self.token_features(tokens), last)
 

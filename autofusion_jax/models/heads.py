@@ -35,7 +35,7 @@ class Backbone(Model):
         return params | ({READER: {"kernel": jnp.zeros((self.channels, 1))}} if self.channels else {})
 
     def features(self, params: Params, x: Array) -> Array:
-        """What heads read, `[N, numbers]`."""
+        """The features `[N, numbers]`: the input of the heads."""
         known = {name: leaves for name, leaves in params.items() if name != READER}
         return jnp.asarray(self.module.apply(known, x, method="features"))
 

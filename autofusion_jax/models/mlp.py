@@ -40,7 +40,7 @@ class MLP(nn.Module):
         )
 
     def features(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch features"]:
-        """What the head reads."""
+        """The features: the input of the head."""
         x = x.reshape(x.shape[0], -1)
         for layer in self.body:
             x = jax.nn.relu(layer(x))

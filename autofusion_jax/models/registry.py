@@ -97,7 +97,7 @@ class Model:
         return jax.numpy.asarray(logits), {**params, **updated}
 
     def features(self, params: Params, x: Array) -> Array:
-        """What a plain head reads `[N, features]`.
+        """The input `[N, features]` of a plain head.
 
         Raises:
             ValueError: the network has another head.

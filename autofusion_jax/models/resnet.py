@@ -97,7 +97,7 @@ class ResNet(nn.Module):
         self.readout = build_head(self.head, self.num_classes, embed_dim=self.embed_dim)
 
     def features(self, x: Float[Array, "batch h w c"], train: bool = False) -> Float[Array, "batch features"]:
-        """What the head reads: the mean of the last feature map over its pixels."""
+        """The features, input of the head: the mean of the last feature map over its pixels."""
         x = jax.nn.relu(apply_norm(self.stem_norm, self.stem(x), train))
         x = max_pool(x, size=3) if self.inputs == "large" else x
         for block in self.body:

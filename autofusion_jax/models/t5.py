@@ -62,7 +62,7 @@ class Attention(nn.Module):
         context: Float[Array, "batch keys dim"],
         bias: Float[Array, "#batch #heads #queries keys"],
     ) -> Float[Array, "batch queries dim"]:
-        """What `x` reads from `context`; `bias` is added to the scores."""
+        """Attention of `x` over `context`; `bias` is added to the scores."""
         heads = functools.partial(nn.DenseGeneral, (self.num_heads, self.head_dim), use_bias=False)
         small = nn.initializers.variance_scaling(1 / self.head_dim, "fan_in", "normal")
         query = heads(kernel_init=small, name="query")(x)
@@ -193,7 +193,7 @@ class T5(nn.Module):
             self.head = nn.Dense(self.vocab, use_bias=False)
 
     def encode(self, source: Int[Array, "batch source"]) -> Float[Array, "batch source dim"]:
-        """What the decoder reads of the source."""
+        """The encoded source, which the decoder attends to."""
         return self.encoder(self.shared(source), _not_padding(source))
 
     def decode(
@@ -202,7 +202,7 @@ class T5(nn.Module):
         encoded: Float[Array, "batch source dim"],
         source: Int[Array, "batch source"],
     ) -> Float[Array, "batch target dim"]:
-        """What the head reads."""
+        """The decoded target: the input of the head."""
         causal = jnp.tri(inputs.shape[1], dtype=bool)
         return self.decoder(self.shared(inputs), causal, (encoded, _not_padding(source)))
 
@@ -227,7 +227,7 @@ def _not_padding(source: Array) -> Array:
 def greedy_decode(
     module: T5, params: Params, source: Int[Array, "batch source"], *, max_len: int
 ) -> Int[Array, "batch max_len"]:
-    """Write the likeliest token after the likeliest tokens before it, until all sequences have ended.
+    """Decode greedily: append the likeliest token, until all sequences have ended.
 
     Every step runs the decoder on all positions: simple, and meant for short answers.
 

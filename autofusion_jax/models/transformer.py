@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """What both towers have: blocks `block_0`, ... and a `norm` after them.
+    """The base of both towers: blocks `block_0`, ... and a `norm` after them.
 
     Attributes:
         dim: size of the residual stream; `num_heads` divides it.
@@ -133,7 +133,7 @@ class TokenTower(Tower):
 
     @nn.compact
     def token_features(self, tokens: Int[Array, "batch tokens"]) -> Float[Array, "batch tokens dim"]:
-        """The features of every token, which know the tokens before it."""
+        """The features of every token, from it and the tokens before it."""
         num = tokens.shape[1]
         must_be = "that of the longest input"
         require(num <= self.length, "build_model", "length", must_be, f"{self.length} for {num} tokens")

@@ -49,7 +49,7 @@ class VGG(nn.Module):
         self.readout = build_head(self.head, self.num_classes, embed_dim=self.embed_dim)
 
     def features(self, x: Float[Array, "batch h w c"], train: bool = False) -> Float[Array, "batch features"]:
-        """What the head reads: the last feature map, flattened height x width x channels."""
+        """The features, input of the head: the last feature map, flattened height x width x channels."""
         for i, (layer, norm) in enumerate(zip(self.body, self.norms)):
             x = layer(x)
             x = jax.nn.relu(x if norm is None else apply_norm(norm, x, train))

@@ -1,4 +1,4 @@
-"""From CLIP to the classifier that is merged, and back."""
+"""Zero-shot classifiers from CLIP, for merging, and back to CLIP."""
 
 from collections.abc import Sequence
 

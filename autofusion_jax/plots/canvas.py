@@ -1,4 +1,4 @@
-"""Colours of all figures, and how a figure becomes a file."""
+"""Colours of all figures, and the writing of a figure to a file."""
 
 from pathlib import Path
 

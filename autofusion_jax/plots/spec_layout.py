@@ -1,4 +1,4 @@
-"""Where everything lies in the drawing of a permutation spec. Lengths in inches, sizes of text in points."""
+"""The layout of the drawing of a permutation spec. Lengths in inches, sizes of text in points."""
 
 import dataclasses
 import functools
@@ -58,7 +58,7 @@ class Box:
 
     @functools.cached_property
     def left(self) -> float:
-        """Where its cells begin."""
+        """The left edge of its cells."""
         return max(text_width(self.head[0]), text_width(self.head[1], SMALL)) + PAD + 0.12
 
     @functools.cached_property
@@ -68,7 +68,7 @@ class Box:
 
     @functools.cached_property
     def places(self) -> list[tuple[float, float]]:
-        """Where its pieces are: left edge and middle, from its corner."""
+        """The places of its pieces: left edge and middle, from its corner."""
         steps = [(piece.width + piece.space, LINE) for piece in self.pieces]
         return [(self.left + x, PAD + y + LINE / 2) for x, y in flow(steps, MAX_LEAVES - self.left - PAD)]
 
@@ -142,7 +142,7 @@ def flow(
 
 
 def label(spec: PermSpec, name: str) -> tuple[str, str]:
-    """What is written beside a group's first dot: its name, and its size and nesting."""
+    """The text beside a group's first dot: its name, and its size and nesting."""
     group = spec.groups[name]
     sizes = {**spec.stacks, **{outer: spec.groups[outer].size for outer in spec.groups}}
     size = " × ".join(str(n) for n in (*(sizes[outer] for outer in group.nested_in), group.size))
@@ -264,7 +264,7 @@ def _colors(
 
 
 def _key(spec: PermSpec, limit: float) -> list[tuple[Piece, str, tuple[float, float]]]:
-    """What cells and signs mean, of those that occur."""
+    """The key to the cells and signs that occur."""
     group = next(iter(spec.groups), None)
     factors = [factor for leaf in spec.leaves for axis in leaf.axes for factor in axis.factors]
     text = " ".join(str(axis) for leaf in spec.leaves for axis in leaf.axes)

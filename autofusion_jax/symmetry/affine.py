@@ -1,4 +1,4 @@
-"""Which leaves scale and shift a value of the program: read off its equations.
+"""The leaves that scale and shift a value of the program, read off its equations.
 
 A pre-activation is made by a chain of affine steps: a product with a weight, perhaps a
 normalisation with stored statistics, a scale, a bias. Multiplying the last factor and all that

@@ -1,4 +1,4 @@
-"""Axes of parameter leaves as ordered products of factors, and how to write them by hand.
+"""Axes of parameter leaves as ordered products of factors, and functions to write them by hand.
 
 An axis is a concatenation of blocks; a block is an ordered product of factors, outermost
 first; a factor either carries a group or is fixed. A flattened `[H, W, C]` axis that carries

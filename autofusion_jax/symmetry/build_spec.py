@@ -1,4 +1,4 @@
-"""From labels to an immutable spec: groups with names, axes with roles, sites."""
+"""Immutable specs from labels: groups with names, axes with roles."""
 
 import dataclasses
 import math
@@ -38,23 +38,29 @@ class Frozen:
     def __init__(self, leaves: Sequence[Leaf], structure: Structure, tracer: Tracer) -> None:
         self._structure = structure
         self._tracer = tracer
+        # all labels of a product or sum share one list, so that they get one name and a place in it
         self._members: dict[int, list[int]] = {}
         for members in (*structure.products, *structure.sums):
             self._members.update(dict.fromkeys(members, members))
         keys = _keys(leaves)
         self._places, self._sizes = _places(leaves, keys)
+        # leaves come in the order of first use, so groups do as well: the spec reads like the network
         self._order = {label: number for number, label in enumerate(self._places)}
+        # batch axes of products of two live values: in attention these are the heads
         self._heads = {label.id for axis in tracer.pairs for label in labels_of(axis)}
         self._names: dict[int, str] = {}
         self._used: set[str] = set()
+        # a label that is in no record cannot be shown to be free
         self._fixed = {i for i in self._places if i not in structure.labels or structure.labels[i].fixed}
         free = [i for i in self._places if i not in self._fixed]
+        # of two labels nested in each other neither is outer: they are one group over their product
         self._outers = {
             o
             for i in free
             for o in structure.outer[i]
             if o in self._fixed or i not in structure.outer.get(o, ())
         }
+        # fixed labels get a name only where something is nested in them or chosen by them: a stack
         named = {*free, *self._outers, *keys}
         for label in self._places:
             if label in named and label not in self._names:
@@ -69,6 +75,7 @@ class Frozen:
         for label in free:
             if label not in done:
                 members = self._members.get(label, [label])
+                # in place: `_terms` takes a label's part from its place in this list
                 members.sort(key=lambda i: self._order.get(i, len(self._order)))
                 done.update(members)
                 yield label
@@ -76,9 +83,11 @@ class Frozen:
     def _group(self, label: int) -> Group:
         members = self._members.get(label, [label])
         outer = self._structure.outer[label] - set(members)
+        # outermost first: a label is nested in all that its outer ones are nested in
         order = sorted(outer, key=lambda i: (len(self._structure.outer[i]), self._order[i]))
         nested_in = tuple(dict.fromkeys(self._names[i] for i in order))
         sizes = [self._sizes[i] for i in members]
+        # sums before products: both have several members, and a label is in one of them at most
         if members in self._structure.sums:
             return Group(self._names[label], sum(sizes), nested_in, "sum")
         if len(members) > 1:
@@ -88,11 +97,13 @@ class Frozen:
     def _name(self, label: int) -> str:
         """A group is named after the layer that produces it, and its place in a nesting."""
         places = [place for member in self._members.get(label, [label]) for place in self._places[member]]
+        # readers give the name only where no leaf makes the group
         makers = [leaf for leaf, axis in places if self._tracer.role(leaf.number, axis) != "in"]
         layers = list(dict.fromkeys(leaf.layer for leaf in makers)) or [places[0][0].layer]
         outer = self._structure.outer
         if label in self._fixed:
             return f"{layers[0]}.stack"
+        # heads are made by Q, K and V together: named after the module around them
         if label in self._outers and label in self._heads:
             return f"{_common(layers)}.heads"
         if label in self._outers:
@@ -120,6 +131,7 @@ class Frozen:
         terms: list[Term] = []
         for factor in resolve(axis):
             for term in (Factor(factor),) if isinstance(factor, int) else self._terms(factor):
+                # fixed factors side by side move as little as their product: [2, 3] is [6]
                 if _plain(term) and terms and _plain(terms[-1]):
                     terms[-1] = Factor(terms[-1].size * term.size)
                 else:
@@ -146,7 +158,7 @@ class Frozen:
 
 
 def _plain(term: Term) -> bool:
-    """Whether a term is a fixed factor without a name."""
+    """Tell whether a term is a fixed factor without a name."""
     return isinstance(term, Factor) and term.group is None and term.stack is None
 
 
@@ -154,6 +166,7 @@ def _merged(blocks: list[Block]) -> Block:
     """A concatenation whose neighbouring fixed blocks are one."""
     out: list[Block] = []
     for block in blocks:
+        # neighbouring blocks in which nothing moves are one block, or the spec would list paddings
         if out and all(map(_plain, (*out[-1], *block))):
             out[-1] = (Factor(block_size(out[-1]) + block_size(block)),)
         else:
@@ -170,6 +183,7 @@ def _places(
     for leaf in leaves:
         for number, axis in enumerate(leaf.axes):
             for label in _all_labels(axis):
+                # composites are written by their leaves; keys are named as a whole, for families to refer to
                 if label.kind == "leaf" or label.id in keys:
                     places.setdefault(label.id, []).append((leaf, number))
                     sizes[label.id] = label.size
@@ -201,6 +215,7 @@ def _common(layers: list[str]) -> str:
     split = [layer.split("/") for layer in layers]
     shared = []
     for parts in zip(*split):
+        # the first level at which the paths part
         if len(set(parts)) > 1:
             break
         shared.append(parts[0])

@@ -12,11 +12,11 @@ from jax.extend import core as jex
 from jax.tree_util import Partial
 
 from autofusion_jax.symmetry.axes import Axis, Factor, block_size, fixed_axis
+from autofusion_jax.symmetry.factoring import views_of
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.moments import Moments, stream_moments
 from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr, scan_parts
 from autofusion_jax.symmetry.site import Site
-from autofusion_jax.symmetry.sites import views_of
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.trace import Path
 from autofusion_jax.symmetry.transform import check_params
@@ -69,10 +69,12 @@ def capture_sites(
     return {site.name: found[site.name] for site in wanted}  # jit sorts its dicts
 
 
+# spec and sites are static and equal by value: the same sites of an equal spec compile once
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _capture(spec: PermSpec, sites: tuple[Site, ...], params: Params, x: Any) -> dict[str, Array]:
     assert spec.apply_fn is not None
     program = trace_program(spec.apply_fn, params, x, caller="capture_sites")
+    # several sites may lie at one place: the groups of one value
     wanted = frozenset(map(_place, sites))
     inputs = [*jax.tree.leaves(params), *jax.tree.leaves(x)]
     _, found = _evaluate(program.jaxpr, program.consts, inputs, wanted, ())
@@ -85,6 +87,7 @@ def _place(site: Site) -> Place:
 
 def _view(spec: PermSpec, site: Site, found: dict[Place, Array]) -> Array:
     value = found.get(_place(site))
+    # other shapes can trace to another program (a branch on the batch size), where paths lead elsewhere
     if value is None or value.ndim != len(site.axes):
         raise ValueError(
             f"capture_sites: x must lead to the program that the spec was inferred from; site {site.name!r} "
@@ -105,8 +108,10 @@ def _fitted(site: Site, axis: Axis, size: int) -> Axis:
     if not axis.groups:
         return fixed_axis(size)
     first, *rest = axis.block
+    # only a plain outermost factor can hold examples, as in a reshape of [N, heads] to [N * heads]
     lead = isinstance(first, Factor) and first.group is None and first.stack is None
     inner = tuple(rest) if lead else axis.block
+    # the units are what they were; the rest must be a whole number of examples
     if size % block_size(inner):
         raise ValueError(
             f"capture_sites: site {site.name!r} must have an axis of {axis.size} units; got {size}. "
@@ -127,7 +132,9 @@ def _evaluate(
 
     for number, eqn in enumerate(jaxpr.eqns):
         here, operands = (*path, number), [read(atom) for atom in eqn.invars]
+        # a scan in which nothing is wanted is bound as it is: carrying values out costs memory
         inside = any(place[: len(here)] == here and len(place) > len(here) for place, _ in wanted)
+        # always inlined: paths count equations through calls, as the tracer did
         if eqn.primitive.name in CALLS:
             outputs, more = _evaluate(*inner_jaxpr(eqn), operands, wanted, here)
         elif inside and eqn.primitive.name == "scan":
@@ -151,6 +158,7 @@ def _evaluate_scan(
 
     def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], Any]:
         outputs, found = _evaluate(*inner_jaxpr(eqn), [*consts, *carry, *rows], wanted, path)
+        # values leave a scan only as outputs, stacked in front, where `Site.axes` has the scanned axis
         return outputs[: len(carry)], (outputs[len(carry) :], found)
 
     options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
@@ -189,4 +197,5 @@ def moments(
         captured = [capture_sites(spec, params, batch, sites=wanted) for params in models]
         return {name: (jnp.stack([c[name] for c in captured]), outer[name]) for name in outer}
 
+    # bound by Partial, the models are arguments of the compiled step and not constants in it
     return stream_moments(Partial(capture, list(models)), batches)

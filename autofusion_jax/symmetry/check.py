@@ -105,7 +105,7 @@ def _coarsest(jaxpr: Any) -> float:
 
 
 def _holds_in_float64(spec: PermSpec, params: Params, x: Any) -> bool:
-    """Whether the change vanishes in float64: then rounding, not the spec, was to blame."""
+    """Tell whether the change vanishes in float64: then rounding made it, and the spec is right."""
 
     def double(tree: Any) -> Any:
         return jax.tree.map(

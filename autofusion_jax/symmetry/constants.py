@@ -1,4 +1,4 @@
-"""Constants that a function closes over: what is equal along their axes."""
+"""Constants that a function closes over: the runs of equal entries along their axes."""
 
 from typing import Any
 

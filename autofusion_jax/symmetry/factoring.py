@@ -1,4 +1,4 @@
-"""Take one array apart into the factors of its axes, act on each, and put it together again."""
+"""Factoring of one array: split into the factors of its axes, acted on, and put together again."""
 
 import collections
 import dataclasses
@@ -24,9 +24,25 @@ def transform_axes(spec: PermSpec, axes: tuple[Axis, ...], value: Array, action:
     return _transform(spec, [(axis.block, axis.role) for axis in axes], value, action)
 
 
+def views_of(spec: PermSpec, axes: tuple[Axis, ...], value: Array, group: str) -> list[Array]:
+    """Every occurrence of a group in a value, as `[*rest, *outer, n]`."""
+    views: list[Array] = []
+
+    def action(piece: Array, axis: int, outer_axes: tuple[int, ...], name: str, role: str) -> Array:
+        if name == group:
+            where = (*outer_axes, axis)
+            views.append(jnp.moveaxis(piece, where, range(-len(where), 0)))
+        return piece
+
+    transform_axes(spec, axes, value, action)
+    return views
+
+
 def _transform(spec: PermSpec, axes: Terms, value: Array, action: Action) -> Array:
+    # no group on any axis: the array itself, without reshapes for XLA to take out again
     if not any(role for _, role in axes):
         return value
+    # one composite term at a time; each call leaves one less, until there are only factors
     for kind, handle in ((Family, _transform_family), (Concat, _transform_concat)):
         for number, (block, _) in enumerate(axes):
             for position, term in enumerate(block):
@@ -67,11 +83,13 @@ def _transform_family(
         for p, term in enumerate(block)
         if isinstance(term, Factor) and term.stack == family.stack
     ]
+    # its index chooses the member; it may be on another axis than the family
     n, p = where[0]
     split = _expose(value, axes, n, p)
     members = []
     for index in range(len(family.members)):
         chosen: Terms = [(_select(block, family.stack, index), role) for block, role in axes]
+        # at one index the stack has size 1; the term stays, so that (n, p) is valid for the result as well
         single = _replaced(chosen, n, p, (Factor(1),))
         part = jax.lax.slice_in_dim(split, index, index + 1, axis=n + 1)
         members.append(_expose(_transform(spec, single, _hide(part, n), action), single, n, p))
@@ -84,6 +102,7 @@ def _select(block: Block, stack: str, index: int) -> Block:
     for term in block:
         if isinstance(term, Family) and term.stack == stack:
             member = term.members[index]
+            # several terms are wrapped as one, so that the terms after them keep their position
             terms.append(member[0] if len(member) == 1 else Concat((_select(member, stack, index),)))
         elif isinstance(term, Concat):
             terms.append(Concat(tuple(_select(inner, stack, index) for inner in term.blocks)))
@@ -102,6 +121,8 @@ def _transform_concat(
     starts = [sum(map(block_size, concat.blocks[:i])) for i in range(len(concat.blocks) + 1)]
     parts: dict[int, Array] = {}
     for block, members in _bundles(spec, concat):
+        # parts of one sum group lie in blocks apart from each other: one permutation runs over all of them,
+        # so they are put side by side before it acts
         pieces = [jax.lax.slice_in_dim(split, starts[i], starts[i + 1], axis=number + 1) for i in members]
         joined = jnp.concatenate(pieces, axis=number + 1) if len(pieces) > 1 else pieces[0]
         bundle = _replaced(axes, number, position, block)
@@ -109,6 +130,7 @@ def _transform_concat(
         shape = (*split.shape[: number + 1], block_size(block), *split.shape[number + 2 :])
         moved = jnp.reshape(moved, shape)
         sizes = [starts[i + 1] - starts[i] for i in members]
+        # back to the blocks they came from: units may have changed blocks, sizes have not
         stops = [sum(sizes[:i]) for i in range(1, len(sizes))]
         parts.update(zip(members, jnp.split(moved, stops, axis=number + 1)))
     return _hide(jnp.concatenate([parts[i] for i in range(len(parts))], axis=number + 1), number)
@@ -143,21 +165,25 @@ def _transform_plain(spec: PermSpec, axes: Terms, value: Array, action: Action) 
     out = jnp.reshape(value, [place.factor.size for place in factors])
     order = _brought_together(spec, [place.factor for place in factors])
     flat = [position for run in order for position in run]
+    # the parts of a product group side by side, whatever axes they were on: then they are one axis
     out = jnp.transpose(out, flat)
     split_shape = out.shape
     out = jnp.reshape(out, [math.prod(factors[position].factor.size for position in run) for run in order])
     places = [dataclasses.replace(factors[run[0]], position=number) for number, run in enumerate(order)]
     carrying = [place for place in places if place.factor.group]
+    # outermost group first, as out[h, i] = b[outer[h], inner[h, i]]: the inner permutations are numbered by
+    # the place that a unit's head has moved to
     for place in sorted(carrying, key=lambda place: len(spec.groups[place.group].nested_in)):
         outer = tuple(_outer(places, place, name) for name in spec.groups[place.group].nested_in)
         out = action(out, place.position, outer, place.group, place.role or "out")
+    # all sizes are as before, so the same reshape and the inverse transpose lead back
     out = jnp.reshape(out, split_shape)
     return jnp.reshape(jnp.transpose(out, [flat.index(i) for i in range(len(flat))]), value.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a factor stands: its position among the split axes, and the leaf's axis it is on."""
+    """The place of a factor: its position among the split axes, and the leaf's axis it is on."""
 
     factor: Factor
     position: int
@@ -188,6 +214,7 @@ def _outer(places: list[_Place], inner: _Place, name: str) -> int:
     """Find the factor in which another is nested: on its own axis first, else the only one."""
     found = [place for place in places if place.name == name]
     same = [place for place in found if place.axis == inner.axis]
+    # attention kernels carry heads on several axes; a unit belongs to the head beside it on its own axis
     chosen = same or found
     if len(chosen) != 1:
         raise ValueError(

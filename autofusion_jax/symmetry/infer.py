@@ -11,10 +11,10 @@ from jax.interpreters import partial_eval
 
 from autofusion_jax.symmetry.build_spec import Frozen, Leaf
 from autofusion_jax.symmetry.check import check_perm_spec
+from autofusion_jax.symmetry.find_sites import find_sites
 from autofusion_jax.symmetry.labels import Factors, Label, blocks_of, family, find, fixed_axis, pin
 from autofusion_jax.symmetry.nesting import find_structure, settle
 from autofusion_jax.symmetry.rules import RULES
-from autofusion_jax.symmetry.sites import find_sites
 from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
 from autofusion_jax.symmetry.trace import Record, Tracer, Value
 from autofusion_jax.trees import flatten_by_path

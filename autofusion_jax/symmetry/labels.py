@@ -1,4 +1,4 @@
-"""Labels: what is known about an axis while a program is traced.
+"""Labels of axes, from which the tracer learns which axes must be in one order.
 
 An axis is a list of factors, outermost first. A factor is an integer (the value is constant
 along it, so it agrees with anything) or a `Label`, a union-find node that is refined in place:
@@ -60,6 +60,7 @@ class Label:
 
     def link_to(self, other: "Label") -> None:
         """Become the same as another label."""
+        # a link keeps no parts: they would be refined apart from those of the label it stands for
         self.kind, self.parts, self.key, self.target = "link", [], None, other
 
     def become(self, kind: Kind, parts: Sequence[Factors], key: "Label | None" = None) -> "Label":
@@ -74,6 +75,7 @@ class Label:
 
 def find(label: Label) -> Label:
     """Follow links to the label that stands for all that were joined with this one."""
+    # two loops and no recursion: a chain of links is as long as the network is deep
     root = label
     while root.target is not None:
         root = root.target
@@ -96,14 +98,17 @@ def resolve(axis: Sequence[int | Label]) -> Factors:
     """Follow links, expand products, drop size 1, and merge neighbouring constants."""
     out: Factors = []
     for factor in axis:
+        # products are looked through, so split and unify meet constants, leaves, concats and families only
         parts: Sequence[int | Label] = [factor]
         if not isinstance(factor, int):
             label = find(factor)
             if label.kind == "product" or (label.kind == "concat" and len(label.parts) == 1):
+                # written back, or each equation would walk through all splits before it
                 parts = label.parts[0] = resolve(label.parts[0])  # path compression
             else:
                 parts = [label]
         for part in parts:
+            # one position has no order: [1, n] and [n] must compare as the same axis
             if size_of(part) == 1:
                 continue
             if isinstance(part, int) and out and isinstance(out[-1], int):
@@ -119,7 +124,7 @@ def labels_of(axis: Sequence[int | Label]) -> list[Label]:
 
 
 def is_constant(axis: Sequence[int | Label]) -> bool:
-    """Whether the value is constant along the axis."""
+    """Tell whether the value is constant along the axis."""
     return not labels_of(axis)
 
 
@@ -127,9 +132,11 @@ def blocks_of(label: Label) -> list[Factors]:
     """The resolved blocks of a concatenation, those of its concatenated blocks included."""
     out = []
     for part in label.parts:
+        # a concat inside a concat is laid flat, so that two of them can be walked in step
         block = resolve(part)
         if len(block) == 1 and not isinstance(block[0], int) and block[0].kind == "concat":
             out += blocks_of(block[0])
+        # an empty block has no position to meet another at
         elif total(part):
             out.append(block)
     return out
@@ -146,11 +153,13 @@ def pin(axis: Sequence[int | Label], reason: str) -> None:
         if isinstance(factor, int):
             continue
         label = find(factor)
+        # a fixed composite is walked again: a part may have been refined since, and nesting reads the parts
         if label.fixed and label.kind == "leaf":
             continue
         if not label.fixed:
             label.fixed, label.reason = True, reason
         for part in label.parts:
+            # the first reason stays: it is the cause, later ones are what follows from it
             pin(part, label.reason)
 
 
@@ -163,6 +172,7 @@ def concatenate(blocks: Sequence[Factors]) -> Factors:
     """The axis that consists of `blocks`, one after the other."""
     if len(blocks) == 1:
         return list(blocks[0])
+    # a block of one position resolves to no factor, but the blocks after it start one position later
     parts = [named(block or [1]) for block in blocks]
     return [Label(sum(map(total, parts))).become("concat", parts)]
 
@@ -179,8 +189,10 @@ def select(axis: Sequence[int | Label], key: Label, index: int) -> Factors:
         if isinstance(factor, int):
             out.append(factor)
         elif factor.kind == "family" and same_key(factor, key):
+            # the member may hold families over the same key, joined to it later
             out += select(factor.parts[index], key, index)
         elif factor.kind == "concat" and has_family([factor]):
+            # a new concat: the old one stands for all indices, and must not be refined for one of them
             out += concatenate([select(block, key, index) for block in blocks_of(factor)])
         else:
             out.append(factor)
@@ -188,14 +200,14 @@ def select(axis: Sequence[int | Label], key: Label, index: int) -> Factors:
 
 
 def same_key(label: Label, key: Label) -> bool:
-    """Whether the family `label` depends on the index along `key`."""
+    """Tell whether the family `label` depends on the index along `key`."""
     assert label.key is not None
     own = resolve([label.key])
     return len(own) == 1 and own[0] is find(key)
 
 
 def has_family(axis: Sequence[int | Label]) -> bool:
-    """Whether a family occurs on the axis."""
+    """Tell whether a family occurs on the axis."""
     return any(
         label.kind == "family" or (label.kind == "concat" and any(map(has_family, blocks_of(label))))
         for label in labels_of(axis)

@@ -55,9 +55,13 @@ class Equation:
 
     def _whole(self, inputs: Sequence[Any]) -> Sequence[Any]:
         """Evaluate a call as a program of one equation, which JAX knows how to bind."""
+        # literals are part of the equation, and a jaxpr takes only variables as inputs
         free = [(v, atom) for v, atom in zip(inputs, self.eqn.invars) if not isinstance(atom, jex.Literal)]
         values, variables = zip(*free)
+        # JAX wants names of arguments in a jaxpr for its messages; those of the function inside will do
         names = inner_jaxpr(self.eqn)[0].debug_info
+        # bound through a jaxpr: custom_jvp and custom_vjp primitives take callables that only JAX's own
+        # evaluation of an equation builds
         jaxpr = jex.Jaxpr((), variables, self.eqn.outvars, [self.eqn], debug_info=names)
         return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*values)
 
@@ -102,11 +106,13 @@ class FlatProgram:
             keep_derivatives: leave functions with derivatives of their own whole, one equation each: what
                 is inside cannot be replaced then, but gradients are theirs, not those of what they do.
         """
+        # inlined, each value inside has a number and can be replaced; what is left whole is one equation
         self._inlined = frozenset(CALLS) - (DERIVATIVES if keep_derivatives else frozenset())
         self.constants: dict[int, Any] = {}
         self.equations: dict[Path, Equation] = {}
         self.maker: dict[int, Equation] = {}
         self._count = 0
+        # leaves first, inputs after them: that is how `trace_program` orders the arguments
         numbers = [self.new() for _ in program.jaxpr.invars]
         self.leaves = dict(zip(program.paths, numbers))
         self.inputs = tuple(numbers[len(program.paths) :])
@@ -138,6 +144,7 @@ class FlatProgram:
                 outputs = [self.new() for _ in eqn.outvars]
                 equation = Equation(eqn, tuple(operands), tuple(outputs))
                 self.equations[here] = equation
+                # scans and conditionals are one equation as well: what is inside of them has no number
                 self.maker.update(dict.fromkeys(outputs, equation))
             numbers.update(zip(eqn.outvars, outputs))
         return [read(atom) for atom in jaxpr.outvars]
@@ -160,6 +167,7 @@ class FlatProgram:
         raw, equation = self.new(), self.maker[number]
         outputs = tuple(raw if output == number else output for output in equation.outputs)
         moved = dataclasses.replace(equation, outputs=outputs)
+        # `equations` is left as it is: a site still leads to the old number, hence to what takes its place
         self.maker.pop(number)
         self.maker.update(dict.fromkeys(outputs, moved))
         return raw
@@ -176,6 +184,7 @@ class FlatProgram:
     ) -> dict[int, tuple[int, ...]]:
         """All values that some values depend on, themselves included -> what each is computed from."""
         found: dict[int, tuple[int, ...]] = {}
+        # a stack and no recursion: a network has thousands of equations in a row
         waiting = list(numbers)
         while waiting:
             number = waiting.pop()
@@ -198,7 +207,9 @@ class FlatProgram:
             The values, in the order of `wanted`.
         """
         overrides = overrides or {}
+        # an override wins over a value that is given, or a replaced input would have no effect
         known = {**self.constants, **{n: v for n, v in values.items() if n not in overrides}}
+        # only what the wanted values need: equations behind an override are not in the order at all
         for number in graphlib.TopologicalSorter(self.needed(wanted, overrides)).static_order():
             if number in known:
                 continue
@@ -208,6 +219,7 @@ class FlatProgram:
                 continue
             equation = self.maker[number]
             made = equation([known[source] for source in equation.inputs])
+            # an equation of several outputs makes the overridden one, too; that value is dropped
             known.update((n, v) for n, v in zip(equation.outputs, made) if n not in overrides)
         return [known[number] for number in wanted]
 

@@ -1,4 +1,4 @@
-"""The permutation spec: which axis of which leaf carries which group, and in which role."""
+"""The permutation spec: for every axis of every leaf the groups that it carries, and its role."""
 
 import dataclasses
 import functools

@@ -16,7 +16,7 @@ Origin: TypeAlias = frozenset[tuple[int, int]]
 """The (leaf, axis) pairs that an axis comes from, while the value is made of parameters only."""
 
 Path: TypeAlias = tuple[int, ...]
-"""Where an equation stands: its number in the jaxpr, then in the jaxpr inside it, and so on."""
+"""The place of an equation: its number in the jaxpr, then in the jaxpr inside it, and so on."""
 
 NOWHERE: Origin = frozenset()
 
@@ -51,7 +51,7 @@ class Read:
 
 @dataclasses.dataclass
 class Value:
-    """What is known about one value of the program.
+    """One value of the program, as far as the trace knows it.
 
     Attributes:
         axes: one list of factors for each axis.
@@ -74,6 +74,7 @@ class Value:
     made: Made | None = None
 
     def __post_init__(self) -> None:
+        # the labels are shared with other values, the lists are not: rules replace entries of them
         self.axes = [list(axis) for axis in self.axes]
         self.origin = list(self.origin) or [NOWHERE] * len(self.axes)
 
@@ -100,12 +101,29 @@ class Value:
 
     @property
     def is_weight(self) -> bool:
-        """Whether it is made of parameters, or chosen among them by something live (a look-up)."""
+        """True if it is made of parameters, or chosen among them by something live (a look-up)."""
         return not self.live or any(self.origin)
 
 
-Rule: TypeAlias = Callable[["Tracer", Any, list[Value]], list[Value]]
+RuleFunction: TypeAlias = Callable[["Tracer", Any, list[Value]], list[Value]]
 """`rule(tracer, eqn, inputs) -> outputs`: how one primitive relates the axes of its values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The rule of a primitive, and how its inputs and outputs are to be treated around it.
+
+    Attributes:
+        apply: the rule.
+        reads_index: it can take entries that are positions; otherwise their axis is fixed first.
+        mixes: it puts new fixed axes where positions were mixed: what is left is recorded on its own.
+        is_call: it walks over a jaxpr inside the equation; the equations there use the inputs.
+    """
+
+    apply: RuleFunction
+    reads_index: bool = False
+    mixes: bool = False
+    is_call: bool = False
 
 
 @dataclasses.dataclass
@@ -158,6 +176,7 @@ class Tracer:
         for leaf_axis in (pair for origin in origins for pair in origin):
             if weak:
                 self.weak_roles.setdefault(leaf_axis, role)
+            # the first use decides: a tied embedding is looked up first and read as a head last
             elif self.roles.setdefault(leaf_axis, role) != role:
                 self.two_roles.setdefault(leaf_axis)
 
@@ -170,15 +189,17 @@ class Tracer:
         self.records.append(Record([*axes, *self.scans]))
 
     def note_value(self, value: Value) -> None:
-        """Record the axes of a value. Positions of an iota agree under any permutation: no record."""
+        """Record the axes of a value; not those of an iota, which is the same under any permutation."""
         if value.index is None:
             self.note_together(value.axes)
+        # an argmax says something about the units that it points to, so their axis is part of the record
         elif value.live or any(value.origin):
             self.note_together([*value.axes, value.index])
 
     @contextmanager
     def inside(self, axis: Factors) -> Iterator[None]:
         """Values made inside belong to one index along a scanned axis."""
+        # appended to all records until the end: what a scan's body makes exists once for each scanned index
         self.scans.append(axis)
         yield
         self.scans.pop()
@@ -200,14 +221,17 @@ class Tracer:
         def read(atom: Any) -> Value:
             return self.constant(atom.val) if isinstance(atom, jex.Literal) else values[atom]
 
+        # restored at the end: a call runs its jaxpr in the middle of this one
         outer = self.path
         for number, eqn in enumerate(jaxpr.eqns):
             self.path = (*outer, number)
             outputs = self._apply(eqn, [read(atom) for atom in eqn.invars])
             for var, output in zip(eqn.outvars, outputs):
                 shape = tuple(getattr(var.aval, "shape", ()))
+                # a wrong shape would go unnoticed until axes of different meaning are made the same
                 assert tuple(map(total, output.axes)) == shape or 0 in shape, (eqn, output.axes)
                 values[var] = output
+                # every intermediate value, since nesting is derived from the records alone
                 self.note_value(output)
         self.path = outer
         return [read(atom) for atom in jaxpr.outvars]
@@ -215,21 +239,24 @@ class Tracer:
     def _apply(self, eqn: Any, inputs: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         rule = self.rules.get(name)
-        if rule is None or not getattr(rule, "is_call", False):
+        # calls are passed over: a leaf's place in the order is that of the equation that uses it inside
+        if rule is None or not rule.is_call:
             for value in inputs:
                 if value.leaf is not None:
                     self.order.setdefault(value.leaf)
         if rule is None:
             return self._unknown(eqn, inputs)
-        if not getattr(rule, "reads_index", False):
+        # to any other rule positions are plain numbers, which a reordering would change: fix the axis
+        if not (rule.reads_index or rule.is_call):
             for value in inputs:
                 if value.index is not None:
                     pin(value.index, f"arithmetic on its positions ({name})")
             inputs = [dataclasses.replace(v, index=None, shifted=False, known=None) for v in inputs]
+        # for notes: an equation inside a library's function is found by the user's line that calls it
         self.enclosing.append(eqn)
-        outputs = rule(self, eqn, inputs)
+        outputs = rule.apply(self, eqn, inputs)
         self.enclosing.pop()
-        if getattr(rule, "mixes", False):
+        if rule.mixes:
             self._note_survivors(inputs, outputs)
         return outputs
 
@@ -239,6 +266,7 @@ class Tracer:
         A mixed axis gets a new fixed label. That alone is not enough: added to what it was made
         from (`h + h[::-1]`), the two labels are joined, and units would seem aligned again.
         """
+        # ids of the labels that still index an output; the rest ended at this equation
         left = {label.id for value in outputs for axis in value.axes for label in labels_of(axis)}
         for value in inputs:
             kept = [axis for axis in value.axes if {label.id for label in labels_of(axis)} <= left]
@@ -259,6 +287,7 @@ class Tracer:
             value.pin(f"no rule for {name}")
             if value.index is not None:
                 pin(value.index, f"no rule for {name}")
+        # the innermost equation with a known source line, else that of the call around it
         places = (source_info_util.summarize(e.source_info) for e in (eqn, *reversed(self.enclosing)))
         place = next((place for place in places if place), "an unknown place")
         self.notes.setdefault(f"no rule for primitive {name!r} at {place}: what meets it is fixed")

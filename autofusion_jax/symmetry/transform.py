@@ -1,4 +1,4 @@
-"""Group elements and their action on parameters: one `transform` serves every method.
+"""Group elements and their action on parameters, by one function `transform` for all methods.
 
 Index form `out[i] = b[perm[i]]`; matrix form `P @ b` with `P[i, perm[i]] = 1`, so that
 `pi(B)_l = P_l W_l P_{l-1}^T` (AutoFusion, Eq. 6 and 15). A nested group's element is an array

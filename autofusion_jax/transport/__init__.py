@@ -1,1 +1,1 @@
-"""Optimal transport between units: Sinkhorn, exact assignment, and how they compare."""
+"""Optimal transport between units: Sinkhorn's algorithm and exact assignment."""

@@ -58,6 +58,7 @@ def log_sinkhorn(
         log_alpha.ndim >= 2 and log_alpha.shape[-1] == log_alpha.shape[-2],
         *("log_sinkhorn", "log_alpha", "of shape [..., n, n]", log_alpha.shape),
     )
+    # entries of size 1 are 100 at tau = 0.01, and exp overflows in float32 above 88: hence the log domain
     scores = log_alpha / tau
     return _implicit(scores, num_iters) if implicit else _iterate(scores, num_iters)
 
@@ -70,9 +71,13 @@ def _iterate(scores: Float[Array, "*batch n n"], num_iters: int) -> Float[Array,
     so within ROUNDS rounds nothing overflows, and what underflows stays negligible; then the factors
     go into the potentials and the kernel is made anew.
     """
+    # round 1 of `num_iters`, in the log domain: it brings scores of any size down to a kernel in [0, 1]
     f = -logsumexp(scores, axis=-1)
     g = -logsumexp(scores + f[..., :, None], axis=-2)
+    # rounds between two kernels: n^8 at most, 2^96 for n = 4096, against 2^128 in float32
     whole, rest = divmod(num_iters - 1, ROUNDS)
+    # the backward pass keeps the potentials [n] of each step and makes the kernels [n, n] again: memory is
+    # O(n^2), not O(num_iters n^2). What is differentiated is still every iteration
     step = jax.checkpoint(functools.partial(_rounds, scores), static_argnums=1)
     (f, g), _ = jax.lax.scan(lambda potentials, _: (step(potentials, ROUNDS), None), (f, g), length=whole)
     f, g = step((f, g), rest) if rest else (f, g)
@@ -82,15 +87,19 @@ def _iterate(scores: Float[Array, "*batch n n"], num_iters: int) -> Float[Array,
 def _rounds(scores: Array, potentials: tuple[Array, Array], length: int) -> tuple[Array, Array]:
     """Normalise rows, then columns, `length` times, from potentials that normalise the columns."""
     f, g = potentials
+    # one exp of n^2 entries for ROUNDS rounds of products, which cost a fraction of a logsumexp
     kernel = jnp.exp(scores + f[..., :, None] + g[..., None, :])
+    # in TF32 or bfloat16 sums would be off by 1e-3, and the marginals could not converge further
     product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
     def one(factors: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         u = 1 / product("...ij,...j->...i", kernel, factors[1])
         return (u, 1 / product("...ij,...i->...j", kernel, u)), None
 
+    # u = v = 1 is the kernel itself; rows first, so that columns sum to one when it ends
     start = jnp.ones_like(g)
     (u, v), _ = jax.lax.scan(one, (start, start), length=length)
+    # the factors go into the potentials before they can overflow
     return f + jnp.log(u), g + jnp.log(v)
 
 
@@ -119,6 +128,8 @@ def _implicit_backward(num_iters: int, log_p: Array, cotangent: Array) -> tuple[
             columns * v + jnp.einsum("...ij,...i->...j", p, u),
         )
 
+    # the system is singular along (1, -1), as f + c, g - c is the same matrix; the target is orthogonal to
+    # that, so conjugate gradients from zero never leave the complement
     target = (cotangent.sum(-1), cotangent.sum(-2))
     (u, v), _ = jax.scipy.sparse.linalg.cg(operator, target, maxiter=CG_ITERATIONS)
     return (cotangent - p * (u[..., :, None] + v[..., None, :]),)
@@ -135,5 +146,6 @@ def marginal_error(soft_perm: Float[Array, "*batch n n"]) -> Float[Array, "*batc
 
 def row_entropy(soft_perm: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
     """The mean entropy of the rows, each normalised, in nats: 0 for a permutation, log n if uniform."""
+    # a row that has underflowed to zero counts as entropy 0, not as NaN
     rows = soft_perm / jnp.maximum(soft_perm.sum(-1, keepdims=True), jnp.finfo(soft_perm.dtype).tiny)
     return -jax.scipy.special.xlogy(rows, rows).sum(-1).mean(-1)

@@ -46,7 +46,7 @@ SWEEPS = {"vmap": "one vmapped call", "loop": "64 calls", "merge_many": "64 of m
 
 
 def run_side(side: str, method: str, folder: Path) -> dict[str, float] | None:
-    """What a side prints, or None if it was left out or failed, which is said."""
+    """Run one side and read its line of numbers; None, with a message, if it was left out or failed."""
     python = _PEERS.value if side in PEERS else sys.executable
     if python is None or f"{side}:{method}" in _SKIP.value:
         return None

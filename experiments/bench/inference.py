@@ -1,4 +1,4 @@
-"""How long `infer_perm_spec` takes against the depth of a network, tracing included, checks left out.
+"""Time of `infer_perm_spec` against the depth of a network, tracing included, checks left out.
 
     python experiments/bench/inference.py [--depths=2,6,12,24,48,96] [--networks=mlp,resnet,unet,gpt2]
 

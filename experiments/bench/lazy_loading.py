@@ -86,7 +86,7 @@ def run(task: str, folder: Path) -> None:
 
 
 def measure(task: str, folder: str) -> dict[str, float]:
-    """What a task took in a fresh process."""
+    """Run a task in a fresh process and return what it took."""
     command = [sys.executable, __file__, task, folder]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

@@ -53,7 +53,7 @@ def time_of(run: Callable[[], Any], repeats: int) -> tuple[Any, float]:
 
 
 def correlations(n: int) -> np.ndarray:
-    """Those of random features, exactly symmetric."""
+    """Correlations of random features, exactly symmetric."""
     rng = np.random.default_rng(n)
     hidden = rng.standard_normal((4000, 64)) @ rng.standard_normal((64, NUM_MODELS * n))
     similarity = np.corrcoef(np.maximum(hidden, 0), rowvar=False).astype(np.float32)

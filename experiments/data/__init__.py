@@ -1,1 +1,1 @@
-"""Real data: where it comes from, how it is verified, how it is split."""
+"""Real data: its sources, their verification, its splits."""

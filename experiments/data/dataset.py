@@ -1,4 +1,4 @@
-"""What a data set is once loaded, and the one order of rows that every source gives."""
+"""The form of a loaded data set, and the one order of rows that every source gives."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class ChecksumError(ValueError):
-    """Data is there but is not what it should be."""
+    """An error of data that exists but fails its checksum."""
 
 
 class SourceUnavailable(Exception):

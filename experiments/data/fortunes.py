@@ -1,4 +1,4 @@
-"""Quotations of the `fortune` program as text: from which of its collections a passage is."""
+"""Quotations of the `fortune` program as text; the classes are its collections."""
 
 from collections.abc import Iterator
 from pathlib import Path

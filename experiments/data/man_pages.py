@@ -1,4 +1,4 @@
-"""Manual pages as text: which language a passage is in, and from which section of the manual it is."""
+"""Manual pages as text; the classes are languages, or sections of the manual."""
 
 import gzip
 from collections.abc import Iterator, Sequence

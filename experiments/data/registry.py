@@ -1,4 +1,4 @@
-"""The one table of data sets, and how they are loaded."""
+"""The one table of data sets, and their loading."""
 
 import dataclasses
 import os
@@ -129,7 +129,7 @@ def _unchecked(info: DatasetInfo, origin: str) -> str:
 
 
 def _split_test(info: DatasetInfo, arrays: Arrays) -> tuple[Arrays, tuple[str, ...]]:
-    """Where only the test files are to be had, split them by a fixed seed, and say so."""
+    """Split the test files by a fixed seed if there are no others, and note it."""
     images, labels = arrays["test_images"], arrays["test_labels"]
     if not info.split_test:
         raise FileNotFoundError(f"load_dataset: the training files of {info.name} lack: {info.files[:2]}.")

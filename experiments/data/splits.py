@@ -16,7 +16,7 @@ def generator(purpose: str, seed: int) -> np.random.Generator:
 
 
 def task_sizes(num_classes: int, sizes: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """How many classes each task has: `sizes`, or two halves.
+    """The number of classes of each task: `sizes`, or two halves.
 
     Raises:
         ValueError: fewer than two tasks, an empty one, or a wrong sum.
@@ -32,7 +32,7 @@ def task_sizes(num_classes: int, sizes: tuple[int, ...] = ()) -> tuple[int, ...]
 
 
 def split_classes(num_classes: int, seed: int, sizes: tuple[int, ...] = ()) -> tuple[tuple[int, ...], ...]:
-    """Draw disjoint tasks: which classes each has, sorted.
+    """Draw disjoint tasks, each as the sorted tuple of its classes.
 
     Args:
         num_classes: number of classes, from 0.
@@ -69,7 +69,7 @@ def head_classes(tasks: tuple[tuple[int, ...], ...], protocol: str) -> tuple[tup
 
 
 def task_labels(labels: np.ndarray, tasks: tuple[tuple[int, ...], ...], protocol: str) -> np.ndarray:
-    """Which logit is right for each image.
+    """The index of the right logit for each image.
 
     Args:
         labels: classes `[n]`.

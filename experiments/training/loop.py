@@ -1,4 +1,4 @@
-"""A training loop that compiles segments of steps, and can stop and go on after any of them."""
+"""A training loop that compiles segments of steps, and can be resumed after any of them."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ MAX_SHIFT = 4
 
 @dataclasses.dataclass
 class TrainOptions:
-    """How to train a network.
+    """The options of training.
 
     Attributes:
         epochs: passes over the training images, >= 1.
@@ -58,7 +58,7 @@ class TrainOptions:
 
 
 class TrainState(NamedTuple):
-    """Everything a stopped training needs to go on."""
+    """The state of a training run, from which it can be resumed."""
 
     params: Params
     opt_state: optax.OptState
@@ -153,7 +153,7 @@ def _batches(num_images: int, steps: np.ndarray, batch_size: int, seed: int) -> 
 
 
 class _Rule(NamedTuple):
-    """What of the options a compiled segment depends on."""
+    """The options that a compiled segment depends on."""
 
     optimizer: str
     weight_decay: float

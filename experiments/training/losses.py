@@ -1,4 +1,4 @@
-"""Losses by what a network puts out: classes, tokens, images."""
+"""Losses for each kind of output: classes, tokens, images."""
 
 from collections.abc import Callable
 from typing import TypeAlias

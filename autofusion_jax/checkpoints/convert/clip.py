@@ -76,7 +76,7 @@ def network(config: Config) -> Network:
 
 
 def rules(config: Config) -> list[Rule]:
-    """The table."""
+    """The table of rules."""
     image, text = _towers(config)
     found = _image_rules("params/image_tower/", VISION, image) + expand(REST, "params/", "")
     return found + _block_rules("params/text_tower/", "text_model.", text)
@@ -94,7 +94,7 @@ def image_rules(config: Config) -> list[Rule]:
 
 
 def _prefix(tensors: Mapping[str, Stored]) -> Config:
-    """What tensors of a tower for images alone begin with: nothing since transformers 5."""
+    """The prefix of the tensors of a tower for images alone: none since transformers 5."""
     return {"prefix": VISION if any(name.startswith(VISION) for name in tensors) else ""}
 
 

@@ -1,4 +1,4 @@
-"""What is read of a folder besides tensors: its JSON, and that it has no pickles alone."""
+"""Files of a checkpoint folder besides tensors: its JSON; a folder with pickles alone is refused."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What one foreign format is, and how its config.json is read."""
+"""A foreign format: its table of rules, its network, and the reading of its config.json."""
 
 import types
 from collections.abc import Callable, Mapping

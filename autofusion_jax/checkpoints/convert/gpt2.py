@@ -74,7 +74,7 @@ def network(config: Config) -> Network:
 
 
 def rules(config: Config) -> list[Rule]:
-    """The table."""
+    """The table of rules."""
     found = expand(REST, "params/", "")
     for i in range(config["n_layer"]):
         found += expand(BLOCK, f"params/block_{i}/", f"transformer.h.{i}.")

@@ -1,4 +1,4 @@
-"""How the axes of a leaf are laid out in a foreign tensor: patterns like `"i h d -> (h d) i"`."""
+"""Layouts of a leaf's axes in a foreign tensor, as patterns like `"i h d -> (h d) i"`."""
 
 import functools
 import math

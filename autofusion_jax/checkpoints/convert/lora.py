@@ -46,12 +46,12 @@ class MergedTensor(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """The base's."""
+        """The dtype of the base."""
         return self.base.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The base's."""
+        """The shape of the base."""
         return self.base.shape
 
     def read(self) -> np.ndarray:

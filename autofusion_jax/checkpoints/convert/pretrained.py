@@ -29,7 +29,7 @@ CONFIG = "config.json"
 
 
 class Pretrained(NamedTuple):
-    """What `load_pretrained` gives and `save_pretrained` takes.
+    """A network with its parameters, from `load_pretrained` or for `save_pretrained`.
 
     Attributes:
         model: the network; `model.apply` and `model.perm_spec` are what merging needs.

@@ -59,7 +59,7 @@ def network(config: Config) -> Network:
 
 
 def rules(config: Config) -> list[Rule]:
-    """The table."""
+    """The table of rules."""
     bottleneck = config["block"] == "bottleneck"
     table = [(conv, "stem", "conv1"), (batch_norm, "stem_norm", "bn1"), (linear, "params/head", "fc")]
     for stage, depth in enumerate(config["depths"]):

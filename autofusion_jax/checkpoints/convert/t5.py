@@ -26,7 +26,7 @@ ATTENTION = (
 
 
 def infer(tensors: Mapping[str, Stored]) -> Config:
-    """Whether the head is a tensor of its own, which config.json does not tell."""
+    """Tell whether the head is a tensor of its own, which config.json does not say."""
     return {"own_head": HEAD in tensors}
 
 
@@ -60,7 +60,7 @@ def decoder_depth(config: Config) -> int:
 
 
 def rules(config: Config) -> list[Rule]:
-    """The table."""
+    """The table of rules."""
     found = [Rule(("params/shared/embedding",), "shared.weight", "v d -> v d", copies=COPIES)]
     if config["own_head"]:
         found.append(Rule(("params/head/kernel",), HEAD, "i o -> o i"))

@@ -30,7 +30,7 @@ def network(config: Config) -> Network:
 
 
 def rules(config: Config) -> list[Rule]:
-    """The table."""
+    """The table of rules."""
     kernel = patches(config["patch_size"])
     found = expand(
         [(kernel, "embed/kernel", "vit.embeddings.patch_embeddings.projection.weight")], "params/", ""

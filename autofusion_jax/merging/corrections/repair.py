@@ -14,10 +14,9 @@ from autofusion_jax.merging.corrections.repair_targets import Spread, mixed, spr
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.affine import AffineLeaves, AffineReader
 from autofusion_jax.symmetry.capture import capture_sites, fitted_axes
-from autofusion_jax.symmetry.factoring import transform_axes
+from autofusion_jax.symmetry.factoring import transform_axes, views_of
 from autofusion_jax.symmetry.program import FlatProgram, Override, flatten_program
 from autofusion_jax.symmetry.site import Site
-from autofusion_jax.symmetry.sites import views_of
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params

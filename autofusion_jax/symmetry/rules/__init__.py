@@ -1,23 +1,18 @@
-"""How each primitive relates the axes of its inputs and outputs: one table, name -> rule.
+"""Rules of primitives: how each relates the axes of its inputs and outputs.
 
 A rule is `rule(tracer, eqn, inputs) -> outputs` over `symmetry.trace.Value`s. A primitive
-without one is treated as depending on the order of everything that meets it.
+without one is treated as depending on the order of everything that meets it. There is a file
+for each family of primitives; importing it enters its rules in the one table `RULES`.
 """
 
 from autofusion_jax.symmetry.rules import contract, control, elementwise, index, shape, window
-from autofusion_jax.symmetry.trace import Rule
+from autofusion_jax.symmetry.rules.table import RULES
+from autofusion_jax.symmetry.trace import Rule, RuleFunction
 
-RULES: dict[str, Rule] = {
-    **elementwise.RULES,
-    **shape.RULES,
-    **contract.RULES,
-    **window.RULES,
-    **index.RULES,
-    **control.RULES,
-}
+__all__ = ["RULES", "contract", "control", "elementwise", "index", "register_rule", "shape", "window"]
 
 
-def register_rule(primitive: str, rule: Rule) -> None:
+def register_rule(primitive: str, rule: RuleFunction) -> None:
     """Teach `infer_perm_spec` a primitive, or replace what it knows about one.
 
     Args:
@@ -30,4 +25,4 @@ def register_rule(primitive: str, rule: Rule) -> None:
         >>> register_rule("my_activation", elementwise.elementwise)
         >>> _ = RULES.pop("my_activation")
     """
-    RULES[primitive] = rule
+    RULES[primitive] = Rule(rule)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from autofusion_jax.symmetry.labels import Factors, fixed_axis, pin, total
-from autofusion_jax.symmetry.rules.marks import mixes
-from autofusion_jax.symmetry.trace import Made, Read, Rule, Tracer, Value, fixed_value
+from autofusion_jax.symmetry.rules.table import rule
+from autofusion_jax.symmetry.trace import Made, Read, Tracer, Value, fixed_value
 from autofusion_jax.symmetry.unify import split, unify
 
 
+@rule("dot_general")
 def dot_general(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Contracted and batch axes are the same on both sides; the free ones go to the output.
 
@@ -38,7 +39,7 @@ def dot_general(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 
 def _activation(left: Value, right: Value) -> int:
-    """Which side a weight acts on; of two weights, the first."""
+    """The side that a weight acts on; of two weights, the first."""
     if left.live != right.live:
         return 0 if left.live else 1
     return 1 if left.is_weight and not right.is_weight else 0
@@ -76,6 +77,7 @@ def _note_weight(
     out.made = tracer.made[tracer.path] = Made(weight.weight, tracer.path, [*tracer.scans, *out.axes], own)
 
 
+@rule("conv_general_dilated", mixes=True)
 def convolution(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Features as in a product; grouped features split in two; spatial axes fixed unless 1 x 1."""
     params, (left, right) = eqn.params, inputs
@@ -115,6 +117,3 @@ def _spatial(params: dict[str, Any], k: int, image: Factors, window: Factors, si
     pin(image, "a convolution's window")
     pin(window, "a convolution's window")
     return fixed_axis(size, "a convolution's window")
-
-
-RULES: dict[str, Rule] = {"conv_general_dilated": mixes(convolution), "dot_general": dot_general}

@@ -5,13 +5,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from autofusion_jax.symmetry.labels import Factors, fixed_axis, pin, resolve, total
-from autofusion_jax.symmetry.rules.marks import is_call, names
-from autofusion_jax.symmetry.rules.window import random
-from autofusion_jax.symmetry.trace import Rule, Tracer, Value
+from autofusion_jax.symmetry.rules.table import rule
+from autofusion_jax.symmetry.trace import Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
-CALLS = names("jit pjit call closed_call composite remat remat2 checkpoint custom_jvp_call custom_vjp_call")
-
+CALLS = (
+    "jit",
+    "pjit",
+    "call",
+    "closed_call",
+    "composite",
+    "remat",
+    "remat2",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+)
 
 Opened: TypeAlias = tuple[Any, Sequence[Any]]
 """A jaxpr and the values of its constants."""
@@ -37,13 +46,13 @@ def scan_parts(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], l
     return list(values[:first]), list(values[first:second]), list(values[second:])
 
 
-@is_call
+@rule(" ".join(CALLS), is_call=True)
 def call(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Walk over what is called."""
     return tracer.run(*inner_jaxpr(eqn), inputs)
 
 
-@is_call
+@rule("shard_map", is_call=True)
 def shard_map(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Walk over one shard; axes that are spread over devices are fixed."""
     jaxpr, consts = inner_jaxpr(eqn)
@@ -83,14 +92,14 @@ def _carry(tracer: Tracer, carry: list[Value], step: Callable[[list[Value]], lis
 
 
 def _state(values: list[Value]) -> list[Any]:
-    """What can still change: constant factors that become labels, and labels that are split."""
+    """The part of a carry that can still change: constant factors become labels, and labels are split."""
     return [
         (v.live, [[f if isinstance(f, int) else None for f in resolve(axis)] for axis in v.axes])
         for v in values
     ]
 
 
-@is_call
+@rule("scan", is_call=True)
 def scan(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """The scanned axes are one fixed axis; units inside may be permuted for each of its indices."""
     params = eqn.params
@@ -121,7 +130,7 @@ def scan(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return final + [Value([list(lead), *v.axes], live=v.live) for v in stacked]
 
 
-@is_call
+@rule("while", is_call=True)
 def while_loop(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """As scan, without scanned axes."""
     params = eqn.params
@@ -136,7 +145,7 @@ def while_loop(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
         return _carry(tracer, inputs[a + b :], step)
 
 
-@is_call
+@rule("cond", is_call=True)
 def cond(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """All branches return the same axes."""
     choice, *operands = inputs
@@ -156,6 +165,7 @@ def cond(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return outputs
 
 
+@rule("psum psum_invariant pmax pmin pbroadcast")
 def collective(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """A sum, maximum, ... over devices keeps the axes of each operand."""
     if eqn.params.get("axis_index_groups") is not None or any(
@@ -164,16 +174,3 @@ def collective(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
         for value in inputs:
             value.pin("a collective operation over groups of devices")
     return [Value(value.axes, live=value.live) for value in inputs]
-
-
-COLLECTIVES = names("psum psum_invariant pmax pmin pbroadcast")
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(CALLS, call),
-    **dict.fromkeys(COLLECTIVES, collective),
-    "cond": cond,
-    "scan": scan,
-    "shard_map": shard_map,
-    "while": while_loop,
-    "axis_index": random,
-}

@@ -8,27 +8,27 @@ import numpy as np
 from jax.extend import core as jex
 
 from autofusion_jax.symmetry.labels import pin, total
-from autofusion_jax.symmetry.rules.marks import names, reads_index
-from autofusion_jax.symmetry.trace import NOWHERE, Rule, Tracer, Value
+from autofusion_jax.symmetry.rules.table import rule
+from autofusion_jax.symmetry.trace import NOWHERE, Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
-NAMES = names("""
+BY_ENTRY = """
 abs acos acosh add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz
 complex conj cos cosh digamma eq_to erf erf_inv erfc exp exp2 expm1 floor gt ge igamma igammac
 imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt_to max min mulhi nextafter not
 one_minus_square or polygamma population_count pow real reduce_precision
 regularized_incomplete_beta rem round rsqrt shift_left shift_right_arithmetic shift_right_logical
 sign sin sinh sqrt square tan tanh xor zeta
-""")
+"""
 
-AFFINE = ("add", "sub", "mul", "div")
-COPIES = names("""
+COPIES = """
 convert_element_type copy copy_p device_put layout_constraint name neg optimization_barrier pvary
 reduced_vary_cast reduced_vary_cast_p reshard sharding_constraint stop_gradient
 vary_unreduced_cast vary_unreduced_cast_p with_memory_space_constraint
-""")
+"""
 
 
+@rule(BY_ENTRY)
 def elementwise(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Make the axes of all operands the same; the rule for any primitive that works by entry."""
     rank = len(eqn.outvars[0].aval.shape)
@@ -44,6 +44,7 @@ def elementwise(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(axes or [], [] if live else origin, live) for _ in eqn.outvars]
 
 
+@rule("sub mul div")
 def affine(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Elementwise; with a parameter it leaves a weight's output what it is: still linear."""
     out = elementwise(tracer, eqn, inputs)[0]
@@ -57,7 +58,7 @@ def affine(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [out]
 
 
-@reads_index
+@rule("add", reads_index=True)
 def add(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Addition. A position plus a number is watched: `where(i < 0, i + n, i)` never uses it."""
     positions = [value for value in inputs if value.index is not None]
@@ -68,7 +69,7 @@ def add(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return affine(tracer, eqn, _plain(inputs))
 
 
-@reads_index
+@rule("lt", reads_index=True)
 def less_than(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Comparison; a position is never below zero."""
     bound = eqn.invars[1].val if isinstance(eqn.invars[1], jex.Literal) else 1
@@ -77,7 +78,7 @@ def less_than(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return elementwise(tracer, eqn, _plain(inputs))
 
 
-@reads_index
+@rule("eq ne", reads_index=True)
 def equal(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Equality; positions along one axis may be compared with each other (one_hot, eye)."""
     positions = [value.index for value in inputs if value.index is not None and not value.shifted]
@@ -89,7 +90,7 @@ def equal(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return elementwise(tracer, eqn, _plain(inputs))
 
 
-@reads_index
+@rule("select_n", reads_index=True)
 def select(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Choice between cases; positions stay positions if the choice is known beforehand."""
     known = inputs[0].known
@@ -99,7 +100,7 @@ def select(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return elementwise(tracer, eqn, _plain(inputs))
 
 
-@reads_index
+@rule(COPIES, reads_index=True)
 def copy(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Primitives that hand on what they get, up to dtype, placement or sign."""
     dtype = eqn.outvars[0].aval.dtype
@@ -117,15 +118,3 @@ def _plain(values: list[Value]) -> list[Value]:
         if value.index is not None:
             pin(value.index, "arithmetic on its positions")
     return values
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(NAMES, elementwise),
-    **dict.fromkeys(AFFINE, affine),
-    **dict.fromkeys(COPIES, copy),
-    "add": add,
-    "lt": less_than,
-    "eq": equal,
-    "ne": equal,
-    "select_n": select,
-}

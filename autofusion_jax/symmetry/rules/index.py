@@ -13,11 +13,12 @@ import jax.numpy as jnp
 
 from autofusion_jax.symmetry.labels import Factors, Label, fixed_axis, is_constant, pin, total
 from autofusion_jax.symmetry.rules.elementwise import elementwise
-from autofusion_jax.symmetry.rules.marks import mixes, names, reads_index
-from autofusion_jax.symmetry.trace import NOWHERE, Origin, Rule, Tracer, Value
+from autofusion_jax.symmetry.rules.table import rule
+from autofusion_jax.symmetry.trace import NOWHERE, Origin, Tracer, Value
 from autofusion_jax.symmetry.unify import unify
 
 
+@rule("iota")
 def iota(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Positions along one axis, constant along the others."""
     shape, dim = eqn.params["shape"], eqn.params["dimension"]
@@ -27,6 +28,7 @@ def iota(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(axes, live=False, index=axes[dim])]
 
 
+@rule("argmax argmin")
 def argmax(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """The position of the largest entry."""
     value, dims = inputs[0], eqn.params["axes"]
@@ -39,6 +41,7 @@ def argmax(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [kept]
 
 
+@rule("top_k", mixes=True)
 def top_k(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """The k largest entries, largest first, and their positions."""
     value = inputs[0]
@@ -51,6 +54,7 @@ def top_k(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [values, values]
 
 
+@rule("sort", reads_index=True, mixes=True)
 def sort(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Sorted entries do not depend on the order they came in; what is carried along may on ties."""
     dim = eqn.params["dimension"]
@@ -74,7 +78,7 @@ def sort(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 
 def _may_move(tracer: Tracer, axis: Factors, what: str, eqn: Any) -> bool:
-    """Whether positions along an axis may be followed; otherwise fix it. Only reals do not tie."""
+    """Tell whether positions along an axis may be followed; otherwise fix it. Only reals do not tie."""
     real = jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating)
     if tracer.strict or is_constant(axis) or not real:
         pin(axis, what)
@@ -83,6 +87,7 @@ def _may_move(tracer: Tracer, axis: Factors, what: str, eqn: Any) -> bool:
     return True
 
 
+@rule("gather", reads_index=True)
 def gather(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Looked-up axes are fixed, or those that the positions belong to; whole windows pass."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
@@ -133,6 +138,7 @@ def _look_up(value: Value, indices: Value, dims: tuple[int, ...]) -> None:
         pin(value.axes[dim], "a look-up")
 
 
+@rule("scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max", mixes=True)
 def scatter(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Whole windows of the updates match the operand; the axes written to are fixed."""
     value, indices, updates = inputs
@@ -160,6 +166,7 @@ def scatter(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(axes, live=any(v.live for v in inputs))]
 
 
+@rule("dynamic_slice", mixes=True)
 def dynamic_slice(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Axes that are sliced at a computed place are fixed; whole ones pass."""
     value = inputs[0]
@@ -168,6 +175,7 @@ def dynamic_slice(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(axes, [] if live else value.origin, live)]
 
 
+@rule("dynamic_update_slice", mixes=True)
 def dynamic_update_slice(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Axes that are updated at a computed place are fixed; whole ones are the same."""
     value, update = inputs[:2]
@@ -179,18 +187,3 @@ def dynamic_update_slice(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[
             pin(theirs, "a partial update")
             axes.append(_window_axis(ours, total(theirs), total(ours)))
     return [Value(axes, live=any(operand.live for operand in inputs))]
-
-
-SCATTERS = names("scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max")
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(SCATTERS, mixes(scatter)),
-    "argmax": argmax,
-    "argmin": argmax,
-    "dynamic_slice": mixes(dynamic_slice),
-    "dynamic_update_slice": mixes(dynamic_update_slice),
-    "gather": reads_index(gather),
-    "iota": iota,
-    "sort": mixes(reads_index(sort)),
-    "top_k": mixes(top_k),
-}

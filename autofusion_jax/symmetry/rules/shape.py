@@ -16,12 +16,12 @@ from autofusion_jax.symmetry.labels import (
     select,
     total,
 )
-from autofusion_jax.symmetry.rules.marks import mixes, reads_index
-from autofusion_jax.symmetry.trace import NOWHERE, Origin, Rule, Tracer, Value, fixed_value
+from autofusion_jax.symmetry.rules.table import rule
+from autofusion_jax.symmetry.trace import NOWHERE, Origin, Tracer, Value, fixed_value
 from autofusion_jax.symmetry.unify import UNALIGNED, take_range, try_split, unify
 
 
-@reads_index
+@rule("broadcast_in_dim", reads_index=True)
 def broadcast_in_dim(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """New axes are constant."""
     value, shape = inputs[0], eqn.params["shape"]
@@ -34,7 +34,7 @@ def broadcast_in_dim(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Valu
     return [value.with_axes(axes, origin)]
 
 
-@reads_index
+@rule("reshape", reads_index=True)
 def reshape(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Axes merge into products and split into factors, segment by segment."""
     shape = eqn.outvars[0].aval.shape
@@ -92,19 +92,20 @@ def split_into(axis: Factors, sizes: Sequence[int]) -> list[Factors]:
     return out
 
 
-@reads_index
+@rule("squeeze", reads_index=True)
 def squeeze(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Drop axes of size 1."""
     dropped = eqn.params["dimensions"]
     return [inputs[0].pick([d for d in range(len(inputs[0].axes)) if d not in dropped], keep_made=True)]
 
 
-@reads_index
+@rule("transpose", reads_index=True)
 def transpose(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Reorder axes."""
     return [inputs[0].pick(eqn.params["permutation"], keep_made=True)]
 
 
+@rule("rev", mixes=True)
 def reverse(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Positions along the reversed axes are mixed."""
     return [mix(inputs[0], eqn.params["dimensions"], "reversed")]
@@ -120,6 +121,7 @@ def mix(value: Value, dims: Sequence[int], reason: str) -> Value:
     return Value(axes, live=value.live)
 
 
+@rule("concatenate")
 def concatenate_values(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Concatenated axes keep their blocks; all others are the same."""
     dim = eqn.params["dimension"]
@@ -144,6 +146,7 @@ def _blocks_as_used(axis: Factors) -> list[Factors]:
     return whole.parts if isinstance(whole, Label) and whole.kind == "concat" else []
 
 
+@rule("slice")
 def slice_value(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """A slice cuts its axis; a stride takes one index of an inner factor."""
     params, value = eqn.params, inputs[0]
@@ -187,6 +190,7 @@ def _select_member(axes: list[Factors], dim: int, start: int, stop: int) -> list
     return [select(other, axis[0], start // inner) for other in axes]
 
 
+@rule("split")
 def split_value(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Consecutive slices along one axis."""
     value, dim, start, out = inputs[0], eqn.params["axis"], 0, []
@@ -198,6 +202,7 @@ def split_value(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return out
 
 
+@rule("stack")
 def stack(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """The operands side by side along a new axis, whose order is fixed; their axes are the same."""
     axes = list(inputs[0].axes)
@@ -211,7 +216,7 @@ def stack(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(axes, [] if live else origin, live)]
 
 
-@reads_index
+@rule("unstack", reads_index=True)
 def unstack(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """The single indices along one axis."""
     value, dim, out = inputs[0], eqn.params["axis"], []
@@ -223,13 +228,14 @@ def unstack(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return out
 
 
-@reads_index
+@rule("tile", reads_index=True)
 def tile(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Whole copies one after the other: constant along a new outer factor."""
     value, reps = inputs[0], eqn.params["reps"]
     return [value.with_axes([[n, *axis] for n, axis in zip(reps, value.axes)], value.origin)]
 
 
+@rule("pad", mixes=True)
 def pad(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Padding adds blocks of one constant, whose units are interchangeable."""
     value, axes = inputs[0], []
@@ -246,19 +252,3 @@ def pad(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
             axes.append(concatenate([block for block in blocks if total(block)]))
     live = any(operand.live for operand in inputs)
     return [dataclasses.replace(value.with_axes(axes, [] if live else value.origin), live=live)]
-
-
-RULES: dict[str, Rule] = {
-    "broadcast_in_dim": broadcast_in_dim,
-    "concatenate": concatenate_values,
-    "pad": mixes(pad),
-    "reshape": reshape,
-    "rev": mixes(reverse),
-    "slice": slice_value,
-    "split": split_value,
-    "squeeze": squeeze,
-    "stack": stack,
-    "tile": tile,
-    "transpose": transpose,
-    "unstack": unstack,
-}

@@ -4,12 +4,19 @@ import functools
 from typing import Any
 
 from autofusion_jax.symmetry.labels import Factors, fixed_axis, pin
-from autofusion_jax.symmetry.rules.marks import mixes, names
 from autofusion_jax.symmetry.rules.shape import mix
-from autofusion_jax.symmetry.trace import Rule, Tracer, Value, fixed_value
+from autofusion_jax.symmetry.rules.table import rule
+from autofusion_jax.symmetry.trace import Tracer, Value, fixed_value
 from autofusion_jax.symmetry.unify import unify
 
+RANDOM = """
+random_bits random_seed random_split random_fold_in random_wrap random_unwrap random_clone random_gamma
+rng_bit_generator rng_uniform threefry2x32 threefry4x32 philox2x32 philox4x32 iota_2x32_shape
+platform_index axis_index
+"""
 
+
+@rule("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor")
 def reduce(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """A sum, maximum, ... over some axes does not depend on their order."""
     dropped, out = eqn.params["axes"], []
@@ -19,6 +26,7 @@ def reduce(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return out
 
 
+@rule("cumsum cumprod cummax cummin cumlogsumexp", mixes=True)
 def cumulative(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Each entry depends on those before it."""
     axis, reason = eqn.params["axis"], "a cumulative operation"
@@ -28,6 +36,7 @@ def cumulative(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [out]
 
 
+@rule("reduce_window reduce_window_sum reduce_window_max reduce_window_min", mixes=True)
 def reduce_window(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Pooling: axes with a window are fixed, the others pass."""
     params = eqn.params
@@ -47,6 +56,7 @@ def reduce_window(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(axes, live=live) for _ in operands]
 
 
+@rule("fft", mixes=True)
 def fft(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """The transformed axes are fixed."""
     count, value = len(eqn.params["fft_lengths"]), inputs[0]
@@ -58,6 +68,7 @@ def fft(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [Value(axes, live=value.live)]
 
 
+@rule(RANDOM)
 def random(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Random bits depend on where they stand (dropout with a key)."""
     for value in inputs:
@@ -65,26 +76,7 @@ def random(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [fixed_value(var.aval, "random bits") for var in eqn.outvars]
 
 
+@rule("debug_callback debug_print dce_sink")
 def effect(tracer: Tracer, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Printing does not change the outputs."""
     return []
-
-
-REDUCTIONS = names("sum max min prod and or xor")
-CUMULATIVE = names("cumsum cumprod cummax cummin cumlogsumexp")
-WINDOWS = names("reduce_window reduce_window_sum reduce_window_max reduce_window_min")
-RANDOM = names("""
-random_bits random_seed random_split random_fold_in random_wrap random_unwrap random_clone random_gamma
-rng_bit_generator rng_uniform threefry2x32 threefry4x32 philox2x32 philox4x32 iota_2x32_shape platform_index
-""")
-
-RULES: dict[str, Rule] = {
-    **{f"reduce_{name}": reduce for name in REDUCTIONS},
-    **dict.fromkeys(CUMULATIVE, mixes(cumulative)),
-    **dict.fromkeys(WINDOWS, mixes(reduce_window)),
-    **dict.fromkeys(RANDOM, random),
-    "debug_callback": effect,
-    "debug_print": effect,
-    "dce_sink": effect,
-    "fft": mixes(fft),
-}

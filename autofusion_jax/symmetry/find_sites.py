@@ -1,14 +1,13 @@
-"""The sites of a traced program, and how a group is read from a value."""
+"""The sites of a traced program: values that weights make and read, each with the groups it carries."""
 
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.symmetry.axes import Axis, Concat, Family
 from autofusion_jax.symmetry.build_spec import COLLECTION, Frozen
-from autofusion_jax.symmetry.factoring import transform_axes
+from autofusion_jax.symmetry.factoring import views_of
 from autofusion_jax.symmetry.labels import total
 from autofusion_jax.symmetry.site import Position, Site
 from autofusion_jax.symmetry.spec import PermSpec
@@ -16,7 +15,7 @@ from autofusion_jax.symmetry.trace import Made, Read, Tracer
 
 
 def find_sites(spec: PermSpec, frozen: Frozen, tracer: Tracer, paths: Sequence[str]) -> tuple[Site, ...]:
-    """Write down where weights make and read the groups, in the order of the program."""
+    """List the values where weights make and read groups, in the order of the program."""
     found: list[tuple[Position, int | None, Made | Read]] = [
         *(("pre", None, made) for made in tracer.made.values()),
         *(("read", read.operand, read) for read in tracer.read.values()),
@@ -42,7 +41,7 @@ def find_sites(spec: PermSpec, frozen: Frozen, tracer: Tracer, paths: Sequence[s
 
 
 def _occurrences(spec: PermSpec, axes: tuple[Axis, ...], shape: tuple[int, ...], group: str) -> int:
-    """How often a value carries a group; 0 if it holds products of the group's units with each other."""
+    """Count a group's occurrences in a value; 0 if it holds products of the group's units with each other."""
     composite = any(isinstance(term, Concat | Family) for axis in axes for term in axis.block)
     if not composite and spec.groups[group].combined is None:
         return int(sum(factor.group == group for axis in axes for factor in axis.factors) == 1)
@@ -51,17 +50,3 @@ def _occurrences(spec: PermSpec, axes: tuple[Axis, ...], shape: tuple[int, ...],
         lambda value: views.extend(views_of(spec, axes, value, group)), jax.ShapeDtypeStruct(shape, "float32")
     )
     return len(views)
-
-
-def views_of(spec: PermSpec, axes: tuple[Axis, ...], value: Array, group: str) -> list[Array]:
-    """Every occurrence of a group in a value, as `[*rest, *outer, n]`."""
-    views: list[Array] = []
-
-    def action(piece: Array, axis: int, outer_axes: tuple[int, ...], name: str, role: str) -> Array:
-        if name == group:
-            where = (*outer_axes, axis)
-            views.append(jnp.moveaxis(piece, where, range(-len(where), 0)))
-        return piece
-
-    transform_axes(spec, axes, value, action)
-    return views
