@@ -5,37 +5,38 @@ from typing import TYPE_CHECKING, Any
 
 # Type checkers and editors read the imports; at run time a name is imported when it is first asked for.
 if TYPE_CHECKING:
-    from autofusion_jax import functional as functional, methods as methods
-    from autofusion_jax.checkpoints.convert.pretrained import (
-        load_pretrained as load_pretrained,
-        save_pretrained as save_pretrained,
-    )
-    from autofusion_jax.checkpoints.orbax_io import load as load, save as save
-    from autofusion_jax.merging.api import (
-        merge as merge,
-        merge_many as merge_many,
-        merge_repeats as merge_repeats,
-    )
+    from autofusion_jax import functional as functional
+    from autofusion_jax import methods as methods
+    from autofusion_jax.checkpoints.convert.pretrained import load_pretrained as load_pretrained
+    from autofusion_jax.checkpoints.convert.pretrained import save_pretrained as save_pretrained
+    from autofusion_jax.checkpoints.orbax_io import load as load
+    from autofusion_jax.checkpoints.orbax_io import save as save
+    from autofusion_jax.merging.api import merge as merge
+    from autofusion_jax.merging.api import merge_many as merge_many
+    from autofusion_jax.merging.api import merge_repeats as merge_repeats
     from autofusion_jax.merging.files import merge_files as merge_files
-    from autofusion_jax.merging.fuse import fuse as fuse, fused_apply as fused_apply
+    from autofusion_jax.merging.fuse import fuse as fuse
+    from autofusion_jax.merging.fuse import fused_apply as fused_apply
     from autofusion_jax.merging.registry import list_methods as list_methods
-    from autofusion_jax.merging.result import MergeResult as MergeResult, Method as Method
+    from autofusion_jax.merging.result import MergeResult as MergeResult
+    from autofusion_jax.merging.result import Method as Method
     from autofusion_jax.merging.zipping.greedy import greedy_zip as greedy_zip
-    from autofusion_jax.symmetry.axes import in_axis as in_axis, out_axis as out_axis
-    from autofusion_jax.symmetry.capture import capture_sites as capture_sites, moments as moments
+    from autofusion_jax.symmetry.axes import in_axis as in_axis
+    from autofusion_jax.symmetry.axes import out_axis as out_axis
+    from autofusion_jax.symmetry.capture import capture_sites as capture_sites
+    from autofusion_jax.symmetry.capture import moments as moments
     from autofusion_jax.symmetry.check import check_perm_spec as check_perm_spec
     from autofusion_jax.symmetry.infer import infer_perm_spec as infer_perm_spec
     from autofusion_jax.symmetry.rules import register_rule as register_rule
-    from autofusion_jax.symmetry.spec import Group as Group, PermSpec as PermSpec
-    from autofusion_jax.symmetry.transform import (
-        apply_merge as apply_merge,
-        apply_perm as apply_perm,
-        apply_soft as apply_soft,
-        compose as compose,
-        identity_perms as identity_perms,
-        invert as invert,
-        random_perms as random_perms,
-    )
+    from autofusion_jax.symmetry.spec import Group as Group
+    from autofusion_jax.symmetry.spec import PermSpec as PermSpec
+    from autofusion_jax.symmetry.transform import apply_merge as apply_merge
+    from autofusion_jax.symmetry.transform import apply_perm as apply_perm
+    from autofusion_jax.symmetry.transform import apply_soft as apply_soft
+    from autofusion_jax.symmetry.transform import compose as compose
+    from autofusion_jax.symmetry.transform import identity_perms as identity_perms
+    from autofusion_jax.symmetry.transform import invert as invert
+    from autofusion_jax.symmetry.transform import random_perms as random_perms
     from autofusion_jax.transport.assignment import solve_assignment as solve_assignment
     from autofusion_jax.transport.sinkhorn import log_sinkhorn as log_sinkhorn
 

@@ -13,15 +13,19 @@ from autofusion_jax.merging.adaptive.concrete import add_masked as add_masked
 from autofusion_jax.merging.averaging.fisher import fisher_average as fisher_average
 from autofusion_jax.merging.averaging.fisher_information import diagonal_fisher as diagonal_fisher
 from autofusion_jax.merging.averaging.karcher import karcher_mean as karcher_mean
-from autofusion_jax.merging.averaging.model_stock import stock as stock, stock_ratio as stock_ratio
+from autofusion_jax.merging.averaging.model_stock import stock as stock
+from autofusion_jax.merging.averaging.model_stock import stock_ratio as stock_ratio
 from autofusion_jax.merging.averaging.multislerp import mean_on_sphere as mean_on_sphere
 from autofusion_jax.merging.averaging.slerp import interpolate_on_sphere as interpolate_on_sphere
 from autofusion_jax.merging.averaging.weighted_average import weighted_sum as weighted_sum
-from autofusion_jax.merging.fuse import fuse as fuse, fused_apply as fused_apply
+from autofusion_jax.merging.fuse import fuse as fuse
+from autofusion_jax.merging.fuse import fused_apply as fused_apply
 from autofusion_jax.merging.mixtures.recombination import recombine as recombine
 from autofusion_jax.merging.mixtures.wemoe import weight_ensemble as weight_ensemble
 from autofusion_jax.merging.regression.regmean import (
     gram_matrices as gram_matrices,
+)
+from autofusion_jax.merging.regression.regmean import (
     regression_mean as regression_mean,
 )
 from autofusion_jax.merging.task_vectors.breadcrumbs import keep_between as keep_between

@@ -13,6 +13,8 @@ from autofusion_jax.merging.adaptive.concrete import concrete as concrete
 from autofusion_jax.merging.adaptive.surgery import surgery as surgery
 from autofusion_jax.merging.autofusion.autofusion import (
     autofusion as autofusion,
+)
+from autofusion_jax.merging.autofusion.autofusion import (
     autofusion_paper as autofusion_paper,
 )
 from autofusion_jax.merging.autofusion.sinkhorn_rebasin import sinkhorn_rebasin as sinkhorn_rebasin

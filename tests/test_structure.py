@@ -11,11 +11,11 @@ from autofusion_jax.extras import OPTIONAL
 
 PACKAGE = Path(af.__file__).parent
 LAYERS = [
-    {"types", "trees", "validation", "atomic", "runtime", "extras"},
+    {"types", "trees", "validation", "atomic", "runtime", "extras", "html_tables"},
     {"transport", "batching"},
     {"symmetry"},
     {"models", "checkpoints", "plots"},
-    {"merging"},
+    {"merging", "methods", "functional"},
     {"evaluation"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from jax.extend import core as jex, source_info_util
+from jax.extend import core as jex
+from jax.extend import source_info_util
 
 from autofusion_jax.symmetry.axes import Role
 from autofusion_jax.symmetry.constants import constant_axes

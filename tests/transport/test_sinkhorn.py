@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from autofusion_jax.transport.sinkhorn import log_sinkhorn, marginal_error, row_entropy
