@@ -11,12 +11,8 @@ Every factory returns a `Method`, its options checked and bound, for `merge`, `m
 from autofusion_jax.merging.adaptive.adamerging import adamerging as adamerging
 from autofusion_jax.merging.adaptive.concrete import concrete as concrete
 from autofusion_jax.merging.adaptive.surgery import surgery as surgery
-from autofusion_jax.merging.autofusion.autofusion import (
-    autofusion as autofusion,
-)
-from autofusion_jax.merging.autofusion.autofusion import (
-    autofusion_paper as autofusion_paper,
-)
+from autofusion_jax.merging.autofusion.autofusion import autofusion as autofusion
+from autofusion_jax.merging.autofusion.autofusion import autofusion_paper as autofusion_paper
 from autofusion_jax.merging.autofusion.sinkhorn_rebasin import sinkhorn_rebasin as sinkhorn_rebasin
 from autofusion_jax.merging.averaging.average import average as average
 from autofusion_jax.merging.averaging.fisher import fisher as fisher
