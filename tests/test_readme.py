@@ -1,6 +1,7 @@
 """README: its commands, links and example hold, and its numbers are those of the stored results."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,20 @@ def test_the_results_table_is_that_of_the_stored_records():
 def test_links_and_pictures_exist():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
     assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_addresses_and_versions_are_those_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    home, version = project["urls"]["Homepage"], project["version"]
+    files = ("README.md", "CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml", "pyproject.toml")
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in files}
+    for name, text in texts.items():
+        found = re.findall(r"https://github\.com/[\w-]+/autofusion_jax", text)
+        assert {*found} <= {home}, name
+        pages = re.findall(r"https://[\w-]+\.github\.io/[\w-]+", text)
+        assert {*pages} <= {project["urls"]["Documentation"]}, name
+    assert f"\nversion: {version}\n" in texts["CITATION.cff"]
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_it_is_short():

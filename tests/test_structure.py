@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,13 @@ def test_imports_go_downward():
 def test_public_names_are_documented():
     for name in af.__all__:
         assert inspect.getdoc(getattr(af, name)), name
+
+
+def test_public_names_are_in_the_api_pages():
+    pages = "".join(page.read_text() for page in (PACKAGE.parent / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: autofusion_jax\.(\w+)$", pages, re.M))
+    formulas = set(vars(af.functional))  # all on one page
+    assert {*af._HOME} - formulas <= shown
 
 
 def test_editors_see_the_names_that_are_imported_lazily():
