@@ -29,6 +29,7 @@ def test_every_optional_package_is_in_its_extra():
 MISSING = [
     ("orbax.checkpoint", "af.save('x', {})", "af.save", "orbax-checkpoint", "checkpoints"),
     ("orbax.checkpoint", "af.load('x')", "af.load", "orbax-checkpoint", "checkpoints"),
+    ("flax", "af.load_pretrained('x')", "af.load_pretrained", "flax", "models"),
     ("flax", "import autofusion_jax.models.registry", "autofusion_jax.models", "flax", "models"),
     ("matplotlib", "import autofusion_jax.plots.canvas", "autofusion_jax.plots", "matplotlib", "report"),
 ]
