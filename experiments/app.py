@@ -2,13 +2,22 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
 from rich.console import Console
 
 from autofusion_jax import runtime
+from autofusion_jax.extras import OPTIONAL, MissingExtra, need
+
+try:
+    need(*OPTIONAL, what=f"experiments/{Path(sys.argv[0]).name}", extra="experiments")
+    from absl import app, flags, logging
+    from ml_collections import config_flags
+except MissingExtra as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
 from configs import CONFIGS, check_overrides, get_config
 from configs.schema import Config
 

@@ -6,11 +6,10 @@ Takes the flags of `reproduce.py`: `--fast`, `--pairs`, `--seed`, `--out_dir` an
 the same command goes on.
 """
 
-from absl import flags
 from rich.console import Console
 
 import reproduce
-from app import run
+from app import flags, run
 from tables import FUSION_BENCH
 
 BENCHES = {"tiny_vit_4tasks": [module.TABLE.name for module in FUSION_BENCH]}

@@ -11,11 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from app import run
+from app import flags, run
 from autofusion_jax.atomic import write_text
 from autofusion_jax.checkpoints.orbax_io import load
 from autofusion_jax.evaluation.accuracy import evaluate

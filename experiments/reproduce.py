@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 
 import jax
-from absl import flags
 from rich.console import Console
 
-from app import run
+from app import flags, run
 from autofusion_jax.validation import require, unknown_name
 from configs.schema import split_commas
 from figures import FIGURES, run_figure

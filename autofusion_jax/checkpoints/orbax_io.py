@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from autofusion_jax.extras import need
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
 
@@ -58,8 +59,10 @@ def save(
         The path.
 
     Raises:
+        MissingExtra: Orbax is not installed.
         OSError: the folder cannot be written.
     """
+    need("orbax.checkpoint", what="af.save")
     target = Path(path).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -99,9 +102,11 @@ def load(path: str | os.PathLike[str], *, like: Params | None = None) -> Checkpo
         Parameters, spec and metadata.
 
     Raises:
+        MissingExtra: Orbax is not installed.
         FileNotFoundError: there is no checkpoint at `path`.
         CheckpointError: a file is missing, truncated or changed; names it.
     """
+    need("orbax.checkpoint", what="af.load")
     folder = Path(path).absolute()
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"load: {folder} must be a checkpoint folder; it has no {MANIFEST}.")

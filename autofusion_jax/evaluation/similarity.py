@@ -46,7 +46,8 @@ def linear_cka(moments: Moments, first: int = 0, second: int = 1) -> float:
     Args:
         moments: of two or more networks over the same samples. In feature maps and sequences every
             place is a sample; the units alone are features.
-        first, second: which two networks to compare.
+        first: the number of one network.
+        second: that of the other.
 
     Returns:
         A number in [0, 1]; NaN where a network's units never vary.
@@ -76,7 +77,8 @@ def unit_correlation(moments: Moments, first: int = 0, second: int = 1) -> float
 
     Args:
         moments: of two or more networks over the same samples.
-        first, second: which two networks to compare.
+        first: the number of one network.
+        second: that of the other.
 
     Raises:
         ValueError: there is no such network.

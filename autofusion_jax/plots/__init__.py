@@ -1,1 +1,5 @@
-"""Drawings of permutation specs; needs matplotlib (extra `report`)."""
+"""Drawings of permutation specs."""
+
+from autofusion_jax.extras import need
+
+need("matplotlib", what="autofusion_jax.plots")

@@ -18,6 +18,7 @@ from autofusion_jax.checkpoints.convert.formats import FORMATS
 from autofusion_jax.checkpoints.convert.lora import merge_lora
 from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, to_leaves
 from autofusion_jax.checkpoints.safetensors_io import SINGLE, StoredLeaf, stored_order, write_safetensors
+from autofusion_jax.extras import need
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import InputShape, Params
 from autofusion_jax.validation import require, unknown_name
@@ -73,6 +74,7 @@ def load_pretrained(
             that reads 64 tokens.
 
     Raises:
+        MissingExtra: flax is not installed.
         FileNotFoundError: there is no such file; names it.
         CheckpointError: a file is truncated or is not what it should be; names it.
         ValueError: the config is of another architecture or unsupported, or a tensor is missing, has
@@ -82,6 +84,7 @@ def load_pretrained(
         >>> loaded = load_pretrained("vit-flowers")  # doctest: +SKIP
         >>> logits = loaded.model.apply(loaded.params, images)  # doctest: +SKIP
     """
+    need("flax", what="af.load_pretrained")
     path = Path(path)
     known = _read_config(path, config or {})
     format = _format(known)
