@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
+import collections
 import functools
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -17,6 +19,7 @@ os.environ.setdefault("AUTOFUSION_CACHE_DIR", str(Path(tempfile.gettempdir()) / 
 jax.config.update("jax_compilation_cache_dir", f"{os.environ['AUTOFUSION_CACHE_DIR']}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_disable_most_optimizations", True)  # programs run for milliseconds and compile for seconds
 
 ORACLES = Path(__file__).parent / "oracles"
 
@@ -24,6 +27,28 @@ MODELS = {
     "mlp": build_model("mlp", (4, 4), widths=(12, 10), num_classes=3),
     "vgg": build_model("vgg", (8, 8, 2), widths=(4, 6), pool_after=(0,), num_classes=3),
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", help="only the Kth of N parts of the tests, K from 1 to N")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one part: of every file a run of neighbours, which share networks and compiled programs."""
+    if not config.getoption("--part"):
+        return
+    wanted, num_parts = map(int, config.getoption("--part").split("/"))
+    files = collections.defaultdict(list)
+    for item in items:
+        files[item.nodeid.partition("::")[0]].append(item)
+    kept = []
+    for name, tests in files.items():
+        first = zlib.crc32(name.encode()) % 1000 / 1000  # so that files of few tests meet in no one part
+        part = [int((number / len(tests) + first) * num_parts) % num_parts for number in range(len(tests))]
+        kept += [item for item, number in zip(tests, part) if number == wanted - 1]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 @pytest.fixture(scope="module", autouse=True)
