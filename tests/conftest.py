@@ -58,7 +58,7 @@ def _few_compiled_programs():
     jax.clear_caches()
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=["mlp", pytest.param("vgg", marks=pytest.mark.slow)])
 def model(request) -> Model:
     return MODELS[request.param]
 
