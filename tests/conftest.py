@@ -19,7 +19,9 @@ os.environ.setdefault("AUTOFUSION_CACHE_DIR", str(Path(tempfile.gettempdir()) / 
 jax.config.update("jax_compilation_cache_dir", f"{os.environ['AUTOFUSION_CACHE_DIR']}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-jax.config.update("jax_disable_most_optimizations", True)  # programs run for milliseconds and compile for seconds
+jax.config.update(
+    "jax_disable_most_optimizations", True
+)  # programs run for milliseconds and compile for seconds
 
 ORACLES = Path(__file__).parent / "oracles"
 

@@ -153,20 +153,11 @@ def test_one_vmap_sweeps_the_scale():
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=number: leaf[i], many), one, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"variant": "fusion"}, "unknown variant 'fusion'. Did you mean 'fusionbench'"),
-        ({"depth": -1}, "depth must be >= 0, the layers of a router; got -1"),
-        ({"scale": 0.0}, "scale must be > 0; got 0.0"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"num_steps": 0}, "num_steps must be >= 1"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
+def test_what_does_not_fit_the_networks_and_losses_that_cannot_be():
+    for options, message in [
         ({"blocks": "nothing"}, "blocks must be a pattern that fits paths of leaves"),
         ({"inputs": [jnp.zeros((2, 4, 4))]}, "inputs must be 2 batches, one for each network; got 1"),
         ({"learning_rate": 1e30, "num_steps": 5}, "the entropy must be finite; got nan in step"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=f"wemoe: .*{message}"):
-        merged(MLP, **options)
+    ]:
+        with pytest.raises(ValueError, match=f"wemoe: .*{message}"):
+            merged(MLP, **options)

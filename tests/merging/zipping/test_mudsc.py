@@ -158,15 +158,3 @@ def test_weights_alone_need_no_data(mlp):
             np.testing.assert_allclose(3 * matrix.sum(-1), 1, atol=1e-6)
     with pytest.raises(ValueError, match="needs inputs"):
         af.merge_many(models, mlp.perm_spec, None, method="mudsc")
-
-
-def test_bad_options():
-    for options, message in [
-        ({"alpha": 1.5}, "alpha must be in"),
-        ({"alpha": "best"}, "alpha must be in"),
-        ({"matching": "zap"}, "unknown matching 'zap'. Did you mean 'zip'"),
-        ({"max_sweeps": 0}, "max_sweeps must be >= 1"),
-        ({"a": 0.0}, "mudsc: a must be in"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            af.methods.mudsc(**options)
