@@ -16,7 +16,8 @@ import autofusion_jax as af
 from autofusion_jax.models.registry import Model, build_model
 
 os.environ.setdefault("AUTOFUSION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "autofusion_jax_tests"))
-jax.config.update("jax_compilation_cache_dir", f"{os.environ['AUTOFUSION_CACHE_DIR']}/compiled")
+if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", f"{os.environ['AUTOFUSION_CACHE_DIR']}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update(
@@ -93,9 +94,13 @@ def params_for(model: Model, seed: int) -> dict:
 
 @functools.cache
 def _params_for(model: Model, seed: int) -> dict:
-    params = model.init(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1000), len(leaves))
+    return _draw_params(model, jax.random.key(seed), jax.random.key(seed + 1000))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one program, not one for each shape
+def _draw_params(model: Model, key: jax.Array, noise_key: jax.Array) -> dict:
+    leaves, tree = jax.tree.flatten(model.init(key))
+    keys = jax.random.split(noise_key, len(leaves))
     return tree.unflatten([v + 0.1 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves)])
 
 
@@ -103,7 +108,12 @@ def fine_tuned(model: Model, num: int = 2, seed: int = 0) -> tuple[dict, tuple[d
     """A base, and networks near to it."""
     base = params_for(model, seed)
     others = [params_for(model, seed + 1 + number) for number in range(num)]
-    return base, tuple(jax.tree.map(lambda p, d: p + 0.3 * d, base, other) for other in others)
+    return base, tuple(_add(base, other) for other in others)
+
+
+@jax.jit
+def _add(base: dict, other: dict) -> dict:
+    return jax.tree.map(lambda p, d: p + 0.3 * d, base, other)
 
 
 def oracle(name: str) -> dict[str, np.ndarray]:
