@@ -126,11 +126,8 @@ ZOO = [
     *(
         pytest.param(name, marks=pytest.mark.slow)
         for name in (
-            "gpt2",
             "llama",
-            "vit",
             "scan_over_layers",
-            "resnet20_group_norm",
             "moe_dense",
             "lstm_fused",
         )
