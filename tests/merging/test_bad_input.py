@@ -130,6 +130,7 @@ def test_zeta_that_keeps_nothing_warns_and_stays_finite(good):
     assert all(np.isfinite(v).all() for v in result.params["params"]["head"].values())
 
 
+@pytest.mark.slow
 def test_one_trusted_sample_does_not_warn(good):
     a, b, spec, x = good
     with warnings.catch_warnings():

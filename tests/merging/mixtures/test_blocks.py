@@ -8,12 +8,10 @@ import pytest
 from autofusion_jax.merging.mixtures.module_blocks import _meeting, group_paths, trace_blocks
 from autofusion_jax.trees import flatten_by_path
 from tests.conftest import inputs_for, params_for
-from tests.merging.mixtures.networks import CASES, VIT
+from tests.merging.mixtures.networks import CASES, VIT, cases
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=() if case == "mlp" else pytest.mark.slow) for case in CASES]
-)
+@cases
 def test_a_block_makes_what_the_network_makes_there(case):
     """And other leaves in its place change what it makes."""
     model, pattern = CASES[case]

@@ -10,7 +10,7 @@ import autofusion_jax as af
 from autofusion_jax.merging.mixtures.moe import moe_apply, route
 from autofusion_jax.trees import num_params
 from tests.conftest import inputs_for, params_for
-from tests.merging.mixtures.networks import CASES, VIT, expect_saved
+from tests.merging.mixtures.networks import CASES, VIT, cases, expect_saved
 
 
 def mixture(method, model, models, pattern, seed=0, **options):
@@ -20,7 +20,7 @@ def mixture(method, model, models, pattern, seed=0, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 def test_an_upscaled_network_is_at_first_itself(case):
     model, pattern = CASES[case]
     params = params_for(model, 0)
@@ -31,7 +31,7 @@ def test_an_upscaled_network_is_at_first_itself(case):
         np.testing.assert_allclose(result.apply_fn(result.params, x), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 def test_a_router_that_is_sure_picks_one_network(case):
     """With one expert for each position, all the same, the blocks are that network's, the rest averaged."""
     model, pattern = CASES[case]
@@ -83,7 +83,9 @@ def test_shares():
     assert (shares > 0).any(0).all()
 
 
-@pytest.mark.parametrize("case", ["vit", "mlp", "resnet"])
+@pytest.mark.parametrize(
+    "case", ["mlp", *(pytest.param(case, marks=pytest.mark.slow) for case in ("vit", "resnet"))]
+)
 def test_saved_and_loaded(case, tmp_path):
     model, pattern = CASES[case]
     result = mixture("moe_merging", model, [params_for(model, 0), params_for(model, 1)], pattern)

@@ -14,7 +14,7 @@ from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors
 from autofusion_jax.trees import flatten_by_path
 from tests.conftest import MODELS, inputs_for, oracle, params_for
 from tests.merging.fusionbench import fusionbench_networks
-from tests.merging.mixtures.networks import CASES, VIT, expect_saved
+from tests.merging.mixtures.networks import CASES, VIT, cases, expect_saved
 
 MLP, DENSE = MODELS["mlp"], "*dense_{}/*"
 
@@ -58,7 +58,7 @@ def merged(model, **options):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 def test_the_same_coefficients_for_all_inputs(case):
     """The scale of the rest: task arithmetic. 1 for one network, 0 for the other: its own blocks."""
     model, pattern = CASES[case]
@@ -137,7 +137,10 @@ def test_it_becomes_surer(variant):
     np.testing.assert_allclose(three.history["entropy"], 3 * one.history["entropy"], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("model", "variant"), [(VIT, "paper"), (MLP, "paper"), (MLP, "fusionbench")])
+@pytest.mark.parametrize(
+    ("model", "variant"),
+    [pytest.param(VIT, "paper", marks=pytest.mark.slow), (MLP, "paper"), (MLP, "fusionbench")],
+)
 def test_saved_and_loaded(model, variant, tmp_path):
     options = {} if model is VIT else {"blocks": DENSE}
     again = wemoe_apply(model.apply, variant=variant, **options)
