@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
+import collections
 import functools
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -14,9 +16,13 @@ import autofusion_jax as af
 from autofusion_jax.models.registry import Model, build_model
 
 os.environ.setdefault("AUTOFUSION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "autofusion_jax_tests"))
-jax.config.update("jax_compilation_cache_dir", f"{os.environ['AUTOFUSION_CACHE_DIR']}/compiled")
+if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", f"{os.environ['AUTOFUSION_CACHE_DIR']}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update(
+    "jax_disable_most_optimizations", True
+)  # programs run for milliseconds and compile for seconds
 
 ORACLES = Path(__file__).parent / "oracles"
 
@@ -26,6 +32,28 @@ MODELS = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", help="only the Kth of N parts of the tests, K from 1 to N")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one part: of every file a run of neighbours, which share networks and compiled programs."""
+    if not config.getoption("--part"):
+        return
+    wanted, num_parts = map(int, config.getoption("--part").split("/"))
+    files = collections.defaultdict(list)
+    for item in items:
+        files[item.nodeid.partition("::")[0]].append(item)
+    kept = []
+    for name, tests in files.items():
+        first = zlib.crc32(name.encode()) % 1000 / 1000  # so that files of few tests meet in no one part
+        part = [int((number / len(tests) + first) * num_parts) % num_parts for number in range(len(tests))]
+        kept += [item for item, number in zip(tests, part) if number == wanted - 1]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _few_compiled_programs():
     """Each program holds memory maps of which a process has 65,530: past them, loading one more crashes."""
@@ -33,7 +61,7 @@ def _few_compiled_programs():
     jax.clear_caches()
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=["mlp", pytest.param("vgg", marks=pytest.mark.slow)])
 def model(request) -> Model:
     return MODELS[request.param]
 
@@ -66,9 +94,13 @@ def params_for(model: Model, seed: int) -> dict:
 
 @functools.cache
 def _params_for(model: Model, seed: int) -> dict:
-    params = model.init(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1000), len(leaves))
+    return _draw_params(model, jax.random.key(seed), jax.random.key(seed + 1000))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one program, not one for each shape
+def _draw_params(model: Model, key: jax.Array, noise_key: jax.Array) -> dict:
+    leaves, tree = jax.tree.flatten(model.init(key))
+    keys = jax.random.split(noise_key, len(leaves))
     return tree.unflatten([v + 0.1 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves)])
 
 
@@ -76,7 +108,12 @@ def fine_tuned(model: Model, num: int = 2, seed: int = 0) -> tuple[dict, tuple[d
     """A base, and networks near to it."""
     base = params_for(model, seed)
     others = [params_for(model, seed + 1 + number) for number in range(num)]
-    return base, tuple(jax.tree.map(lambda p, d: p + 0.3 * d, base, other) for other in others)
+    return base, tuple(_add(base, other) for other in others)
+
+
+@jax.jit
+def _add(base: dict, other: dict) -> dict:
+    return jax.tree.map(lambda p, d: p + 0.3 * d, base, other)
 
 
 def oracle(name: str) -> dict[str, np.ndarray]:

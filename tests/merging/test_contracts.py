@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from tests.conftest import inputs_for, params_for
+from tests.conftest import MODELS, inputs_for, params_for
 
 SHORT = {"epochs": 3, "batch_size": 8, "zeta": 0.0}
 FIXED = {"gamma": 0.5, "start": "random"}
@@ -78,6 +78,13 @@ before it, are the front door's (test_front_door.py), and shown here by one of t
 
 MOVES = [name for name in METHODS if name not in ASSUME_ALIGNED]
 
+RUN_NETWORKS = {"adamerging", "concrete", "fisher", "pareto", "regmean", "smile", "surgery"}
+OF_BLOCKS = {"depth_upscaling", "moe_merging", "moe_upscaling", "wemoe"}
+"""Methods that find blocks by their names: see `mixtures/` and test_contracts_transformers.py."""
+
+LEAF_BY_LEAF = ASSUME_ALIGNED - RUN_NETWORKS - OF_BLOCKS
+"""Methods that never run the networks, to which a larger model is only more leaves."""
+
 NOT_ITSELF = {
     "adamerging": "adds what two networks learned, each by what it learns itself",
     "prune_concat_distill": "starts from prune_concat",
@@ -101,7 +108,20 @@ NOT_ITSELF = {
 }
 """Methods under which a network merged with itself is not itself, with the reason."""
 
-cases = pytest.mark.parametrize("name", METHODS)
+
+def on_networks(names):
+    """On the MLP, and, slow, those methods on the VGG that can tell a convolution from any other leaf."""
+    slow = [
+        pytest.param(MODELS["vgg"], name, marks=pytest.mark.slow, id=f"vgg-{name}")
+        for name in names
+        if name not in LEAF_BY_LEAF
+    ]
+    fast = [pytest.param(MODELS["mlp"], name, id=f"mlp-{name}") for name in names]
+    return pytest.mark.parametrize(("model", "name"), [*fast, *slow])
+
+
+def slow_but(fast, names):
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 
 
 def options_for(name, model, *, align=False):
@@ -123,7 +143,7 @@ def test_the_table_is_complete():
     assert set(NOT_ITSELF) <= set(METHODS)
 
 
-@cases
+@on_networks(METHODS)
 def test_structure_finiteness_and_the_same_bits_twice(name, model):
     models = [params_for(model, 0), params_for(model, 1)]
     result, again = (merged(name, model, models) for _ in range(2))
@@ -150,13 +170,13 @@ def expect_whole_units(spec, result):
         np.testing.assert_allclose(total, 1, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOT_ITSELF])
+@on_networks([name for name in METHODS if name not in NOT_ITSELF])
 def test_a_model_with_itself_is_itself(name, model):
     params = params_for(model, 0)
     expect_function(aligned(name, model, params, params), name, model, params)
 
 
-@pytest.mark.parametrize("name", [name for name in MOVES if name in NOT_ITSELF])
+@on_networks([name for name in MOVES if name in NOT_ITSELF])
 def test_a_permuted_copy_is_as_good_as_the_model_itself(name, model):
     params, spec, x = params_for(model, 0), model.perm_spec, inputs_for(model)
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
@@ -167,7 +187,7 @@ def test_a_permuted_copy_is_as_good_as_the_model_itself(name, model):
     np.testing.assert_allclose(probs[0], probs[1], atol=2e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in MOVES if name not in NOT_ITSELF])
+@on_networks([name for name in MOVES if name not in NOT_ITSELF])
 def test_a_permuted_copy_keeps_the_function(name, model):
     params, spec = params_for(model, 0), model.perm_spec
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(4)))
@@ -187,7 +207,10 @@ def expect_function(result, name, model, params):
     np.testing.assert_allclose(jax.nn.log_softmax(got), jax.nn.log_softmax(expected), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if BUILT[name].uses_key])
+USE_KEY = [name for name in METHODS if BUILT[name].uses_key]
+
+
+@pytest.mark.parametrize("name", slow_but({"dare", "ste"}, USE_KEY))
 def test_repeats_equal_single_merges(name, mlp):
     models = [params_for(mlp, 0), params_for(mlp, 1)]
     keys = jax.random.split(jax.random.key(3), 2)
@@ -199,7 +222,7 @@ def test_repeats_equal_single_merges(name, mlp):
         chex.assert_trees_all_close(both[i].params, alone.params, atol=2e-4)
 
 
-@cases
+@pytest.mark.parametrize("name", slow_but(LEAF_BY_LEAF, METHODS))
 def test_three_networks(name, mlp):
     """All at once, or one after another; a network three times is still itself."""
     models = [params_for(mlp, seed) for seed in range(3)]

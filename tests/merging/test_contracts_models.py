@@ -10,10 +10,11 @@ from autofusion_jax.models.registry import build_model
 from tests.conftest import inputs_for, params_for
 from tests.merging.test_contracts import (
     ALIGNED,
-    ASSUME_ALIGNED,
+    LEAF_BY_LEAF,
     LEARNED,
     METHODS,
     NOT_ITSELF,
+    OF_BLOCKS,
     OTHER_PROGRAM,
     options_for,
 )
@@ -33,13 +34,6 @@ CANNOT = {
     for name in ("prune_concat_distill", "em_ensemble", "fisher", "surgery")
 }
 """Pairs that are refused, with the reason."""
-
-RUN_NETWORKS = {"adamerging", "concrete", "fisher", "pareto", "regmean", "smile", "surgery"}
-OF_BLOCKS = {"depth_upscaling", "moe_merging", "moe_upscaling", "wemoe"}
-"""Methods that find blocks by their names: see `mixtures/` and test_contracts_transformers.py."""
-
-LEAF_BY_LEAF = ASSUME_ALIGNED - RUN_NETWORKS - OF_BLOCKS
-"""Methods that never run the networks, to which a larger model is only more leaves."""
 
 COPIES = [name for name in METHODS if name not in LEAF_BY_LEAF | OF_BLOCKS]
 

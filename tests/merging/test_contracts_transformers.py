@@ -9,15 +9,8 @@ import pytest
 import autofusion_jax as af
 from autofusion_jax.models.registry import build_model
 from tests.conftest import fine_tuned, inputs_for
-from tests.merging.test_contracts import METHODS, NEED_BASE, OTHER_PROGRAM
-from tests.merging.test_contracts_models import (
-    COPIES,
-    IMAGE,
-    LEAF_BY_LEAF,
-    MODELS,
-    OF_BLOCKS,
-    expect_copy_merged,
-)
+from tests.merging.test_contracts import LEAF_BY_LEAF, METHODS, NEED_BASE, OF_BLOCKS, OTHER_PROGRAM
+from tests.merging.test_contracts_models import COPIES, IMAGE, MODELS, expect_copy_merged
 
 TOWER = {"dim": 6, "depth": 1, "num_heads": 2, "mlp_dim": 5}
 TRANSFORMERS = {

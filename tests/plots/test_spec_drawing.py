@@ -68,7 +68,13 @@ SPECS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=SPECS)
+SLOW = {"densenet", "nested_twice", "reshape_no_op", "resnet20_group_norm", "square_on_hidden"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SPECS],
+)
 def spec(request):
     return SPECS[request.param]()
 

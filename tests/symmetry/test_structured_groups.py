@@ -18,7 +18,9 @@ STRUCTURED = [
     "nested_twice", "resnet20_padded_both_sides", "reshape_no_op", "scan_over_layers", "vit_fused_timm",
     "vit_fused_per_head", "moe_dense", "llama", "densenet", "channel_shuffle", "lstm_fused",
 ]  # fmt: skip
-structured = pytest.mark.parametrize("name", STRUCTURED)
+structured = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if n else ()) for n, name in enumerate(STRUCTURED)]
+)
 
 
 @functools.cache

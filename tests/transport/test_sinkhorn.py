@@ -75,7 +75,7 @@ def test_gradient_against_finite_differences():
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, 10_000), st.integers(2, 8), st.floats(0.5, 3.0))
+@given(st.integers(0, 10_000), st.sampled_from([2, 5, 8]), st.floats(0.5, 3.0))
 def test_marginals_are_one_when_converged(seed, n, tau):
     p = jnp.exp(log_sinkhorn(jnp.asarray(scores_of(seed, n), jnp.float32), tau=tau, num_iters=300))
     assert float(marginal_error(p)) < 1e-3

@@ -143,6 +143,7 @@ def test_a_tower_for_images_has_the_names_of_old_and_new_versions(tmp_path):
     assert load_file(saved / SINGLE).keys() == tensors.keys()
 
 
+@pytest.mark.slow
 def test_image_towers_are_merged_as_classifiers_as_readme_says(tmp_path):
     clip, tower = (af.load_pretrained(INTEROP / name) for name in ("clip", "clip_vision_model"))
     prompts = list(jnp.arange(6, dtype=jnp.int32).reshape(3, 1, 2) + 1)

@@ -91,21 +91,11 @@ def test_one_vmap_sweeps_the_coefficients(mlp):
             np.testing.assert_allclose(got[number], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"level": "layers"}, "adamerging: unknown level 'layers'. Did you mean 'layer'"),
-        ({"scale": 0.0}, "scale must be > 0; got 0.0"),
-        ({"learning_rate": -1.0}, "learning_rate must be > 0"),
-        ({"num_steps": 0}, "num_steps must be >= 1"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
+def test_inputs_and_losses_that_cannot_be(mlp):
+    models, base, x = [params_for(mlp, 1), params_for(mlp, 2)], params_for(mlp, 0), inputs_for(mlp)
+    for options, message in [
         ({"inputs": [jnp.zeros((2, 4, 4))]}, "inputs must be 2 batches, one for each network; got 1"),
         ({"learning_rate": 1e30, "num_steps": 5}, "the entropy must be finite; got nan in step 1. Lower"),
-    ],
-)
-def test_bad_options(mlp, options, message):
-    models = [params_for(mlp, 1), params_for(mlp, 2)]
-    with pytest.raises(ValueError, match=message):
-        af.merge_many(
-            models, mlp.perm_spec, inputs_for(mlp), base=params_for(mlp, 0), method="adamerging", **options
-        )
+    ]:
+        with pytest.raises(ValueError, match=message):
+            af.merge_many(models, mlp.perm_spec, x, base=base, method="adamerging", **options)

@@ -109,21 +109,10 @@ def test_leaves_that_are_no_floats_are_the_base_s(mlp):
     assert result.params["step"].dtype == jnp.int32 and int(result.params["step"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"level": "layers"}, "concrete: unknown level 'layers'. Did you mean 'layer'"),
-        ({"mask": "smooth"}, "concrete: unknown mask 'smooth'"),
-        ({"scale": 0.0}, "concrete: scale must be > 0; got 0.0"),
-        ({"temperature": 0.0}, "concrete: temperature must be > 0; got 0.0"),
-        ({"inner_rate": 0.0}, "concrete: inner_rate must be > 0; got 0.0"),
-        ({"learning_rate": 0.0}, "concrete: learning_rate must be > 0"),
-        ({"num_steps": 0}, "concrete: num_steps must be >= 1"),
-        ({"batch_size": 0}, "concrete: batch_size must be >= 1"),
+def test_inputs_and_losses_that_cannot_be(mlp):
+    for options, message in [
         ({"inputs": [jnp.zeros((2, 4, 4))]}, "inputs must be 3 batches, one for each network; got 1"),
         ({"inner_rate": 1e38, "num_steps": 5}, "concrete: the entropy must be finite; got nan in step 0"),
-    ],
-)
-def test_bad_options(mlp, options, message):
-    with pytest.raises(ValueError, match=message):
-        merged(mlp, inputs_for(mlp), **options)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            merged(mlp, inputs_for(mlp), **options)

@@ -112,15 +112,3 @@ def test_the_start_is_near_the_matched_permutation(mlp):
     chex.assert_trees_all_equal(dict(result.perms), dict(matched))
     for soft in result.soft_perms.values():
         assert 0.85 < float(soft.max(-1).mean()) < 0.95
-
-
-def test_bad_options(mlp):
-    a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
-    for options, message in (
-        ({"gamma": "learnt"}, 'gamma must be in .*"learned"; got'),
-        ({"start": "zero"}, "unknown start 'zero'"),
-        ({"augment": "rotate"}, "unknown augment 'rotate'"),
-        ({"mixing_rate": 0.0}, "mixing_rate must be > 0; got 0.0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            af.merge(a, b, mlp.perm_spec, x, **options)

@@ -142,21 +142,6 @@ def test_many_weights_at_once():
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i], many), one, atol=1e-6)
 
 
-BAD = {
-    "unknown variant 'fusion_bench'. Did you mean 'fusionbench'": {"variant": "fusion_bench"},
-    "unknown predictions 'argmx'. Did you mean 'argmax'": {"predictions": "argmx"},
-    r"weights must be 0 or more; got \[2, -1\]": {"weights": [2, -1]},
-    "min_fisher must be > 0; got 0": {"min_fisher": 0.0},
-    "batch_size must be >= 1; got 0": {"batch_size": 0},
-}
-
-
-@pytest.mark.parametrize("message", BAD)
-def test_bad_options(message):
-    with pytest.raises(ValueError, match=f"fisher: {message}"):
-        af.methods.fisher(**BAD[message])
-
-
 def test_what_does_not_fit_the_networks(mlp):
     _, models = fusionbench_networks()
     fishers, params, x = given_fishers(), [params_for(mlp, 0)] * 2, inputs_for(mlp)

@@ -151,18 +151,10 @@ def test_networks_that_share_classes_add_up(mlp):
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
 
 
-def test_bad_options(mlp):
-    a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
-    with pytest.raises(ValueError, match=r"unknown pseudo_labels 'eM'. Did you mean 'em'"):
-        af.merge(a, b, mlp.perm_spec, x, pseudo_labels="eM")
-    for option in ("rounds", "num_axes"):
-        with pytest.raises(ValueError, match=f"em_ensemble: {option} must be >= 1; got 0"):
-            af.methods.em_ensemble(**{option: 0})
-    with pytest.raises(ValueError, match="ridge must be > 0"):
-        af.methods.em_ensemble(ridge=0.0)
+def test_a_spec_without_sites(mlp):
     hand_written = af.PermSpec(mlp.perm_spec.leaves, mlp.perm_spec.groups, apply_fn=mlp.apply)
     with pytest.raises(ValueError, match="sites"):
-        af.merge(a, b, hand_written, x, method="em_ensemble")
+        af.merge(params_for(mlp, 0), params_for(mlp, 1), hand_written, inputs_for(mlp), method="em_ensemble")
 
 
 def test_em_is_z_where_it_cannot_work(mlp):

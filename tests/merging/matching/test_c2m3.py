@@ -143,10 +143,3 @@ def test_best_step_is_the_best_of_a_fine_grid():
         assert 0 <= step <= 1
         best = objective_along(nodes, *products, grid).max()
         assert objective_along(nodes, *products, np.array([step]))[0] >= best - 1e-9
-
-
-def test_bad_options():
-    with pytest.raises(ValueError, match="c2m3: unknown start 'identiy'. Did you mean 'identity'"):
-        af.methods.c2m3(start="identiy")
-    with pytest.raises(ValueError, match="max_iters must be >= 1"):
-        af.methods.c2m3(max_iters=0)

@@ -131,13 +131,7 @@ def test_entropy_gives_maps_whose_rows_sum_to_one(mlp):
     )
 
 
-def test_bad_options(mlp):
-    with pytest.raises(ValueError, match="ot_fusion: unknown ground 'weight'. Did you mean 'weights'"):
-        af.methods.ot_fusion(ground="weight")
-    with pytest.raises(ValueError, match="reg must be > 0"):
-        af.methods.ot_fusion(reg=0.0)
-    with pytest.raises(ValueError, match="gamma must be in"):
-        af.methods.ot_fusion(gamma=2.0)
+def test_a_spec_without_sites():
     hand, params, x = CASES["attention"]
     with pytest.raises(
         ValueError, match="a spec with sites for all groups; got none for heads|none for units"

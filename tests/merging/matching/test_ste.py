@@ -83,19 +83,9 @@ def test_leaves_that_are_no_floats_stay_as_they_are():
     assert results[0].num_learned == 40
 
 
-def test_bad_options(mlp):
-    for options, message in [
-        ({"gamma": 1.0}, r"gamma must be in \[0, 1\)"),
-        ({"epochs": 0}, "epochs must be >= 1"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"zeta": 1.0}, "zeta must be in"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            af.methods.ste(**options)
-    a, b = params_for(mlp, 0), params_for(mlp, 1)
+def test_it_needs_inputs(mlp):
     with pytest.raises(ValueError, match="needs inputs"):
-        af.merge(a, b, mlp.perm_spec, None, **OPTIONS)
+        af.merge(params_for(mlp, 0), params_for(mlp, 1), mlp.perm_spec, None, **OPTIONS)
 
 
 def test_a_loss_that_is_not_finite_is_an_error():

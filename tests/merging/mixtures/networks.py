@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 import autofusion_jax as af
 from autofusion_jax.models.registry import build_model
@@ -26,6 +27,10 @@ CASES = {
     "resnet": (RESNET, "*stage{}_block{}/*"),
 }
 """Networks and patterns of blocks in them."""
+
+cases = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case == "mlp" else pytest.mark.slow) for case in CASES]
+)
 
 
 def expect_saved(result, model, apply_again, folder):

@@ -8,10 +8,10 @@ import pytest
 from autofusion_jax.merging.mixtures.module_blocks import _meeting, group_paths, trace_blocks
 from autofusion_jax.trees import flatten_by_path
 from tests.conftest import inputs_for, params_for
-from tests.merging.mixtures.networks import CASES, VIT
+from tests.merging.mixtures.networks import CASES, VIT, cases
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 def test_a_block_makes_what_the_network_makes_there(case):
     """And other leaves in its place change what it makes."""
     model, pattern = CASES[case]
@@ -51,25 +51,25 @@ def test_the_ends_of_a_block_are_the_nearest():
         np.testing.assert_allclose(run(block, leaves, read), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_meeting_points_are_those_of_brute_force(seed):
+def test_meeting_points_are_those_of_brute_force():
     """On random graphs: the last value without which no way leads to the ends."""
-    rng = np.random.default_rng(seed)
-    ends = list(range(rng.integers(1, 3)))
-    sources = {
-        n: [] if n in ends else rng.choice(n, min(n, rng.integers(1, 3)), replace=False).tolist()
-        for n in range(12)
-    }
-    start = set(rng.choice(np.arange(6, 12), rng.integers(1, 4), replace=False).tolist())
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        ends = list(range(rng.integers(1, 3)))
+        sources = {
+            n: [] if n in ends else rng.choice(n, min(n, rng.integers(1, 3)), replace=False).tolist()
+            for n in range(12)
+        }
+        start = set(rng.choice(np.arange(6, 12), rng.integers(1, 4), replace=False).tolist())
+        cuts = [n for n in sources if not any(reaches(sources, ends, number, n) for number in start)]
+        got = _meeting(start, sources.__getitem__, ends, lambda n: -n)
+        assert got == max(cuts, default=None), seed
 
-    def reaches(number, without):
-        if number == without:
-            return False
-        return number in ends or any(reaches(source, without) for source in sources[number])
 
-    cuts = [n for n in sources if not any(reaches(number, n) for number in start)]
-    got = _meeting(start, sources.__getitem__, ends, lambda n: -n)
-    assert got == max(cuts, default=None)
+def reaches(sources, ends, number, without):
+    if number == without:
+        return False
+    return number in ends or any(reaches(sources, ends, source, without) for source in sources[number])
 
 
 def test_blocks_are_named_by_their_places():

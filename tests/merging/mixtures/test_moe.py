@@ -10,7 +10,7 @@ import autofusion_jax as af
 from autofusion_jax.merging.mixtures.moe import moe_apply, route
 from autofusion_jax.trees import num_params
 from tests.conftest import inputs_for, params_for
-from tests.merging.mixtures.networks import CASES, VIT, expect_saved
+from tests.merging.mixtures.networks import CASES, VIT, cases, expect_saved
 
 
 def mixture(method, model, models, pattern, seed=0, **options):
@@ -20,7 +20,7 @@ def mixture(method, model, models, pattern, seed=0, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 def test_an_upscaled_network_is_at_first_itself(case):
     model, pattern = CASES[case]
     params = params_for(model, 0)
@@ -31,7 +31,7 @@ def test_an_upscaled_network_is_at_first_itself(case):
         np.testing.assert_allclose(result.apply_fn(result.params, x), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 def test_a_router_that_is_sure_picks_one_network(case):
     """With one expert for each position, all the same, the blocks are that network's, the rest averaged."""
     model, pattern = CASES[case]
@@ -83,7 +83,9 @@ def test_shares():
     assert (shares > 0).any(0).all()
 
 
-@pytest.mark.parametrize("case", ["vit", "mlp", "resnet"])
+@pytest.mark.parametrize(
+    "case", ["mlp", *(pytest.param(case, marks=pytest.mark.slow) for case in ("vit", "resnet"))]
+)
 def test_saved_and_loaded(case, tmp_path):
     model, pattern = CASES[case]
     result = mixture("moe_merging", model, [params_for(model, 0), params_for(model, 1)], pattern)
@@ -150,30 +152,14 @@ def test_derivatives_of_its_own_stay_a_networks():
     assert back(jnp.ones((1, 2)))[0]["network"]["mlp"].tolist() == [[[2.0, 2.0]]]
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
-        ("moe_upscaling", {"num_experts": 0}, "num_experts must be >= 1; got 0"),
-        (
-            "moe_upscaling",
-            {"experts_per_token": 9},
-            r"experts_per_token must be in \[1, 8\], the number of experts",
-        ),
-        ("moe_upscaling", {"experts_per_token": 0}, r"experts_per_token must be in \[1, 8\]"),
-        ("moe_merging", {"experts_per_token": 0}, "experts_per_token must be >= 1; got 0"),
-        (
-            "moe_merging",
-            {"experts_per_token": 3},
-            r"experts_per_token must be in \[1, 2\], the number of experts",
-        ),
-        ("moe_merging", {"variant": "mixtral"}, "unknown variant 'mixtral'"),
-        ("moe_merging", {"blocks": "*/mlp"}, "blocks must be a pattern that fits paths of leaves"),
-    ],
-)
-def test_bad_options(method, options, message):
+def test_options_that_do_not_fit_the_networks():
     models = [params_for(VIT, 0), params_for(VIT, 1)]
-    with pytest.raises(ValueError, match=f"{method}: .*{message}"):
-        af.merge_many(models, None, inputs_for(VIT), apply_fn=VIT.apply, method=method, **options)
+    for options, message in [
+        ({"experts_per_token": 3}, r"experts_per_token must be in \[1, 2\], the number of experts"),
+        ({"blocks": "*/mlp"}, "blocks must be a pattern that fits paths of leaves"),
+    ]:
+        with pytest.raises(ValueError, match=f"moe_merging: .*{message}"):
+            af.merge_many(models, None, inputs_for(VIT), apply_fn=VIT.apply, method="moe_merging", **options)
 
 
 def test_blocks_without_features():

@@ -105,20 +105,6 @@ def test_what_nobody_trained_stays(mlp):
     np.testing.assert_allclose(network["norm.weight"], mean, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rank": 0}, "smile: rank must be >= 1, or None"),
-        ({"gate_k": 0}, "smile: gate_k must be >= 1; got 0"),
-        ({"top_k": 0}, "smile: top_k must be >= 1; got 0"),
-        ({"gate": "weights"}, "smile: unknown gate 'weights'. Did you mean 'weight'"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        af.methods.smile(**options)
-
-
 def test_networks_that_are_the_base_are_refused(mlp):
     base = params_for(mlp, 0)
     with pytest.raises(ValueError, match="smile: linear layers must be changed by fine-tuning"):

@@ -14,7 +14,7 @@ from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors
 from autofusion_jax.trees import flatten_by_path
 from tests.conftest import MODELS, inputs_for, oracle, params_for
 from tests.merging.fusionbench import fusionbench_networks
-from tests.merging.mixtures.networks import CASES, VIT, expect_saved
+from tests.merging.mixtures.networks import CASES, VIT, cases, expect_saved
 
 MLP, DENSE = MODELS["mlp"], "*dense_{}/*"
 
@@ -58,7 +58,7 @@ def merged(model, **options):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 def test_the_same_coefficients_for_all_inputs(case):
     """The scale of the rest: task arithmetic. 1 for one network, 0 for the other: its own blocks."""
     model, pattern = CASES[case]
@@ -137,7 +137,10 @@ def test_it_becomes_surer(variant):
     np.testing.assert_allclose(three.history["entropy"], 3 * one.history["entropy"], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("model", "variant"), [(VIT, "paper"), (MLP, "paper"), (MLP, "fusionbench")])
+@pytest.mark.parametrize(
+    ("model", "variant"),
+    [pytest.param(VIT, "paper", marks=pytest.mark.slow), (MLP, "paper"), (MLP, "fusionbench")],
+)
 def test_saved_and_loaded(model, variant, tmp_path):
     options = {} if model is VIT else {"blocks": DENSE}
     again = wemoe_apply(model.apply, variant=variant, **options)
@@ -153,20 +156,11 @@ def test_one_vmap_sweeps_the_scale():
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=number: leaf[i], many), one, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"variant": "fusion"}, "unknown variant 'fusion'. Did you mean 'fusionbench'"),
-        ({"depth": -1}, "depth must be >= 0, the layers of a router; got -1"),
-        ({"scale": 0.0}, "scale must be > 0; got 0.0"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"num_steps": 0}, "num_steps must be >= 1"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
+def test_what_does_not_fit_the_networks_and_losses_that_cannot_be():
+    for options, message in [
         ({"blocks": "nothing"}, "blocks must be a pattern that fits paths of leaves"),
         ({"inputs": [jnp.zeros((2, 4, 4))]}, "inputs must be 2 batches, one for each network; got 1"),
         ({"learning_rate": 1e30, "num_steps": 5}, "the entropy must be finite; got nan in step"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=f"wemoe: .*{message}"):
-        merged(MLP, **options)
+    ]:
+        with pytest.raises(ValueError, match=f"wemoe: .*{message}"):
+            merged(MLP, **options)

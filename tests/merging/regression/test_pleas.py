@@ -175,10 +175,3 @@ def test_keeps_more_of_two_tasks_than_weight_matching():
             found.append(float(np.mean(model.apply(merged.params, test_x).argmax(-1) == y[1::2])))
     assert np.mean(accuracies["pleas"]) > np.mean(accuracies["weight_matching"]) + 0.15
     assert np.mean(accuracies["prune_concat"]) > np.mean(accuracies["pleas"])
-
-
-def test_bad_options():
-    with pytest.raises(ValueError, match="pleas: unknown matching 'weight_machting'. Did you mean 'weight_m"):
-        af.methods.pleas(matching="weight_machting")
-    with pytest.raises(ValueError, match="ridge must be > 0"):
-        af.methods.pleas(ridge=0.0)

@@ -176,10 +176,3 @@ def test_images_are_fitted_to_the_mean():
     result = merged(model, [params_for(model, seed) for seed in (0, 1)], pseudo_labels="confidence")
     assert result.diagnostics["head"] == "mean"
     assert any(path in result.diagnostics["fitted"] for path in ("params/head/kernel", "params/out/kernel"))
-
-
-def test_bad_options():
-    with pytest.raises(ValueError, match="prune_concat: unknown pseudo_labels 'em_'. Did you mean 'em'"):
-        af.methods.prune_concat(pseudo_labels="em_")
-    with pytest.raises(ValueError, match="prune_concat: ridge must be > 0"):
-        af.methods.prune_concat(ridge=0.0)

@@ -73,22 +73,6 @@ def test_real_labels_take_the_teachers_place(mlp):
     np.testing.assert_array_equal(mlp.apply(result.params, x).argmax(-1), np.arange(24) % 3)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"pseudo_labels": "emm"}, "prune_concat_distill: unknown pseudo_labels 'emm'. Did you mean 'em'"),
-        ({"epochs": 0}, "prune_concat_distill: epochs must be >= 1; got 0"),
-        ({"copies": 0}, "prune_concat_distill: copies must be >= 1; got 0"),
-        ({"rounds": -1}, "prune_concat_distill: rounds must be >= 0; got -1"),
-        ({"augment": "flip"}, "prune_concat_distill: unknown augment 'flip'"),
-        ({"ridge": 0.0}, "ridge must be > 0"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        af.methods.prune_concat_distill(**options)
-
-
 def test_copies_begin_with_the_inputs_and_are_images_only(mlp, vgg):
     x = inputs_for(vgg)
     copies = augmented_copies(KEY, x, "affine", 3)

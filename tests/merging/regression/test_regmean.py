@@ -157,13 +157,6 @@ def test_weights_used_twice_and_left_out_grams_are_averaged():
     np.testing.assert_allclose(result.params["tied"], np.eye(4) + 0.5)
 
 
-def test_bad_options():
-    with pytest.raises(ValueError, match=r"regmean: alpha must be in \[0, 1\]; got 1.1"):
-        af.methods.regmean(alpha=1.1)
-    with pytest.raises(ValueError, match=r"regmean: ridge must be > 0; got 0"):
-        af.methods.regmean(ridge=0.0)
-
-
 def test_what_does_not_fit_the_networks():
     _, models = fusionbench_networks()
     grams, x = given_grams(), own_inputs()[0]

@@ -47,16 +47,3 @@ def test_ties_by_name_elects_and_does_not_trim():
     models = [{"w": jnp.array([1.0, 2.0, 3.0, 4.0])}, {"w": jnp.array([1.0, -4.0, 3.0, 5.0])}]
     result = af.merge_many(models, None, None, base=base, method="breadcrumbs", density=0.5, merge="ties")
     assert result.params["w"].tolist() == [0, -4, 3, 4.5]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"density": 1.5}, r"breadcrumbs: density must be in \(0, 1\].* got 1.5"),
-        ({"outliers": 1.0}, r"breadcrumbs: outliers must be in \[0, 1\).* got 1.0"),
-        ({"merge": "dare"}, "breadcrumbs: unknown merge 'dare'"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        breadcrumbs(**options)

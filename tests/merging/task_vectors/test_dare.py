@@ -67,17 +67,3 @@ def test_density_one_is_the_merge_alone():
 def test_nothing_kept_is_nothing_rescaled():
     base, params, mask = {"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, {"w": jnp.zeros(2, bool)}
     assert drop_and_rescale(base, params, mask, 0.5, variant="mergekit")["w"].tolist() == [0, 0]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"density": 0.0}, r"dare: density must be in \(0, 1\].* got 0.0"),
-        ({"merge": "tie"}, "dare: unknown merge 'tie'. Did you mean 'ties'"),
-        ({"merge": af.methods.zipit()}, "dare: merge must be a method for task vectors.* got 'zipit'"),
-        ({"variant": "fusionbench"}, "dare: unknown variant 'fusionbench'"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        dare(**options)

@@ -118,20 +118,6 @@ def test_vmap_over_the_scale(fn):
         np.testing.assert_allclose(many[leaf][1], value, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
-        *((method, {"scale": 0.0}, f"{method}: scale must be > 0; got 0.0") for method in METHODS),
-        ("iso_cts", {"common": 1.1}, r"iso_cts: common must be in \[0, 1\].* got 1.1"),
-        ("wudi", {"num_steps": 0}, "wudi: num_steps must be >= 1; got 0"),
-        ("wudi", {"learning_rate": 0.0}, "wudi: learning_rate must be > 0; got 0.0"),
-    ],
-)
-def test_bad_options(method, options, message):
-    with pytest.raises(ValueError, match=message):
-        af.methods.__dict__[method](**options)
-
-
 def test_no_svd_is_of_a_batch():
     """A batch is shared out among the threads that run the program, which may all wait for one another."""
     deltas = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 5, 4)), jnp.float32)

@@ -114,21 +114,6 @@ def test_half_precision_keeps_its_dtype():
     assert params["w"].dtype == jnp.bfloat16 and params["w"].tolist() == [0, 0, 3, 4]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"density": 0.0}, r"ties: density must be in \(0, 1\].* got 0.0"),
-        ({"density": 20.0}, r"ties: density must be in \(0, 1\].* got 20.0"),
-        ({"scale": -1.0}, "ties: scale must be > 0; got -1.0"),
-        ({"merge": "average"}, "ties: unknown merge 'average'.*Known: max, mean, sum"),
-        ({"variant": "mergkit"}, "ties: unknown variant 'mergkit'. Did you mean 'mergekit'"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        af.methods.ties(**options)
-
-
 def test_base_and_weights_are_asked_for():
     base, models = fusionbench_networks()
     with pytest.raises(ValueError, match="base must be the parameters"):
