@@ -15,7 +15,7 @@ from jaxtyping import Float, Num
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.similarity import BATCH_SIZE, unit_vectors
+from autofusion_jax.merging.unit_features import BATCH_SIZE, unit_vectors
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.moments import stream_moments
 from autofusion_jax.symmetry.site import Position, Site

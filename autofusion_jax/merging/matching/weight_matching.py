@@ -231,17 +231,19 @@ class Descent:
         elements = self._seen_from(name)
         inner = self._inner[name]
         stale = [each.refresh(elements) for each in (self._own[name], *(self._pairs[g] for g in inner))]
-        if not any(stale):
+        if not any(stale):  # the same similarities give the same assignment: a third of all are saved
             return False
         self.assignments += 1
         value = self._own[name].value
         blocks = {group: _blocks(self._pairs[group].value, self._spec.groups[group].size) for group in inner}
+        # The worth of a pair of heads is that of their best matched units, so units come before heads.
         steps = {group: np.asarray(solve_assignment(each)) for group, each in blocks.items()}
         worth = value + sum(_gather(blocks[group], step) for group, step in steps.items())
         best = np.asarray(solve_assignment(worth))
         before = _total(value, self.perms[name]) + sum(
             _total(_pick(blocks[group], self.perms[name]), self.perms[group]) for group in inner
         )
+        # Rounding must not count as a gain, or sweeps would go on among equals until `max_sweeps`.
         if _total(worth, best) <= before + RELATIVE_GAIN * max(abs(before), 1e-30):
             return False
         return self._accept(name, self._moved(name, elements, best, steps))

@@ -17,9 +17,9 @@ from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import find_targets
-from autofusion_jax.merging.zipping.aligned import aligned_correlations
-from autofusion_jax.merging.zipping.families import Family, find_families
-from autofusion_jax.merging.zipping.matching import Matching, join, match_family
+from autofusion_jax.merging.zipping.aligned_weights import aligned_correlations
+from autofusion_jax.merging.zipping.family_matching import Matching, join, match_family
+from autofusion_jax.merging.zipping.group_families import Family, find_families
 from autofusion_jax.merging.zipping.similarities import block_similarities
 from autofusion_jax.merging.zipping.zipit import check_zip_options, match_measured, zipped_result
 from autofusion_jax.symmetry.spec import PermSpec
