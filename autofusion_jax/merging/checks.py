@@ -1,4 +1,4 @@
-"""What the front door checks before any method runs."""
+"""Checks of the front door, before any method runs."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The protocol of a merging method: the task that it is given, and the record of what it is."""
+"""The protocol of a merging method: the task that it gets, and the record of what it is."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How much each network counts."""
+"""Weights of the networks in a merge."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What methods that adapt to unlabelled inputs share: the entropy, the batches, and the loop of Adam."""
+"""Test-time adaptation to unlabelled inputs: the entropy, the batches, and the loop of Adam."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""How much of each network a merged unit is: one number for each of its sides and each network."""
+"""Mixing weights of merged units: one number for each network and each side of a unit."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -145,11 +145,13 @@ def run_epochs(problem: Problem, states: State, data: Data, epochs: Array) -> tu
         objective = functools.partial(_objective, problem, data, draw, epoch)
         grads, record = jax.grad(objective, has_aux=True)(state.learned)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.learned)
+        # Scores and mixing weights alone move: the weights of A and B are `data`, never trained.
         learned = jax.tree.map(jnp.add, state.learned, updates)
         return State(learned, opt_state, state.key), record
 
     def one_epoch(states: State, epoch: Array) -> tuple[State, dict[str, Array]]:
         draw = functools.partial(_draw_epoch, options, num_samples, num_steps, epoch)
+        # Of an epoch's number and the key alone, so that a run in parts is the same as one at a go.
         draws = jax.vmap(draw, out_axes=1)(states.key)  # [steps, repeats, ...]
 
         def step(states: State, draws: Draw) -> tuple[State, dict[str, Array]]:

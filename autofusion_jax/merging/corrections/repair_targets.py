@@ -1,4 +1,4 @@
-"""What the pre-activations of a merged network should be: those of its parts, mixed as its units are."""
+"""Targets of REPAIR: means and spreads of the parts' pre-activations, mixed as the merged units are."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -7,7 +7,7 @@ from jaxtyping import Num
 from autofusion_jax.merging.fuse import fuse
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.similarity import KINDS
+from autofusion_jax.merging.unit_features import KINDS
 from autofusion_jax.merging.zipping.zipit import zip_matrices
 from autofusion_jax.symmetry.site import Position
 from autofusion_jax.symmetry.spec import PermSpec

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
-from autofusion_jax.merging.similarity import BATCH_SIZE
+from autofusion_jax.merging.unit_features import BATCH_SIZE
 from autofusion_jax.symmetry.moments import Moments
 
 MAX_NUMBERS = 2**25

@@ -140,6 +140,7 @@ def fit_in_order(
     fitted: dict[str, Array] = {}
     residuals = {}
     for layer in layers:
+        # Read after the layers before were fitted: what these lack, this layer can still make up for.
         moments = walk.moments(layer, {**leaves, **fitted})
         num_read, centred = layer.product.sizes[1], layer.bias is not None
         fit = ridge_regression(moments, num_read, centred=centred, ridge=ridge)

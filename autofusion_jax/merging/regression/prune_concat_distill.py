@@ -1,4 +1,4 @@
-"""What unlabelled inputs can buy, one after the other: a teacher, least squares, distillation."""
+"""A teacher, least squares and distillation, one after the other, on unlabelled inputs."""
 
 import dataclasses
 

@@ -151,13 +151,15 @@ def regression_mean(
     """
     eye = jnp.eye(grams.shape[-1])
     damped = grams * (alpha + (1 - alpha) * eye)
+    # The change from the average is what is solved for: where nothing is read it is 0, whatever the ridge.
     mean = jnp.mean(kernels, 0)
     high = jax.lax.Precision.HIGHEST
     wanted = jnp.sum(jnp.matmul(damped, kernels - mean, precision=high), 0)
     total = jnp.sum(damped, 0)
     size = jnp.trace(total, axis1=-2, axis2=-1)[:, None, None] / eye.shape[0]
     total = total + ridge * jnp.where(size > 0, size, 1) * eye
-    scale = 1 / jnp.sqrt(jnp.diagonal(total, axis1=-2, axis2=-1))[..., None]  # [B, C, 1], for accuracy
+    scale = 1 / jnp.sqrt(jnp.diagonal(total, axis1=-2, axis2=-1))[..., None]  # [B, C, 1]
+    # A unit diagonal: numbers that are read may differ in size by orders, and single precision would not do.
     even = scale * total * jnp.swapaxes(scale, -1, -2)
     return mean + scale * jnp.linalg.solve(even, scale * wanted)
 

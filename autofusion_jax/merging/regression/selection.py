@@ -1,4 +1,4 @@
-"""Which units of N networks a network of the same size keeps: those that vary most."""
+"""Selection of the units of N networks that one of the same size keeps: those that vary most."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,8 +7,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Shaped
 
-from autofusion_jax.merging.similarity import unit_vectors
-from autofusion_jax.merging.zipping.families import along_axes, blocks_of
+from autofusion_jax.merging.unit_features import unit_vectors
+from autofusion_jax.merging.zipping.group_families import along_axes, blocks_of
 from autofusion_jax.merging.zipping.similarities import block_moments, innermost_groups
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params

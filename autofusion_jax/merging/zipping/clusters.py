@@ -125,6 +125,7 @@ def _find(state: _State, a: float | Array) -> _State:
         bound, top, _, best = found
         return look(bound.at[top].set(best))
 
+    # A bound may be too high, as merges take partners away, but never too low: so the search is exact.
     found = jax.lax.while_loop(lambda found: found[3] < found[0][found[1]], lower, look(state.bound))
     bound, top, row, best = found
     partner = _first(row, best)

@@ -6,24 +6,28 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Key
 
-from autofusion_jax.merging.corrections.reset_norm import stored_statistics
+from autofusion_jax.batching import predict
+from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.zipping.aligned import aligned_correlations
-from autofusion_jax.merging.zipping.alpha import ALPHAS, score
-from autofusion_jax.merging.zipping.families import Family, find_families
-from autofusion_jax.merging.zipping.matching import Matching, join, match_family
+from autofusion_jax.merging.teachers import find_targets
+from autofusion_jax.merging.zipping.aligned_weights import aligned_correlations
+from autofusion_jax.merging.zipping.family_matching import Matching, join, match_family
+from autofusion_jax.merging.zipping.group_families import Family, find_families
 from autofusion_jax.merging.zipping.similarities import block_similarities
 from autofusion_jax.merging.zipping.zipit import check_zip_options, match_measured, zipped_result
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require, unknown_name
 
+ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+"""What `alpha="auto"` tries."""
 PATIENCE = 5
 """Sweeps without gain after which to stop, as in the published code."""
 
@@ -226,3 +230,27 @@ class _Revisits:
             matching = present
         self._last[family] = around, matching, value
         return matching, value
+
+
+def score(task: MergeTask, params: Params) -> float:
+    """How good a merged network is on the inputs of a task; higher is better.
+
+    Where the networks hold BatchNorm statistics, these are measured again first: a zipped network is
+    hardly ever of use with the mixed ones.
+
+    Args:
+        task: the networks that were merged, inputs `x` and perhaps labels `y`.
+        params: parameters of the merged network.
+
+    Returns:
+        With labels the accuracy. Without, minus the cross-entropy to the predictions of whichever
+        network is the most confident of an input, as AutoFusion's teacher.
+    """
+    spec, x = task.require_perm_spec(), task.require_x()
+    if stored_statistics(spec, params, x):
+        params, _ = reset_norm(spec, params, x)
+    logits = predict(task.require_apply_fn(), params, x)
+    if task.y is not None:
+        return float(jnp.mean(jnp.argmax(logits, -1) == task.y))
+    teacher = find_targets("mudsc", task, pseudo_labels="confidence", zeta=0.0)
+    return float(jnp.mean(jnp.sum(teacher.probs * jax.nn.log_softmax(logits), -1)))

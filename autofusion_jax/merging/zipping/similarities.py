@@ -1,4 +1,4 @@
-"""How alike the units of N networks are, also across the blocks of nested groups.
+"""Similarities of the units of N networks by their activations, also across the blocks of nested groups.
 
 A nested group has a block of `n` units for each index of its outer groups (the head_dim of each
 head), and any block of one network may belong to any block of another. So its similarities
@@ -14,7 +14,7 @@ from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, Shaped
 
-from autofusion_jax.merging.similarity import BATCH_SIZE, KINDS
+from autofusion_jax.merging.unit_features import BATCH_SIZE, KINDS
 from autofusion_jax.symmetry.axes import Block, Concat, Factor, factors_of
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.moments import Moments, stream_moments

@@ -8,12 +8,12 @@ from jaxtyping import Float, Shaped
 
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.similarity import KINDS
-from autofusion_jax.merging.zipping.aligned import aligned_correlations
+from autofusion_jax.merging.unit_features import KINDS
+from autofusion_jax.merging.zipping.aligned_weights import aligned_correlations
 from autofusion_jax.merging.zipping.combine import split_by_model, zip_models
-from autofusion_jax.merging.zipping.families import Family, find_families
+from autofusion_jax.merging.zipping.family_matching import Matching, join, match_family, ways_back
 from autofusion_jax.merging.zipping.greedy import VARIANTS
-from autofusion_jax.merging.zipping.matching import Matching, join, match_family, ways_back
+from autofusion_jax.merging.zipping.group_families import Family, find_families
 from autofusion_jax.merging.zipping.partial import find_cut, stopped
 from autofusion_jax.merging.zipping.similarities import block_similarities
 from autofusion_jax.symmetry.site import Position

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.matching.c2m3 import start_at_identity
-from autofusion_jax.merging.matching.frank_wolfe import (
+from autofusion_jax.merging.matching.c2m3 import (
     best_permutations,
     best_step,
     evaluate,
@@ -17,6 +16,7 @@ from autofusion_jax.merging.matching.frank_wolfe import (
     nodes_of,
     objective_along,
     products_along,
+    start_at_identity,
 )
 from tests.conftest import inputs_for, oracle, oracle_network, params_for
 from tests.symmetry.test_transform import CASES

@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 import autofusion_jax as af
-from autofusion_jax.merging.matching.unit_distances import activation_distances, unit_costs
+from autofusion_jax.merging.matching.ot_fusion import activation_distances, unit_costs
 from tests.conftest import inputs_for, params_for
 from tests.symmetry.test_transform import CASES
 from tests.symmetry.zoo import CASES as ZOO

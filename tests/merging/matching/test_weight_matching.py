@@ -7,10 +7,9 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 import autofusion_jax as af
-from autofusion_jax.merging.matching.descent import Descent
 from autofusion_jax.merging.matching.incremental import Similarity, Term, inner_product, take_apart
-from autofusion_jax.merging.matching.weight_matching import match_weights
-from autofusion_jax.merging.similarity import unit_vectors
+from autofusion_jax.merging.matching.weight_matching import Descent, match_weights
+from autofusion_jax.merging.unit_features import unit_vectors
 from tests.conftest import inputs_for, oracle, oracle_network, params_for, spec_from_oracle
 from tests.symmetry.test_transform import CASES as TRANSFORM_CASES
 from tests.symmetry.zoo import CASES

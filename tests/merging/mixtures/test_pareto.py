@@ -8,8 +8,7 @@ import pytest
 from scipy.optimize import linprog
 
 import autofusion_jax as af
-from autofusion_jax.merging.mixtures.exact_pareto import simplex_program, task_weights
-from autofusion_jax.merging.mixtures.pareto import at_preference, pareto_apply
+from autofusion_jax.merging.mixtures.pareto import at_preference, pareto_apply, simplex_program, task_weights
 from tests.conftest import fine_tuned, inputs_for, oracle, params_for
 from tests.merging.fusionbench import fusionbench_networks
 

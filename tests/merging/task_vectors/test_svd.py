@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.mixtures.low_rank import low_rank_experts
+from autofusion_jax.merging.mixtures.smile import low_rank_experts
 from autofusion_jax.merging.task_vectors.iso_c import add_isotropic
 from autofusion_jax.merging.task_vectors.iso_cts import add_common_and_specific
 from autofusion_jax.merging.task_vectors.svd import thin_svd

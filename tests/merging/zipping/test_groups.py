@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autofusion_jax.merging.zipping.greedy import merge_matrices, permute_clusters, zip_clusters
-from autofusion_jax.merging.zipping.groups import group_align, group_zip, match_blocks
+from autofusion_jax.merging.zipping.nested_groups import group_align, group_zip, match_blocks
 from autofusion_jax.transport.assignment import solve_assignment
 from tests.conftest import oracle
 

@@ -9,10 +9,9 @@ import pytest
 import autofusion_jax as af
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics
 from autofusion_jax.merging.method import MergeTask
-from autofusion_jax.merging.zipping.alpha import ALPHAS, score
 from autofusion_jax.merging.zipping.combine import zip_models
-from autofusion_jax.merging.zipping.families import find_families
-from autofusion_jax.merging.zipping.mudsc import match_dual
+from autofusion_jax.merging.zipping.group_families import find_families
+from autofusion_jax.merging.zipping.mudsc import ALPHAS, match_dual, score
 from autofusion_jax.merging.zipping.similarities import block_similarities
 from tests.conftest import inputs_for, oracle, params_for
 from tests.merging.zipping.zipit_resnet import bn_resnet, gn_resnet, group_of, networks

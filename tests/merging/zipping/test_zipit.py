@@ -7,7 +7,7 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.merging.zipping.combine import zip_models
-from autofusion_jax.merging.zipping.matching import join
+from autofusion_jax.merging.zipping.family_matching import join
 from autofusion_jax.merging.zipping.similarities import block_similarities
 from autofusion_jax.merging.zipping.zipit import match_measured
 from tests.conftest import inputs_for, oracle, params_for

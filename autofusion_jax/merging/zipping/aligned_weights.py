@@ -1,4 +1,4 @@
-"""How alike the weights of N networks' units are, once the units around them are merged."""
+"""Similarities of the units of N networks by their weights, once the units around them are merged."""
 
 import dataclasses
 import functools
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.similarity import unit_vectors
+from autofusion_jax.merging.unit_features import unit_vectors
 from autofusion_jax.merging.zipping.combine import split_by_model
-from autofusion_jax.merging.zipping.matching import Matching
+from autofusion_jax.merging.zipping.family_matching import Matching
 from autofusion_jax.merging.zipping.similarities import in_blocks, num_stacks
 from autofusion_jax.symmetry.moments import batch_moments
 from autofusion_jax.symmetry.spec import PermSpec

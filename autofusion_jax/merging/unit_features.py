@@ -1,4 +1,4 @@
-"""What units are compared by: all of their weights, and moments of their activations."""
+"""Features by which units are compared: all of their weights, and moments of their activations."""
 
 import jax.numpy as jnp
 from jax import Array

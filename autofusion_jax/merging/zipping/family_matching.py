@@ -10,14 +10,14 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.zipping.combine import split_by_model
-from autofusion_jax.merging.zipping.families import (
+from autofusion_jax.merging.zipping.greedy import VARIANTS, merge_matrices, permute_clusters, zip_clusters
+from autofusion_jax.merging.zipping.group_families import (
     Family,
     block_index,
     blocks_of,
     match_outer_groups,
 )
-from autofusion_jax.merging.zipping.greedy import VARIANTS, merge_matrices, permute_clusters, zip_clusters
-from autofusion_jax.merging.zipping.groups import group_align, group_zip, match_blocks
+from autofusion_jax.merging.zipping.nested_groups import group_align, group_zip, match_blocks
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import identity_perms
 
