@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 import autofusion_jax as af
+from autofusion_jax.evaluation.results import read_results
 from autofusion_jax.models.registry import MODELS
 from configs import CONFIGS
-from reporting.records import read_records
 from tables import find_panel
 from tables.overview import overview_markdown
 from tables.report import panel_markdown
@@ -24,7 +24,7 @@ REPRODUCED = {
 
 
 def records_of(folder):
-    return read_records(folder / "results.jsonl")
+    return read_results(folder / "results.jsonl")
 
 
 def test_results_tables_are_those_of_stored_records():

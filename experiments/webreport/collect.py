@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from autofusion_jax.evaluation.results import Result, read_results
 from autofusion_jax.validation import require
-from reporting.comparison import PUBLISHED
-from reporting.records import Record, read_records
+from reporting.published import PUBLISHED
 
 RESULTS_FILE, CONFIG_FILE, FIGURE_FILE, CSV_FILE = (
     "results.jsonl",
@@ -62,7 +62,7 @@ class Run:
     panel: str | None
     config: Mapping[str, Any]
     rows: Mapping[str, Mapping[str, Any]]
-    records: tuple[Record, ...]
+    records: tuple[Result, ...]
     text: str
     lines: tuple[Published, ...]
     command: str | None
@@ -142,7 +142,7 @@ def _read_run(path: Path) -> Run:
     table = stored.get("table")
     return Run(
         folder, table, stored.get("panel"), stored.get("config", {}) if table else stored,
-        stored.get("rows", {}) if table else {}, tuple(read_records(path)), read_prose(folder),
+        stored.get("rows", {}) if table else {}, tuple(read_results(path)), read_prose(folder),
         _read_lines(folder / CSV_FILE), stored.get("command"),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reporting.records import Record, write_records
+from autofusion_jax.evaluation.results import Result, write_results
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
 GAMMAS = 5
@@ -25,7 +25,7 @@ ACCURACY = {
 
 def record(config, method, variant, pair, repeat, joint, path=None):
     metrics = {"joint": joint, "task_a": joint + 0.5, "task_b": joint - 0.5, "avg": joint}
-    return Record(config, method, variant, pair, repeat, pair, metrics, 1234, 1.5, path)
+    return Result(config, method, variant, pair, repeat, pair, metrics, 1234, 1.5, path)
 
 
 def write_merge(folder: Path, name: str = "digits_mlp", pairs: int = 2) -> None:
@@ -43,7 +43,7 @@ def write_merge(folder: Path, name: str = "digits_mlp", pairs: int = 2) -> None:
                 (folder / path).mkdir(parents=True)
                 history = {"retain": [3.0, 2.0, 1.0 + pair], "align": [1.0, 2.0, 3.0]}
                 (folder / path / "meta.json").write_text(json.dumps({"history": history}))
-    write_records(folder / "results.jsonl", records)
+    write_results(folder / "results.jsonl", records)
     for method, variants in {"interpolation": [""], "autofusion": ["soft", "hard"]}.items():
         arrays = {}
         for number, variant in enumerate(variants):
@@ -69,7 +69,7 @@ def write_panel(folder: Path, table: str, panel: str) -> None:
     (folder / "results.csv").write_text("\n".join([head, *lines]) + "\n")
     joints = {"average": 20.0, "half": 95.0, "model_a": 50.0}  # the table's order is that of its settings
     label = f"{table}/{panel}"
-    write_records(
+    write_results(
         folder / "results.jsonl", [record(label, name, None, 0, 0, joint) for name, joint in joints.items()]
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reporting.records import read_records, write_records
+from autofusion_jax.evaluation.results import read_results, write_results
 from reporting.tables import title_of
 from tables import TABLES
 from tests.experiments.report_runs import ACCURACY, HOSTILE, record, write_all, write_figure, write_merge
@@ -152,7 +152,7 @@ def test_rows_in_the_papers_settings_are_known_by_their_options(ours, roles, tmp
     text = json.dumps({"table": "2", "panel": "vgg", "config": {}, "rows": stored})
     (tmp_path / "config.json").write_text(text)
     records = [record("2/vgg", name, None, 0, 0, joint) for name, (*_, joint) in rows.items()]
-    write_records(tmp_path / "results.jsonl", records)
+    write_results(tmp_path / "results.jsonl", records)
     (setting,) = summary.settings(collect(tmp_path)[0][0], "anchor", "")
     assert setting.of_paper().row.method == "rounded"
     bars = headline.headline(setting)
@@ -232,7 +232,7 @@ def test_it_shows_what_reproduce_writes(tmp_path):
     elements = Elements((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     texts = [text for _, text in elements.texts]
     for panel in ("100", "300"):
-        records = read_records(runs / "table_inputs" / panel / "results.jsonl")
+        records = read_results(runs / "table_inputs" / panel / "results.jsonl")
         assert [one.method for one in records] == ["interpolation", "teacher_em"]
         assert {f"{one.metrics['joint']:.2f}" for one in records} <= set(texts)
         assert {title_of(one.method, None) for one in records} <= set(texts)
