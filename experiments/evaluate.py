@@ -24,7 +24,7 @@ from autofusion_jax.models.registry import Model, build_model
 from autofusion_jax.symmetry.transform import check_params
 from autofusion_jax.validation import require
 from data.dataset import Dataset
-from data.registry import DATASETS, load_dataset
+from data.registry import load_dataset
 from data.splits import PROTOCOLS, head_classes, task_labels
 from pipeline.endpoints import to_inputs
 from pipeline.split import names_of_tasks
@@ -32,7 +32,7 @@ from reporting.tables import heading
 from tables.mudsc_s1 import TASKS, ClipModel, class_labels
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the checkpoint.", required=True)
-DATA = flags.DEFINE_enum("data", None, sorted(DATASETS), "Data set; by default the checkpoint's own.")
+DATA = flags.DEFINE_string("data", None, "Data set, as in --config.data.name; by default the checkpoint's.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the original files of the data set.")
 TASK_A = flags.DEFINE_list("task_a", None, "Classes of task A; by default the checkpoint's own.")
 TASK_B = flags.DEFINE_list("task_b", None, "Classes of task B; by default the checkpoint's own.")

@@ -71,7 +71,7 @@ def merge_networks(
     method: Method,
     keys: Key[Array, " repeats"],
     apply_fn: ApplyFn,
-    labels: Array | None = None,
+    labels: Any = None,
     title: str = "",
     console: Console | None = None,
     **options: Any,

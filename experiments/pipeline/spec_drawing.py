@@ -15,7 +15,8 @@ from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
 from configs.models import build, model_identity
 from configs.schema import Config, resolved
-from data.registry import dataset_info
+from data.own import is_own
+from data.registry import input_shape, num_classes
 from pipeline.run_folder import CONFIG_FILE
 from pipeline.split import head_size, sizes_of_tasks
 
@@ -26,12 +27,12 @@ NUM_INPUTS = 2
 
 def draw_config(config: Config, console: Console) -> None:
     """Derive the spec of a config's model, show it, and write it into the config's folder."""
-    infos = [dataset_info(name) for name in config.data.name.split("+")]
-    sizes = tuple(info.num_classes for info in infos)
-    if len(infos) == 1:
-        sizes = sizes_of_tasks(config, infos[0].num_classes)
-    num_classes = head_size(config, sizes)
-    model = build(config.model, infos[0].input_shape, num_classes=num_classes)
+    data = config.data.name
+    names = [data] if is_own(data) else data.split("+")
+    sizes = tuple(map(num_classes, names))
+    if len(names) == 1:
+        sizes = sizes_of_tasks(config, sizes[0])
+    model = build(config.model, input_shape(names[0]), num_classes=head_size(config, sizes))
     init_key, input_key = jax.random.split(jax.random.key(config.seed))
     x = jax.random.normal(input_key, (NUM_INPUTS, *model.input_shape))
     spec = infer_perm_spec(model.apply, model.init(init_key), x)

@@ -5,7 +5,6 @@ from autofusion_jax.evaluation.tables import method_title, metric_heading, varia
 LABELS = {
     "start": "Where training started",
     "control_ridge_head": "A's body, ridge head on pseudo-labels (control)",
-    "control_random_network": "Fresh network on pseudo-labels (control)",
     "control_distillation": "Average, distilled on pseudo-labels (control)",
     "real_labels_finetuning": "Average, fine-tuned on the inputs' real labels (reference)",
     "real_labels_lora": "Average, LoRA on the inputs' real labels (reference)",

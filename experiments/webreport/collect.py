@@ -22,7 +22,8 @@ RESULTS_FILE, CONFIG_FILE, FIGURE_FILE, CSV_FILE = (
     "results.csv",
 )
 TEXT_FILES = ("results.md", "table.md")
-SKIPPED = {"checkpoints", "jobs"}
+SKIPPED = {"checkpoints", "rows"}
+DRAWN_FILE = "drawn.npz"
 
 Key = tuple[str, str | None]
 """Method and variant."""
@@ -191,15 +192,14 @@ def read_matrices(run: Run) -> Iterator[tuple[Key, str, np.ndarray]]:
 
 
 def _arrays(run: Run, wanted: str) -> Iterator[tuple[Key, str, np.ndarray]]:
-    for method in dict.fromkeys(record.method for record in run.records):
-        path = run.folder / "jobs" / f"pair0_{method}.npz"
-        if not path.is_file():
-            continue
-        with np.load(path, allow_pickle=False) as stored:
-            for name in stored.files:
-                kind, variant, part = name.split("/", 2)
-                if kind == wanted:
-                    yield (method, variant or None), part, stored[name]
+    path = run.folder / DRAWN_FILE
+    if not path.is_file():
+        return
+    with np.load(path, allow_pickle=False) as stored:
+        for name in stored.files:
+            method, kind, variant, part = name.split("/", 3)
+            if kind == wanted:
+                yield (method, variant or None), part, stored[name]
 
 
 def read_histories(run: Run) -> dict[str, dict[str, np.ndarray]]:

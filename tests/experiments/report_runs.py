@@ -29,7 +29,7 @@ def record(config, method, variant, pair, repeat, joint, path=None):
 
 
 def write_merge(folder: Path, name: str = "digits_mlp", pairs: int = 2) -> None:
-    (folder / "jobs").mkdir(parents=True)
+    folder.mkdir(parents=True)
     data = {"name": "digits", "dir": "secret/place", "num_unlabelled": 500}
     config = {"name": name, "data": data, "pairs": pairs, "out_dir": "secret/place", "runs_dir": "runs"}
     (folder / "config.json").write_text(json.dumps(config))
@@ -44,14 +44,16 @@ def write_merge(folder: Path, name: str = "digits_mlp", pairs: int = 2) -> None:
                 history = {"retain": [3.0, 2.0, 1.0 + pair], "align": [1.0, 2.0, 3.0]}
                 (folder / path / "meta.json").write_text(json.dumps({"history": history}))
     write_results(folder / "results.jsonl", records)
+    arrays = {}
     for method, variants in {"interpolation": [""], "autofusion": ["soft", "hard"]}.items():
-        arrays = {}
         for number, variant in enumerate(variants):
             base = np.linspace(10, 90, GAMMAS) + number
-            arrays |= {f"curve/{variant}/{m}": base + i for i, m in enumerate(("joint", "task_a", "task_b"))}
+            arrays |= {
+                f"{method}/curve/{variant}/{m}": base + i for i, m in enumerate(("joint", "task_a", "task_b"))
+            }
             for group in ("dense_0", "dense_1"):
-                arrays[f"matrix/{variant}/{group}"] = np.eye(8)[::-1] if variant else np.eye(8)
-        np.savez(folder / "jobs" / f"pair0_{method}.npz", allow_pickle=False, **arrays)
+                arrays[f"{method}/matrix/{variant}/{group}"] = np.eye(8)[::-1] if variant else np.eye(8)
+    np.savez(folder / "drawn.npz", allow_pickle=False, **arrays)
 
 
 def write_panel(folder: Path, table: str, panel: str) -> None:

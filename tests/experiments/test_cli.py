@@ -78,7 +78,8 @@ def test_the_same_command_twice_gives_the_same_numbers(finished, tmp_path):
 def test_a_finished_run_is_not_run_again(finished):
     cwd, _ = finished
     before = (cwd / "out" / "results.jsonl").read_text()
-    assert "evaluated" not in merge(cwd, "--config.out_dir=out", "--config.pairs=2").stdout
+    lines = merge(cwd, "--config.out_dir=out", "--config.pairs=2").stdout.splitlines()
+    assert all("found in" in line for line in lines if "row(s) to go" in line)
     assert (cwd / "out" / "results.jsonl").read_text() == before
 
 
@@ -137,7 +138,7 @@ def undisturbed(tmp_path_factory):
 def test_killed_and_started_again(tmp_path, undisturbed, how):
     """Killed twice at different points, then left alone: the numbers are those of an undisturbed run."""
     args = command("merge.py", "--config=digits_mlp", *BRIEF)
-    for marker in ("runs/checkpoints/*/seed_0/*/step_*", "runs/digits_mlp-*/jobs/pair0_interpolation.jsonl"):
+    for marker in ("runs/checkpoints/*/seed_0/*/step_*", "runs/rows/interpolation_*"):
         process = subprocess.Popen(
             args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts
         )

@@ -199,7 +199,7 @@ def test_matrices_are_drawn_unit_by_unit(made):
 
 def test_what_is_missing_is_left_out(tmp_path):
     write_merge(tmp_path / "runs" / "one")
-    for name in ("jobs", "checkpoints", "config.json", "table.md"):
+    for name in ("drawn.npz", "checkpoints", "config.json", "table.md"):
         path = tmp_path / "runs" / "one" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     elements = Elements(write_page(*collect(tmp_path / "runs"), tmp_path / "out").read_text(encoding="utf-8"))

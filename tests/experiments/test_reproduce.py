@@ -92,7 +92,7 @@ def test_rows_are_run_once(tmp_path):
         ("soft", 1),
         ("hard", 1),
     ]
-    assert printed.count("within tasks") == 11 and "0 row(s) to go" in printed
+    assert printed.count("Avg within") == 11 and "0 row(s) to go" in printed
     assert all(set(record.metrics) == set(ALL_METRICS) for record in records)
     ensemble = runs["ensemble"][0].metrics
     assert ensemble["task_a_within"] == runs["model_a"][0].metrics["task_a_within"]
@@ -106,7 +106,8 @@ def test_rows_are_run_once(tmp_path):
     lines = (folder / "results.jsonl").read_text().splitlines()
     (folder / "results.jsonl").write_text("\n".join(lines[:5]) + "\n")  # as if killed after the fifth row
     again, _, printed = reproduce(tmp_path, pairs=2)
-    assert printed.count("within tasks") == 6 + 11
+    assert printed.count("Avg within") == 6 + 11
+    assert printed.count("found in") == 6  # in the store; the second pair's are new
     assert [r.metrics for r in again.records if r.pair == 0] == [r.metrics for r in records]
 
     with pytest.raises(ValueError, match=r"out_dir must be new or hold results of these settings.*\(seed\)"):
