@@ -52,7 +52,7 @@ def run(main: Callable[[Console], None], *, with_config: bool = True) -> None:
         runtime.configure()
         try:
             main(console)
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
             fail(str(error))
         except KeyboardInterrupt:
             console.print("\ninterrupted; the same command goes on where it stopped")

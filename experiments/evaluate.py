@@ -18,19 +18,20 @@ from app import flags, run
 from autofusion_jax.atomic import write_text
 from autofusion_jax.checkpoints.orbax_io import load
 from autofusion_jax.evaluation.accuracy import evaluate
+from autofusion_jax.evaluation.results import flat_metrics
 from autofusion_jax.models.registry import Model, build_model
 from autofusion_jax.symmetry.transform import check_params
 from autofusion_jax.validation import require
 from data.dataset import Dataset
-from data.registry import DATASETS, load_dataset
+from data.registry import load_dataset
 from data.splits import PROTOCOLS, head_classes, task_labels
-from pipeline.endpoints import names_of_tasks, to_inputs
-from reporting.records import flat_metrics
+from pipeline.endpoints import to_inputs
+from pipeline.split import names_of_tasks
 from reporting.tables import heading
-from tables.mudsc_s1 import ClipModel, class_labels
+from tables.mudsc_s1 import TASKS, ClipModel, class_labels
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the checkpoint.", required=True)
-DATA = flags.DEFINE_enum("data", None, sorted(DATASETS), "Data set; by default the checkpoint's own.")
+DATA = flags.DEFINE_string("data", None, "Data set, as in --config.data.name; by default the checkpoint's.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder with the original files of the data set.")
 TASK_A = flags.DEFINE_list("task_a", None, "Classes of task A; by default the checkpoint's own.")
 TASK_B = flags.DEFINE_list("task_b", None, "Classes of task B; by default the checkpoint's own.")
@@ -41,9 +42,9 @@ def rebuild(meta: dict[str, Any], data: Dataset) -> Model:
     """The network of a checkpoint, from what `pipeline.endpoints.network_meta` says of it."""
     tasks, disjoint = meta["tasks"], meta.get("labels", PROTOCOLS[0]) == "disjoint"
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["model"].items()}
-    name, cosine = options.pop("name"), options.pop("class_cosine", None)
+    name, cosine = options.pop("name"), meta.get("start", {}).get("class_cosine")
     shape = data.test_images.shape[1:]
-    if cosine is not None:
+    if cosine is not None and tasks == [list(task) for task in TASKS]:
         plain = build_model(name, shape, num_classes=sum(map(len, tasks)), **options)
         return ClipModel(plain.module, plain.input_shape, (1 - cosine) ** 0.5)
     num_classes = data.num_classes if disjoint else max(map(len, tasks))

@@ -11,10 +11,9 @@ from app import define_config, run
 from autofusion_jax.merging.registry import METHODS
 from autofusion_jax.validation import require, unknown_name
 from configs.schema import Config, split_commas
-from pipeline.baselines import REFERENCE_ROWS
-from pipeline.endpoints import draw_pair, open_setting
-from pipeline.outputs import finish_run, open_run, row_names, run_job
-from pipeline.rows import open_pair
+from pipeline.endpoints import open_run
+from pipeline.reference_rows import REFERENCE_ROWS
+from pipeline.run_folder import finish_folder, open_folder, run_rows
 
 CONFIG = define_config()
 
@@ -22,13 +21,9 @@ CONFIG = define_config()
 def main(console: Console) -> None:
     config = CONFIG.value
     check(config)
-    setting = open_setting(config, console)
-    folder = open_run(setting)
-    for number in range(config.pairs):
-        context = open_pair(setting, draw_pair(setting, number))
-        for name in row_names(setting):
-            run_job(folder, context, name)
-    finish_run(folder, setting)
+    opened = open_run(config, console)
+    folder = open_folder(opened)
+    finish_folder(folder, opened, run_rows(folder, opened))
 
 
 def check(config: Config) -> None:

@@ -89,7 +89,7 @@ def _panels(table: Table, several: bool) -> list[tuple[Panel, TableConfig, list[
             raise unknown_name("--panels", "panel", name, known)
     wanted = PANELS.value or (table.fast if FAST.value and table.fast else known)
     panels = [panel for panel in table.panels if panel.name in wanted]
-    rows = {entry.name for panel in panels for entry in panel.entries}
+    rows = {row.name for panel in panels for row in panel.rows}
     for name in ROWS.value or []:
         if name not in rows:
             raise unknown_name("--rows", "row", name, rows)
@@ -97,7 +97,7 @@ def _panels(table: Table, several: bool) -> list[tuple[Panel, TableConfig, list[
 
 
 def _rows(panel: Panel) -> list[str]:
-    default = panel.fast if FAST.value and panel.fast else [entry.name for entry in panel.entries]
+    default = panel.fast if FAST.value and panel.fast else [row.name for row in panel.rows]
     return ROWS.value or list(default)
 
 
@@ -135,9 +135,9 @@ def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]],
     start, made, files = time.perf_counter(), 0.0, []
     for place, (panel, config, names) in enumerate(panels, 1):
         console.rule(f"table {table.name}, panel {place} of {len(panels)} {panel.name}")
-        source = panel.open_source(config, console)
-        records = run_rows(table, panel, config, source, console, names)
-        write_panel(table, StoredPanel(panel, config, source.notes, records), source, console)
+        opened = panel.open_run(config, console)
+        records = run_rows(table, panel, config, opened, console, names)
+        write_panel(table, StoredPanel(panel, config, opened.notes, records), opened, console)
         files = write_table(table, config.out_dir)
         made += total_seconds(records)
         jax.clear_caches()  # programs hold memory maps, of which a process has few; see docs/performance.md

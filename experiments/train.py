@@ -8,8 +8,9 @@ from rich.table import Table
 
 from app import define_config, run
 from autofusion_jax.evaluation.accuracy import evaluate
-from pipeline.endpoints import draw_pair, get_network, network_path, open_setting, to_inputs
-from reporting.records import flat_metrics
+from autofusion_jax.evaluation.results import flat_metrics
+from pipeline.endpoints import get_network, network_path, open_run, to_inputs
+from pipeline.split import draw_split
 
 CONFIG = define_config()
 
@@ -18,22 +19,22 @@ def main(console: Console) -> None:
     config = CONFIG.value
     config.train.check()
     config.task.check()
-    setting = open_setting(config, console)
+    opened = open_run(config, console)
     table = Table("network", "classes", "own task, validation", "own task, test", "seconds", "checkpoint")
     for number in range(config.pairs):
-        pair = draw_pair(setting, number)
-        held_out = to_inputs(setting.dataset.train_images[pair.validation])
-        held_out_labels = pair.train_labels[..., pair.validation]
-        for role, name, classes in zip(pair.roles, pair.names, pair.classes):
-            params, seconds = get_network(setting, pair, role)
+        split = draw_split(config, opened.dataset, number)
+        held_out = to_inputs(opened.dataset.train_images[split.validation])
+        held_out_labels = split.train_labels[..., split.validation]
+        for role, name, classes in zip(split.roles, split.names, split.classes):
+            params, seconds = get_network(opened, split, role)
             scores = [
-                flat_metrics(evaluate(setting.model.apply, params, x, labels, pair.tasks, names=pair.names))
-                for x, labels in ((held_out, held_out_labels), (setting.test_x, pair.test_labels))
+                flat_metrics(evaluate(opened.model.apply, params, x, labels, split.tasks, names=split.names))
+                for x, labels in ((held_out, held_out_labels), (opened.test_x, split.test_labels))
             ]
             shown = [f"{score[name]:.2f} %" for score in scores]
             table.add_row(
-                f"{role}, seed {pair.seed}", str(list(classes)), *shown,
-                f"{seconds:.1f}", str(network_path(setting, pair, role)),
+                f"{role}, seed {split.seed}", str(list(classes)), *shown,
+                f"{seconds:.1f}", str(network_path(opened, split, role)),
             )  # fmt: skip
     console.print(table)
 

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import autofusion_jax as af
-from reporting.comparison import mean_and_spread
-from reporting.records import read_records, summarise
-from reporting.tables import markdown_rows
+from autofusion_jax.evaluation.results import read_results, summarise
+from autofusion_jax.evaluation.tables import markdown_rows
+from reporting.published import mean_and_spread
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def results_table():
     panels = [
         {(row.method, row.variant): row for row in summarise(records)}
         for panel in PANELS
-        if (records := read_records(ROOT / "docs" / "results" / "unlabelled" / panel / "results.jsonl"))
+        if (records := read_results(ROOT / "docs" / "results" / "unlabelled" / panel / "results.jsonl"))
     ]
     titles = ["", "MNIST, MLP", "MNIST, VGG", "Fashion, VGG", "KMNIST, VGG", "CIFAR-10, VGG"]
     lines = [
@@ -111,7 +111,7 @@ def test_task_vectors_and_files_are_merged_as_it_says(example, tmp_path, monkeyp
 
 def lead_over_a_fresh_network(panel):
     """Points of joint accuracy by which the best merge is above the control that merges nothing."""
-    records = read_records(ROOT / "docs" / "results" / panel / "results.jsonl")
+    records = read_results(ROOT / "docs" / "results" / panel / "results.jsonl")
     merge, control = (
         np.mean([record.metrics["joint"] for record in records if record.method == method])
         for method in ("prune_concat_distill", "control_random_network")

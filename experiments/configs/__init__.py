@@ -1,52 +1,38 @@
-"""The one table of named configs, and how `--config=NAME` finds them."""
+"""The named configs: every file of this folder is one, and `NAME_paper` is each with the paper's merge.
+
+Files that define no config are `models` and `schema`.
+"""
 
 import dataclasses
+import functools
+import importlib
+import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from autofusion_jax.validation import unknown_name
-from configs import (
-    cifar10_mlp,
-    cifar10_resnet20,
-    cifar10_vgg,
-    cifar10_vgg_paper,
-    digits_mlp,
-    fashion_mlp,
-    fashion_mlp_paper,
-    fashion_vgg,
-    fashion_vgg_paper,
-    kmnist_mlp,
-    kmnist_mlp_paper,
-    kmnist_vgg,
-    kmnist_vgg_paper,
-    mnist_mlp,
-    mnist_mlp_paper,
-    mnist_vgg,
-    mnist_vgg_paper,
-    tiny_vit_4tasks,
-)
-from configs.schema import Config
+from configs.schema import Config, in_paper_settings
 
-CONFIGS = {
-    "cifar10_mlp": cifar10_mlp.get_config,
-    "cifar10_resnet20": cifar10_resnet20.get_config,
-    "cifar10_vgg": cifar10_vgg.get_config,
-    "cifar10_vgg_paper": cifar10_vgg_paper.get_config,
-    "digits_mlp": digits_mlp.get_config,
-    "fashion_mlp": fashion_mlp.get_config,
-    "fashion_mlp_paper": fashion_mlp_paper.get_config,
-    "fashion_vgg": fashion_vgg.get_config,
-    "fashion_vgg_paper": fashion_vgg_paper.get_config,
-    "kmnist_mlp": kmnist_mlp.get_config,
-    "kmnist_mlp_paper": kmnist_mlp_paper.get_config,
-    "kmnist_vgg": kmnist_vgg.get_config,
-    "kmnist_vgg_paper": kmnist_vgg_paper.get_config,
-    "mnist_mlp": mnist_mlp.get_config,
-    "mnist_mlp_paper": mnist_mlp_paper.get_config,
-    "mnist_vgg": mnist_vgg.get_config,
-    "mnist_vgg_paper": mnist_vgg_paper.get_config,
-    "tiny_vit_4tasks": tiny_vit_4tasks.get_config,
-}
+NO_CONFIGS = ("models", "schema")
+PAPER = "_paper"
+
+
+def _build(name: str, *, paper: bool) -> Config:
+    config = importlib.import_module(f"configs.{name}").get_config()
+    return in_paper_settings(config) if paper else config
+
+
+def _find() -> dict[str, Callable[[], Config]]:
+    names = [found.name for found in pkgutil.iter_modules(__path__) if found.name not in NO_CONFIGS]
+    return {
+        f"{name}{PAPER if paper else ''}": functools.partial(_build, name, paper=paper)
+        for name in names
+        for paper in (False, True)
+    }
+
+
+CONFIGS = _find()
+"""Name -> what builds the config, anew each time."""
 
 
 def get_config(name: str) -> Config:

@@ -7,7 +7,8 @@ Expect endpoints of 82 to 88 % on the test images of their own five classes, and
 `prune_concat`, 64 % by `prune_concat_distill` (seed 100, `--table=unlabelled`).
 """
 
-from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, ResNetConfig
+from configs.models import model_config
+from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig
 from training.loop import TrainOptions
 
 
@@ -15,7 +16,9 @@ def get_config() -> Config:
     return Config(
         name="cifar10_resnet20",
         data=DataConfig("cifar10"),
-        model=ResNetConfig(widths=(16, 32, 64)),
+        model=model_config(
+            "resnet", widths=(16, 32, 64), depths=(3, 3, 3), block="basic", norm="batch", norm_groups=4
+        ),
         train=TrainOptions(
             epochs=6, batch_size=64, learning_rate=0.05, optimizer="sgd", weight_decay=5e-4, augment=True
         ),

@@ -6,7 +6,8 @@ Expect (% joint, seed 100, `--table=unlabelled`):
 AutoFusion 54 soft, 53 hard, `prune_concat_distill` 57, the EM teacher 60.
 """
 
-from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, VGGConfig
+from configs.models import model_config
+from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig
 from training.loop import TrainOptions
 
 
@@ -14,7 +15,7 @@ def get_config() -> Config:
     return Config(
         name="cifar10_vgg",
         data=DataConfig("cifar10"),
-        model=VGGConfig(widths=(32, 64, 128, 128, 256, 256), pool_after=(0, 1, 3, 5)),
+        model=model_config("vgg", widths=(32, 64, 128, 128, 256, 256), pool_after=(0, 1, 3, 5), norm="none"),
         train=TrainOptions(epochs=6),
         merge=MergeConfig(repeats=1, epochs=8),
         evaluate=EvaluateConfig(curve_images=1000),

@@ -6,7 +6,8 @@ Expect (% joint, mean of five pairs, `--table=unlabelled`): AutoFusion 94 soft a
 settings 80 soft and 57 hard; ZipIt 62; Git Re-Basin 23; interpolation 20.
 """
 
-from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, MLPConfig
+from configs.models import model_config
+from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig
 from training.loop import TrainOptions
 
 
@@ -14,7 +15,7 @@ def get_config() -> Config:
     return Config(
         name="mnist_mlp",
         data=DataConfig("mnist"),
-        model=MLPConfig(widths=(512,) * 6),
+        model=model_config("mlp", widths=(512,) * 6),
         train=TrainOptions(epochs=5, learning_rate=0.01, optimizer="sgd"),
         merge=MergeConfig(repeats=1, epochs=16),
         evaluate=EvaluateConfig(curve_images=1000),

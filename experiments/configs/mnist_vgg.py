@@ -7,7 +7,8 @@ Expect (% joint, seed 0): AutoFusion 97.5 soft and hard; with the paper's settin
 98.2.
 """
 
-from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig, VGGConfig
+from configs.models import model_config
+from configs.schema import Config, DataConfig, EvaluateConfig, MergeConfig
 from training.loop import TrainOptions
 
 
@@ -15,7 +16,7 @@ def get_config() -> Config:
     return Config(
         name="mnist_vgg",
         data=DataConfig("mnist"),
-        model=VGGConfig(widths=(32, 64, 128, 128), pool_after=(0, 1, 2)),
+        model=model_config("vgg", widths=(32, 64, 128, 128), pool_after=(0, 1, 2), norm="none"),
         train=TrainOptions(epochs=3),
         merge=MergeConfig(repeats=1, epochs=8),
         evaluate=EvaluateConfig(curve_images=1000),

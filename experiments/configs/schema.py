@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from autofusion_jax.validation import require, unknown_name
+from configs.models import ModelConfig, model_identity
 from data.splits import PROTOCOLS
 from training.loop import TrainOptions
 
@@ -25,7 +26,7 @@ METHODS = (
 class DataConfig:
     """Attributes: which data set, a folder that has it, and how much is put aside.
 
-    name: a key of `data.registry.DATASETS`, or several joined by `+`.
+    name: a registered data set, several joined by `+`, or one of your own: see `data.registry.load_dataset`.
     dir: folder with the original files; empty for AUTOFUSION_DATA_DIR.
     num_train: training images that are used at all, drawn at random after the validation images; 0 for all.
     num_validation: training images put aside.
@@ -60,74 +61,6 @@ class TaskConfig:
         if self.labels not in PROTOCOLS:
             raise unknown_name("task", "labels", self.labels, PROTOCOLS)
         require(self.ratio > 0, "task", "ratio", "> 0", self.ratio)
-
-
-@dataclasses.dataclass
-class MLPConfig:
-    """A multi-layer perceptron: widths of its hidden layers."""
-
-    widths: tuple[int, ...]
-    name: str = "mlp"
-
-
-@dataclasses.dataclass
-class VGGConfig:
-    """A VGG: widths of its convolutions, after which of them it pools, and its norm or `"none"`."""
-
-    widths: tuple[int, ...]
-    pool_after: tuple[int, ...]
-    norm: str = "none"
-    name: str = "vgg"
-
-
-@dataclasses.dataclass
-class ResNetConfig:
-    """A ResNet: widths and depths of its stages, kind of its blocks, norm."""
-
-    widths: tuple[int, ...]
-    depths: tuple[int, ...] = (3, 3, 3)
-    block: str = "basic"
-    norm: str = "batch"
-    norm_groups: int = 4
-    name: str = "resnet"
-
-
-@dataclasses.dataclass
-class ViTConfig:
-    """A vision transformer, see `autofusion_jax.models.vit.ViT`; with a CLIP-style head."""
-
-    patch: int
-    dim: int
-    depth: int
-    num_heads: int
-    mlp_dim: int
-    pool: str = "mean"
-    head: str = "cosine"
-    embed_dim: int = 128
-    name: str = "vit"
-
-
-@dataclasses.dataclass
-class GPT2Config:
-    """A GPT-2: see `autofusion_jax.models.gpt2.GPT2`."""
-
-    dim: int
-    depth: int
-    num_heads: int
-    mlp_dim: int
-    name: str = "gpt2"
-
-
-@dataclasses.dataclass
-class T5Config:
-    """A T5 with as many blocks in the decoder as in the encoder: see `autofusion_jax.models.t5.T5`."""
-
-    dim: int
-    depth: int
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    name: str = "t5"
 
 
 @dataclasses.dataclass
@@ -167,7 +100,7 @@ class Config:
 
     name: str
     data: DataConfig
-    model: MLPConfig | VGGConfig | ResNetConfig | ViTConfig | GPT2Config | T5Config
+    model: ModelConfig
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     merge: MergeConfig = dataclasses.field(default_factory=MergeConfig)
@@ -186,7 +119,7 @@ class Config:
 
 
 def in_paper_settings(config: Config) -> Config:
-    """The config with the paper's settings of the merge: 64 epochs, 5 repeats, the whole test set."""
+    """The config with the paper's settings of the merge (B.2, B.3): 64 epochs, 5 repeats, all test images."""
     config.name += "_paper"
     config.merge = MergeConfig()
     config.evaluate = EvaluateConfig()
@@ -211,9 +144,14 @@ def split_commas(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
+def resolved(config: Config) -> dict[str, Any]:
+    """All settings, to be written beside every output."""
+    return {**dataclasses.asdict(config), "model": model_identity(config.model)}
+
+
 def identity(config: Config) -> dict[str, Any]:
     """What makes two runs the same run: all fields but where files lie."""
-    fields = dataclasses.asdict(config)
+    fields = resolved(config)
     for name in ("out_dir", "runs_dir"):
         fields.pop(name)
     fields["data"].pop("dir")

@@ -17,6 +17,7 @@ from data.fortunes import FORTUNES
 from data.kmnist import KMNIST
 from data.man_pages import MAN_LANGUAGE, MAN_SECTION
 from data.mnist import MNIST
+from data.own import is_own, load_own
 from data.resized import CIFAR10_28, DIGITS_28
 from data.splits import generator
 
@@ -37,6 +38,7 @@ DATASETS = {
 }
 
 FOLDER_VARIABLE = "AUTOFUSION_DATA_DIR"
+OWN = "Or your own: a path to FILE.npz or to a folder of images, tfds:NAME or hf:NAME."
 
 
 def dataset_info(name: str) -> DatasetInfo:
@@ -46,8 +48,18 @@ def dataset_info(name: str) -> DatasetInfo:
         ValueError: unknown name; lists the known ones.
     """
     if name not in DATASETS:
-        raise unknown_name("load_dataset", "data set", name, DATASETS)
+        raise ValueError(f"{unknown_name('load_dataset', 'data set', name, DATASETS)} {OWN}")
     return DATASETS[name]
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """The shape of one input of a data set."""
+    return load_own(name).train_images.shape[1:] if is_own(name) else dataset_info(name).input_shape
+
+
+def num_classes(name: str) -> int:
+    """How many classes a data set has."""
+    return load_own(name).num_classes if is_own(name) else dataset_info(name).num_classes
 
 
 def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] = print) -> Dataset:
@@ -58,7 +70,8 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
     registry package that carries the original files (for text: whose version the notes name).
 
     Args:
-        name: a key of `DATASETS`, or several joined by `+`: see `join`.
+        name: a key of `DATASETS`, or several joined by `+`: see `join`. Or data of your own, alone: see
+            `data.own`.
         folder: a folder with the files, or with a folder of the data set's name that has
             them; empty for the environment variable `AUTOFUSION_DATA_DIR`.
         report: takes one line for each source that fails, and one for the one used.
@@ -69,7 +82,12 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
     Raises:
         ValueError: unknown name, or a checksum is wrong (`ChecksumError`).
         FileNotFoundError: no source has it; lists each and why, and what to put where.
+        ModuleNotFoundError: a package is missing that data of your own needs; says which.
     """
+    if is_own(name):
+        data = load_own(name)
+        report(f"data: {name}: {len(data.train_labels):,} + {len(data.test_labels):,} inputs")
+        return data
     if "+" in name:
         parts = [dataset_info(part).name for part in name.split("+")]
         return join([load_dataset(part, folder=folder, report=report) for part in parts])

@@ -11,8 +11,8 @@ from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import unknown_name
 from configs.schema import in_fast_settings
 from figures import interpolation, layers, maps, permutations
-from figures.schema import FAST, FULL, Drawn, Figure
-from figures.work import Work
+from figures.schema import FAST, FULL, Contents, Drawing, Figure
+from pipeline.endpoints import open_run
 
 FIGURES: dict[str, Figure] = {
     figure.name: figure
@@ -62,38 +62,38 @@ def run_figure(
         raise unknown_name("--figure", "figure", name, FIGURES)
     figure, configs = FIGURES[name], []
     if fast and figure.fast:
-        figure = dataclasses.replace(figure, entries=figure.fast)
+        figure = dataclasses.replace(figure, rows=figure.fast)
     for build in figure.configs:
         config = in_fast_settings(build()) if fast else build()
         config.runs_dir, config.data.dir = runs_dir, data_dir
         config.seed = config.seed if seed is None else seed
         configs.append(config)
     folder = Path(out_dir or Path(runs_dir) / f"figure_{name}{'_fast' if fast else ''}")
-    work = Work(figure, folder, runs_dir, FAST if fast else FULL, tuple(configs), console)
-    if _is_made(folder, work.settings):
+    runs = {config.name: open_run(config, console) for config in configs}
+    drawing = Drawing(figure, folder, FAST if fast else FULL, runs, console)
+    if _is_made(folder, drawing.settings):
         console.print(f"figure {name} is in {folder} already")
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    drawn = figure.draw(work)
+    contents = figure.draw(drawing)
     command = f"python experiments/reproduce.py --figure={name}{' --fast' if fast else ''}"
     command += "" if seed is None else f" --seed={seed}"
-    write_text(
-        folder / FIGURE_FILE, json.dumps(_to_json(figure, drawn, command, work.settings), indent=2) + "\n"
-    )
-    console.print(f"figure {name} in {folder}: {len(drawn.panels)} picture(s), {FIGURE_FILE}")
+    made = _to_json(figure, contents, command, drawing.settings)
+    write_text(folder / FIGURE_FILE, json.dumps(made, indent=2) + "\n")
+    console.print(f"figure {name} in {folder}: {len(contents.panels)} picture(s), {FIGURE_FILE}")
     return folder
 
 
-def _to_json(figure: Figure, drawn: Drawn, command: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _to_json(figure: Figure, contents: Contents, command: str, settings: dict[str, Any]) -> dict[str, Any]:
     panels = [
         {"file": p.file, "alt": p.alt, "layer": p.layer, "method": p.method, "sample": p.sample}
-        for p in drawn.panels
+        for p in contents.panels
     ]
     return {
-        "figure": figure.name, "title": figure.title, "caption": drawn.caption, "command": command,
-        "panels": panels, "curves": drawn.curves.to_json() if drawn.curves else None,
-        "numbers": dict(drawn.numbers), "settings": settings,
+        "figure": figure.name, "title": figure.title, "caption": contents.caption, "command": command,
+        "panels": panels, "curves": contents.curves.to_json() if contents.curves else None,
+        "numbers": dict(contents.numbers), "settings": settings,
     }  # fmt: skip
 
 

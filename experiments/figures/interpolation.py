@@ -9,72 +9,84 @@ import numpy as np
 from autofusion_jax.evaluation.accuracy import METRICS, evaluate
 from autofusion_jax.evaluation.interpolation import interpolation_curve
 from configs import mnist_vgg
-from figures.schema import Curves, Drawn, Entry, Figure, Panel, Series
-from figures.work import LABELLED, LABELLED_SEED, PAPER, Case, Merged, Work, merge_case, remember
-from pipeline.outputs import evenly
+from figures.schema import (
+    PAPER,
+    Contents,
+    Curves,
+    Drawing,
+    Figure,
+    Picture,
+    Series,
+    merge_row,
+    result_of,
+)
+from pipeline.endpoints import LABELLED_SEED, Pair
+from pipeline.engine import row_key, store_of
+from pipeline.run_folder import evenly
 from reporting.figures import METRIC_TITLES, interpolation_figure
 
 STRATEGIES = ("weighted", "rounded", "normalized", "align", "retain")
-OURS = Entry("autofusion", "our default")
-ENTRIES = (
+OURS = merge_row("autofusion", "our default")
+ROWS = (
     OURS,
-    Entry("weight_matching", "Git Re-Basin"),
-    *(Entry(PAPER, f"AutoFusion, {name}", {"strategy": name}) for name in STRATEGIES),
-    Entry("interpolation", "plain interpolation"),
+    merge_row("weight_matching", "Git Re-Basin"),
+    *(merge_row(PAPER, f"AutoFusion, {name}", strategy=name) for name in STRATEGIES),
+    merge_row("interpolation", "plain interpolation"),
 )
-FIRST_LOOK = tuple(e for e in ENTRIES if e.options.get("strategy", "normalized") == "normalized")
+FIRST_LOOK = tuple(e for e in ROWS if e.options.get("strategy", "normalized") == "normalized")
+
+LABELLED = 1000
+"""Images with true labels that the permutations are learned from (B.5)."""
 
 Curve = Mapping[str, np.ndarray]
 
 
-def draw(work: Work, metrics: tuple[str, ...]) -> Drawn:
+def draw(drawing: Drawing, metrics: tuple[str, ...]) -> Contents:
     """Draw the curves twice: with soft matrices, as in Eq. 15, and with hard permutations."""
-    case = work.case(work.configs[0].name)
-    gammas = np.linspace(0, 1, work.sizes.gammas, dtype=np.float32)
+    pair = drawing.run.pair(0)
+    gammas = np.linspace(0, 1, drawing.sizes.gammas, dtype=np.float32)
     panels, series = [], []
     for variant, sort in (("soft", "soft matrices"), ("hard", "hard permutations")):
-        curves, point = _curves(work, case, variant, gammas)
+        curves, point = _curves(drawing, pair, variant, gammas)
         headings = {metric: METRIC_TITLES[metric] for metric in metrics}
-        title = f"{work.configs[0].name}, seed {case.pair.seed}: from B (gamma 0) to A (gamma 1), {sort}"
+        title = f"{drawing.run.config.name}, seed {pair.split.seed}: from B (gamma 0) to A (gamma 1), {sort}"
         picture = interpolation_figure(curves, gammas, title=title, metrics=headings, points=point)
         panels.append(
-            work.save(picture, Panel(f"{variant}.png", _alt(curves, gammas, headings), method=sort))
+            drawing.save(picture, Picture(f"{variant}.png", _alt(curves, gammas, headings), method=sort))
         )
         for name, curve in curves.items():
             label = f"{name}, {variant}" if name.startswith(("AutoFusion", OURS.title)) else name
             if variant == "soft" or label != name:
                 series += [Series(label, metric, curve[metric]) for metric in metrics]
     curves_json = Curves("gamma (weight of model A)", "accuracy (%)", gammas.tolist(), series)
-    return Drawn(_caption(work, case), panels, curves_json)
+    return Contents(_caption(drawing, pair), panels, curves_json)
 
 
 def _curves(
-    work: Work, case: Case, variant: str, gammas: np.ndarray
+    drawing: Drawing, pair: Pair, variant: str, gammas: np.ndarray
 ) -> tuple[dict[str, Curve], dict[str, tuple[float, Mapping[str, float]]]]:
     """Label -> metric -> `[gammas]`, and the network that our default gives, which lies on no curve."""
-    dataset = case.setting.dataset
-    chosen = evenly(len(dataset.test_labels), work.sizes.test_images)
-    x, labels = case.setting.test_x[chosen], dataset.test_labels[chosen]
+    dataset = pair.run.dataset
+    chosen = evenly(len(dataset.test_labels), drawing.sizes.test_images)
+    x, labels = pair.run.test_x[chosen], dataset.test_labels[chosen]
     curves, point = {}, {}
-    for entry in work.figure.entries:
-        merged = merge_case(case, entry, work.console, labelled=True)
-        soft = variant == "soft" and bool(merged.soft_perms)
-        perms = merged.soft_perms if soft else merged.perms
-        settings = {"merge": merged.key, "soft": soft, "gammas": len(gammas), "images": len(chosen)}
+    for row in drawing.figure.rows:
+        asked = drawing.row(row, labelled=LABELLED)
+        networks = drawing.merge(pair, asked)
+        merge = result_of(networks)
+        soft = variant == "soft" and bool(merge.soft_perms)
+        perms = merge.soft_perms if soft else merge.perms
+        identity = {"merge": row_key(asked, pair), "soft": soft, "gammas": len(gammas), "images": len(chosen)}
         measure = functools.partial(
-            interpolation_curve, case.setting.model.apply, case.spec, case.params_a, case.params_b, perms,
-            jnp.asarray(gammas), x, labels, case.pair.tasks,
+            interpolation_curve, pair.run.model.apply, pair.spec, pair.params_a, pair.params_b, perms,
+            jnp.asarray(gammas), x, labels, pair.split.tasks,
         )  # fmt: skip
-        _, curves[entry.title] = remember(case.kept, "curve", settings, measure)
-        if entry == OURS:
-            params = _variant(merged, variant)
-            metrics = evaluate(case.setting.model.apply, params, x, labels, case.pair.tasks)
+        curves[row.title] = store_of(pair.run).arrays("curve", identity, measure)
+        if row == OURS:
+            ours = next((network for network in networks if network.variant == variant), networks[0])
+            metrics = evaluate(pair.run.model.apply, ours.params, x, labels, pair.split.tasks)
             point["the network that our default gives"] = (0.5, metrics)
     return curves, point
-
-
-def _variant(merged: Merged, variant: str):
-    return merged.variants.get(variant, next(iter(merged.variants.values())))
 
 
 def _alt(curves: Mapping[str, Curve], gammas: np.ndarray, headings: Mapping[str, str]) -> str:
@@ -88,10 +100,10 @@ def _alt(curves: Mapping[str, Curve], gammas: np.ndarray, headings: Mapping[str,
     return f"Line chart of accuracy against gamma, {len(curves)} lines. " + " ".join(parts)
 
 
-def _caption(work: Work, case: Case) -> str:
-    ways = ", ".join(e.options["strategy"] for e in work.figure.entries if "strategy" in e.options)
-    sizes, tasks = work.sizes, [", ".join(map(str, task)) for task in case.pair.tasks]
-    images = min(sizes.test_images, len(case.setting.dataset.test_labels))
+def _caption(drawing: Drawing, pair: Pair) -> str:
+    ways = ", ".join(e.options["strategy"] for e in drawing.figure.rows if "strategy" in e.options)
+    sizes, tasks = drawing.sizes, [", ".join(map(str, task)) for task in pair.split.tasks]
+    images = min(sizes.test_images, len(pair.run.dataset.test_labels))
     return (
         f"Accuracy of gamma A + (1 - gamma) pi(B) on {images:,} test images, evenly "
         f"spaced, {sizes.gammas} values of gamma; task A: classes {tasks[0]}, task B: {tasks[1]}; "
@@ -106,10 +118,10 @@ def _caption(work: Work, case: Case) -> str:
 
 
 FIGURE_3 = Figure(
-    "3", "Interpolation on each task (paper, Fig. 3)", (mnist_vgg.get_config,), ENTRIES,
+    "3", "Interpolation on each task (paper, Fig. 3)", (mnist_vgg.get_config,), ROWS,
     functools.partial(draw, metrics=METRICS[1:3]), FIRST_LOOK,
 )  # fmt: skip
 FIGURE_4 = Figure(
-    "4", "Interpolation on both tasks together (paper, Fig. 4)", (mnist_vgg.get_config,), ENTRIES,
+    "4", "Interpolation on both tasks together (paper, Fig. 4)", (mnist_vgg.get_config,), ROWS,
     functools.partial(draw, metrics=METRICS[:1]), FIRST_LOOK,
 )  # fmt: skip

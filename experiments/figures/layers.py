@@ -1,5 +1,7 @@
 """How alike the networks are, layer by layer, before and after alignment and merging (for reviewers)."""
 
+from typing import Any
+
 import numpy as np
 
 import autofusion_jax as af
@@ -8,15 +10,26 @@ from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.types import Params
 from configs import mnist_vgg
 from figures.permutations import LEARNED, REBASIN
-from figures.schema import Curves, Drawn, Entry, Figure, Panel, Series
-from figures.work import Case, Work, merge_case, remember, titled
-from pipeline.outputs import evenly
+from figures.schema import (
+    Contents,
+    Curves,
+    Drawing,
+    Figure,
+    Picture,
+    Series,
+    merge_row,
+    result_of,
+    titled,
+)
+from pipeline.endpoints import Pair
+from pipeline.engine import row_key, store_of
+from pipeline.run_folder import evenly
 from reporting.similarity_figure import Line, layers_figure
 
-ENTRIES = (
-    Entry("interpolation", "plain average"),
+ROWS = (
+    merge_row("interpolation", "plain average"),
     REBASIN,
-    Entry("activation_matching", "activation matching"),
+    merge_row("activation_matching", "activation matching"),
     *LEARNED,
 )
 BEFORE = "before alignment"
@@ -26,20 +39,20 @@ Table = dict[str, dict[str, Line]]
 """Heading of a panel -> label -> line."""
 
 
-def draw(work: Work) -> Drawn:
+def draw(drawing: Drawing) -> Contents:
     """Measure every pair, and draw means with deviations over pairs."""
-    cases = [work.case(work.configs[0].name, number) for number in range(work.sizes.pairs)]
-    measured = [_measure(work, case) for case in cases]
-    layers = list(cases[0].spec.groups)
+    pairs = [drawing.run.pair(number) for number in range(drawing.sizes.pairs)]
+    measured = [_measure(drawing, pair) for pair in pairs]
+    layers = list(pairs[0].spec.groups)
     table: Table = {}
     for name in measured[0]:
         values = np.stack([one[name] for one in measured])  # [pairs, layers]
         spread = values.std(0, ddof=1) if len(values) > 1 else None
         heading, label = name.split("|")
         table.setdefault(heading, {})[label] = (values.mean(0), spread)
-    images = min(work.sizes.activation_images, len(cases[0].setting.dataset.test_labels))
-    subject = f"{work.configs[0].name}, {len(cases)} pair(s), {images:,} test images"
-    panels = [_save(work, file, table, headings, layers, subject) for file, headings in PICTURES.items()]
+    images = min(drawing.sizes.activation_images, len(pairs[0].run.dataset.test_labels))
+    subject = f"{drawing.run.config.name}, {len(pairs)} pair(s), {images:,} test images"
+    panels = [_save(drawing, file, table, headings, layers, subject) for file, headings in PICTURES.items()]
     series = [
         Series(f"{heading}: {label}", metric, *line)
         for heading, lines in table.items()
@@ -48,7 +61,7 @@ def draw(work: Work) -> Drawn:
     ]
     names = ", ".join(f"{i}: {layer}" for i, layer in enumerate(layers, 1))
     curves = Curves(f"layer ({names})", "similarity", range(1, len(layers) + 1), series)
-    return Drawn(_caption(cases, images), panels, curves)
+    return Contents(_caption(pairs, images), panels, curves)
 
 
 CKA_AB, UNITS_AB = "A and pi(B): linear CKA", "A and pi(B): unit i with unit i"
@@ -65,42 +78,50 @@ PICTURES = {
 }
 
 
-def _measure(work: Work, case: Case) -> dict[str, np.ndarray]:
+def _measure(drawing: Drawing, pair: Pair) -> dict[str, np.ndarray]:
     """`HEADING|label` -> `[layers]` of one pair."""
-    networks = [case.params_a, case.params_b]
+    networks = [pair.params_a, pair.params_b]
     compared = {f"{heading}|{BEFORE}": (0, 1) for heading in (CKA_AB, UNITS_AB)}
 
     def add(params: Params) -> int:
         networks.append(params)
         return len(networks) - 1
 
-    merges = [(entry, merge_case(case, entry, work.console)) for entry in work.figure.entries]
-    for entry, merged in merges:
-        hard = add(af.apply_perm(case.spec, case.params_b, merged.perms))
-        if entry.method != "interpolation":  # CKA is as it was before
-            compared[f"{UNITS_AB}|{titled(entry, 'hard' if merged.soft_perms else '')}"] = 0, hard
-        if merged.soft_perms:
-            soft = add(permute(case.spec, case.params_b, merged.soft_perms))
-            compared |= {f"{heading}|{titled(entry, 'soft')}": (0, soft) for heading in (CKA_AB, UNITS_AB)}
-        for variant, params in merged.variants.items():
-            number = add(params)
+    rows = [drawing.row(row) for row in drawing.figure.rows]
+    for row in rows:
+        merged = drawing.merge(pair, row)
+        merge = result_of(merged)
+        hard = add(af.apply_perm(pair.spec, pair.params_b, merge.perms))
+        if row.method != "interpolation":  # CKA is as it was before
+            compared[f"{UNITS_AB}|{titled(row, 'hard' if merge.soft_perms else '')}"] = 0, hard
+        if merge.soft_perms:
+            soft = add(permute(pair.spec, pair.params_b, merge.soft_perms))
+            compared |= {f"{heading}|{titled(row, 'soft')}": (0, soft) for heading in (CKA_AB, UNITS_AB)}
+        for network in merged:
+            number = add(network.params)
             against = {CKA_A: 0, CKA_B: 1, UNITS_A: 0, UNITS_B: hard}
-            compared |= {f"{h}|{titled(entry, variant)}": (number, other) for h, other in against.items()}
-    return _compare(work, case, networks, compared, [merged.key for _, merged in merges])
+            compared |= {
+                f"{h}|{titled(row, network.variant)}": (number, other) for h, other in against.items()
+            }
+    return _compare(drawing, pair, networks, compared, [row_key(row, pair) for row in rows])
 
 
 def _compare(
-    work: Work, case: Case, networks: list[Params], compared: dict[str, tuple[int, int]], keys: list[str]
+    drawing: Drawing,
+    pair: Pair,
+    networks: list[Params],
+    compared: dict[str, tuple[int, int]],
+    merges: list[dict[str, Any]],
 ) -> dict[str, np.ndarray]:
     """What each heading asks for of two networks, `[layers]`, by the names of `compared`."""
-    sites, labels = output_sites(case.spec), case.setting.dataset.test_labels
-    chosen = evenly(len(labels), work.sizes.activation_images)
+    sites, labels = output_sites(pair.spec), pair.run.dataset.test_labels
+    chosen = evenly(len(labels), drawing.sizes.activation_images)
 
     def make() -> dict[str, np.ndarray]:
-        x = case.setting.test_x[chosen]
+        x = pair.run.test_x[chosen]
         batches = (x[start : start + BATCH] for start in range(0, len(x), BATCH))
         pairs = list(compared.values())
-        found = network_similarity(case.spec, networks, batches, pairs=pairs, sites=tuple(sites.values()))
+        found = network_similarity(pair.spec, networks, batches, pairs=pairs, sites=tuple(sites.values()))
         by_layer = [found[site.name] for site in sites.values()]
         return {
             name: np.array(
@@ -109,13 +130,13 @@ def _compare(
             for k, name in enumerate(compared)
         }
 
-    settings = {"merges": keys, "compared": list(compared), "images": len(chosen)}
-    return remember(case.kept, "similarity", settings, make)[1]
+    identity = {"merges": merges, "compared": list(compared), "images": len(chosen)}
+    return store_of(pair.run).arrays("similarity", identity, make)
 
 
 def _save(
-    work: Work, file: str, table: Table, headings: tuple[str, ...], layers: list[str], subject: str
-) -> Panel:
+    drawing: Drawing, file: str, table: Table, headings: tuple[str, ...], layers: list[str], subject: str
+) -> Picture:
     panels = {heading: table[heading] for heading in headings}
     picture = layers_figure(panels, layers, title=subject, ylabel="CKA, or mean correlation")
     told = " ".join(
@@ -124,11 +145,11 @@ def _save(
         ) + "."
         for heading, lines in panels.items()
     )  # fmt: skip
-    return work.save(picture, Panel(file, f"Line chart over layers {', '.join(layers)}. {told}"))
+    return drawing.save(picture, Picture(file, f"Line chart over layers {', '.join(layers)}. {told}"))
 
 
-def _caption(cases: list[Case], images: int) -> str:
-    spread = f"mean and standard deviation over {len(cases)} pairs" if len(cases) > 1 else "one pair"
+def _caption(pairs: list[Pair], images: int) -> str:
+    spread = f"mean and standard deviation over {len(pairs)} pairs" if len(pairs) > 1 else "one pair"
     return (
         f"Similarity of the activations that the next layer reads, on {images:,} test images of both "
         f"tasks; in feature maps every place is a sample; {spread}. Linear CKA (Kornblith et al., 2019) "
@@ -141,6 +162,6 @@ def _caption(cases: list[Case], images: int) -> str:
 
 
 FIGURE = Figure(
-    "cka", "Similarity of the networks by layer", (mnist_vgg.get_config,), ENTRIES,
+    "cka", "Similarity of the networks by layer", (mnist_vgg.get_config,), ROWS,
     draw,
 )  # fmt: skip

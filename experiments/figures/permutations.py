@@ -4,12 +4,23 @@ import numpy as np
 
 from autofusion_jax.evaluation.similarity import l1_complexity
 from configs import fashion_vgg, kmnist_vgg, mnist_vgg
-from figures.schema import Drawn, Entry, Figure, Panel
-from figures.work import PAPER, Case, Work, file_name, merge_case, titled
+from figures.schema import (
+    PAPER,
+    Contents,
+    Drawing,
+    Figure,
+    Picture,
+    file_name,
+    merge_row,
+    result_of,
+    titled,
+)
+from pipeline.endpoints import Pair
+from pipeline.rows import Row
 from reporting.figures import permutation_figure
 
-REBASIN = Entry("weight_matching", "Git Re-Basin")
-LEARNED = (Entry(PAPER, "AutoFusion (paper)"), Entry("autofusion", "AutoFusion (ours)"))
+REBASIN = merge_row("weight_matching", "Git Re-Basin")
+LEARNED = (merge_row(PAPER, "AutoFusion (paper)"), merge_row("autofusion", "AutoFusion (ours)"))
 FIRST_LAYERS = 2
 
 Matrices = dict[str, np.ndarray]
@@ -22,72 +33,72 @@ L1 = (
 )
 
 
-def draw_methods(work: Work) -> Drawn:
+def draw_methods(drawing: Drawing) -> Contents:
     """Fig. 5: the first two layers, one row a method."""
-    case = work.case(work.configs[0].name)
+    pair = drawing.run.pair(0)
     rows: dict[str, Matrices] = {}
-    for entry in work.figure.entries:
-        rows |= _matrices(work, case, entry)
+    for row in drawing.figure.rows:
+        rows |= _matrices(drawing, pair, row)
     complexity = {name: {g: l1_complexity(m) for g, m in by_group.items()} for name, by_group in rows.items()}
     shown = {name: dict(list(by_group.items())[:FIRST_LAYERS]) for name, by_group in rows.items()}
-    title = f"{case.setting.config.name}, seed {case.pair.seed}: permutations of B's units"
+    title = f"{pair.run.config.name}, seed {pair.split.seed}: permutations of B's units"
     by_layer = {group: {name: shown[name][group] for name in shown} for group in next(iter(shown.values()))}
-    panels = [_save(work, "all.png", by_layer, title)]
+    panels = [_save(drawing, "all.png", by_layer, title)]
     for name, by_group in shown.items():
         for group, matrix in by_group.items():
             file = file_name(name, group)
             panels.append(
-                _save(work, file, {name: {group: matrix}}, title, layer=group, method=name)
+                _save(drawing, file, {name: {group: matrix}}, title, layer=group, method=name)
             )  # fmt: skip
     caption = (
         f"Permutation matrices of the first two layers, rows units of A, columns units of B. {L1} The paper "
         f"gives no number for it. AutoFusion in the paper's settings and in ours, learned from "
-        f"{len(case.pair.unlabelled):,} unlabelled images; soft: the Sinkhorn matrix, hard: the permutation "
+        f"{len(pair.split.unlabelled):,} unlabelled images; soft: the Sinkhorn matrix, hard: the permutation "
         "nearest to it."
     )
-    largest = {group.name: 2 * group.size for group in case.spec.groups.values()}
-    return Drawn(caption, panels, numbers={"l1_complexity": complexity, "l1_largest": largest})
+    largest = {group.name: 2 * group.size for group in pair.spec.groups.values()}
+    return Contents(caption, panels, numbers={"l1_complexity": complexity, "l1_largest": largest})
 
 
-def draw_datasets(work: Work) -> Drawn:
+def draw_datasets(drawing: Drawing) -> Contents:
     """Fig. 7: all layers, one row a data set, one picture a method."""
     rows: dict[str, dict[str, Matrices]] = {}
-    for config in work.configs:
-        case = work.case(config.name)
-        for entry in work.figure.entries:
-            for name, by_group in _matrices(work, case, entry).items():
-                rows.setdefault(name, {})[config.data.name] = by_group
+    for run in drawing.runs.values():
+        pair = run.pair(0)
+        for row in drawing.figure.rows:
+            for name, by_group in _matrices(drawing, pair, row).items():
+                rows.setdefault(name, {})[run.config.data.name] = by_group
     panels = [
-        _save(work, file_name(name), by_data, f"{name}, seed {work.configs[0].seed}", method=name)
+        _save(drawing, file_name(name), by_data, f"{name}, seed {drawing.run.config.seed}", method=name)
         for name, by_data in rows.items()
     ]
     complexity = {
         name: {data: {g: l1_complexity(m) for g, m in groups.items()} for data, groups in by_data.items()}
         for name, by_data in rows.items()
     }
-    names = ", ".join(config.data.name for config in work.configs)
+    names = ", ".join(run.config.data.name for run in drawing.runs.values())
     caption = (
         f"Permutation matrices that AutoFusion learned on {names}, all convolutions; rows units of A, "
         f"columns units of B. {L1}"
     )
-    return Drawn(caption, panels, numbers={"l1_complexity": complexity})
+    return Contents(caption, panels, numbers={"l1_complexity": complexity})
 
 
-def _matrices(work: Work, case: Case, entry: Entry) -> dict[str, Matrices]:
+def _matrices(drawing: Drawing, pair: Pair, row: Row) -> dict[str, Matrices]:
     """Label -> group -> `[n, n]` of a merge: soft and hard where it has both."""
-    merged = merge_case(case, entry, work.console)
+    merged = result_of(drawing.merge(pair, drawing.row(row)))
     hard = {group: np.eye(perm.shape[-1], dtype=np.float32)[np.asarray(perm)]
             for group, perm in merged.perms.items()}  # fmt: skip
     if not merged.soft_perms:
-        return {entry.title: {group: hard[group] for group in case.spec.groups}}
+        return {row.title: {group: hard[group] for group in pair.spec.groups}}
     soft = {group: np.asarray(matrix) for group, matrix in merged.soft_perms.items()}
     return {
-        titled(entry, variant): {group: matrices[group] for group in case.spec.groups}
+        titled(row, variant): {group: matrices[group] for group in pair.spec.groups}
         for variant, matrices in (("soft", soft), ("hard", hard))
     }
 
 
-def _save(work: Work, file: str, rows: dict[str, Matrices], title: str, **shows: str) -> Panel:
+def _save(drawing: Drawing, file: str, rows: dict[str, Matrices], title: str, **shows: str) -> Picture:
     complexity = {name: {g: l1_complexity(m) for g, m in groups.items()} for name, groups in rows.items()}
     notes = {
         name: {g: f"L1 {value:.0f} of {2 * len(rows[name][g])}" for g, value in groups.items()}
@@ -99,7 +110,7 @@ def _save(work: Work, file: str, rows: dict[str, Matrices], title: str, **shows:
                                 for group, text in by_group.items())
         for name, by_group in notes.items()
     )  # fmt: skip
-    return work.save(picture, Panel(file, f"Permutation matrices as squares of dots. {told}.", **shows))
+    return drawing.save(picture, Picture(file, f"Permutation matrices as squares of dots. {told}.", **shows))
 
 
 def _spread(matrix: np.ndarray) -> str:

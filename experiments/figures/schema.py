@@ -1,15 +1,26 @@
-"""What a figure is: its configs, its merges, and how it is drawn."""
+"""A figure: its configs, its merges, how it is drawn, and what drawing works with."""
 
 import dataclasses
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure as Canvas
+from rich.console import Console
 
+from autofusion_jax.evaluation.networks import Network
+from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.plots.canvas import save_figure
 from configs.schema import Config
+from pipeline.endpoints import Pair, Run
+from pipeline.engine import load_networks, report, results_of, run_row
+from pipeline.rows import Row
+from reporting.tables import heading
 
-if TYPE_CHECKING:
-    from figures.work import Work
+PAPER = "autofusion_paper"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +56,7 @@ FAST = Sizes(
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """One merge of a figure.
-
-    Attributes:
-        method: registry name.
-        title: what the figure calls it; `, soft` or `, hard` follows where there are both.
-        options: options of the method.
-    """
-
-    method: str
-    title: str
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
+class Picture:
     """One picture of a figure.
 
     Attributes:
@@ -112,7 +108,7 @@ def _plain(values: np.ndarray | None) -> list[float | None] | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class Contents:
     """What drawing a figure gives, beside the pictures in its folder.
 
     Attributes:
@@ -123,7 +119,7 @@ class Drawn:
     """
 
     caption: str
-    panels: Sequence[Panel]
+    panels: Sequence[Picture]
     curves: Curves | None = None
     numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -136,7 +132,7 @@ class Figure:
         name: what `--figure` calls it.
         title: its heading.
         configs: builders of the configs whose networks it shows.
-        entries: the merges it shows.
+        rows: the merges it shows.
         draw: runs what is missing and draws the pictures.
         fast: the merges of a first look; all if empty.
     """
@@ -144,6 +140,81 @@ class Figure:
     name: str
     title: str
     configs: tuple[Callable[[], Config], ...]
-    entries: tuple[Entry, ...]
-    draw: Callable[["Work"], Drawn]
-    fast: tuple[Entry, ...] = ()
+    rows: tuple[Row, ...]
+    draw: Callable[["Drawing"], Contents]
+    fast: tuple[Row, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A figure being drawn: its runs in memory, and its folder.
+
+    Attributes:
+        figure: what is drawn.
+        folder: where its pictures go.
+        sizes: how much is computed.
+        runs: the runs of its configs, by the config's name.
+        console: where progress is printed.
+    """
+
+    figure: Figure
+    folder: Path
+    sizes: Sizes
+    runs: Mapping[str, Run]
+    console: Console
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the figure depends on, as JSON holds it."""
+        rows = [{"method": r.method, "title": r.title, "options": dict(r.options)} for r in self.figure.rows]
+        configs = {name: run.identity for name, run in self.runs.items()}
+        fields = {"configs": configs, "sizes": dataclasses.asdict(self.sizes), "entries": rows}
+        return json.loads(json.dumps(fields))
+
+    @property
+    def run(self) -> Run:
+        """The run of the first config."""
+        return next(iter(self.runs.values()))
+
+    def row(self, row: Row, *, labelled: int = 0) -> Row:
+        """A merge with the epochs that the sizes say, and that many images with true labels if any."""
+        options = dict(row.options)
+        if row.method and row.method.startswith("autofusion"):
+            paper = row.method == PAPER
+            options["epochs"] = self.sizes.paper_epochs if paper else self.sizes.default_epochs
+        return dataclasses.replace(row, options=options, labelled=labelled)
+
+    def merge(self, pair: Pair, row: Row) -> list[Network]:
+        """The networks of a merge's first repeat, one for each variant; found, if it was run before."""
+        stored = run_row(row, pair)
+        results = results_of(stored, row, pair, pair.run.config.name, beside=None)
+        report(self.console, row.title, results, {"joint": heading("joint")}, stored)
+        return [network for network in load_networks(stored, pair) if network.repeat == 0]
+
+    def save(self, canvas: Canvas, picture: Picture) -> Picture:
+        """Write a picture into the figure's folder."""
+        save_figure(canvas, self.folder / picture.file)
+        self.console.print(f"figure {self.figure.name}: {picture.file}")
+        return picture
+
+
+def merge_row(method: str, title: str, **options: Any) -> Row:
+    """A merge of a figure."""
+    return Row(method, title, method, options)
+
+
+def result_of(networks: Sequence[Network]) -> MergeResult:
+    """How the networks of one merge were brought together."""
+    result = networks[0].result
+    assert result is not None, "a merge"
+    return result
+
+
+def titled(row: Row, variant: str | None) -> str:
+    """What a figure calls a variant of a merge."""
+    return f"{row.title}, {variant}" if variant else row.title
+
+
+def file_name(*parts: str) -> str:
+    """A name for a picture, of letters, digits and underscores."""
+    return "_".join(re.findall(r"[a-z0-9]+", "_".join(parts).lower())) + ".png"

@@ -1,8 +1,11 @@
-"""The data of a config, its endpoint pairs, and the networks trained on them."""
+"""The networks of a config: its data and model in memory, and its endpoint pairs, trained or found again."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +15,58 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from autofusion_jax.evaluation.accuracy import task_names
-from autofusion_jax.models.registry import Model, build_model
+from autofusion_jax.evaluation.accuracy import evaluate, task_masks
+from autofusion_jax.evaluation.networks import Network
+from autofusion_jax.merging.api import merge_many
+from autofusion_jax.merging.method import MergeTask
+from autofusion_jax.merging.teachers import find_targets
+from autofusion_jax.models.registry import Model
+from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
+from configs.models import build, model_identity
 from configs.schema import Config, identity
 from data.dataset import Dataset
 from data.registry import load_dataset
-from data.splits import (
-    head_classes,
-    head_labels,
-    hold_out,
-    keep,
-    of_classes,
-    sample,
-    sample_unevenly,
-    split_classes,
-    task_labels,
-    task_sizes,
-)
+from data.splits import head_labels, sample
 from pipeline.networks import FINAL, Training, find_or_train
+from pipeline.split import MODEL_ROLES, ROLES, Split, draw_split, head_size, sizes_of_tasks, training_pool
 
-MODEL_ROLES = tuple(f"model_{letter}" for letter in "abcdefghij")
-ROLES = (*MODEL_ROLES[:2], "real_labels", *MODEL_ROLES[2:], "pretrained")
-"""What networks are trained for: each of up to ten tasks, all of them, or a start. Their places are seeds."""
+LABELLED_SEED = 3315
+"""Draws the images with true labels that permutations of AutoFusion's figures are learned from (B.5)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """A config with its data and model in memory."""
+class Run:
+    """A config with its data and model in memory.
+
+    Attributes:
+        config: the settings.
+        dataset: the data.
+        model: the network.
+        test_x: what accuracies are measured on.
+        console: where progress is printed.
+        data_sha256: checksum of the data.
+        notes: what every report made from it must say.
+        open_with: trains or finds the networks of the run's endpoint pair of a number.
+    """
 
     config: Config
     dataset: Dataset
     model: Model
     test_x: Array
     console: Console
+    data_sha256: str
+    notes: tuple[str, ...]
+    open_with: "Callable[[Run, int], Pair]"
+
+    def pair(self, number: int) -> "Pair":
+        """Train or find the networks of the endpoint pair of a number, from 0."""
+        return self.open_with(self, number)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: the config but where files lie, and the data itself."""
-        return {**identity(self.config), "data_sha256": self.dataset.sha256}
+        return {**identity(self.config), "data_sha256": self.data_sha256}
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -68,50 +83,94 @@ class Setting:
         kept["task"] = {"labels": self.config.task.labels, "sizes": self.sizes}
         text = json.dumps(kept, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        name = f"{self.config.data.name}_{self.config.model.name}_{digest}"
+        data = re.sub(r"[^\w+.-]+", "_", self.config.data.name)
+        name = f"{data}_{self.config.model.name}_{digest}"
         return Path(self.config.runs_dir) / "checkpoints" / name
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One endpoint pair: everything that its seed draws.
+    """An endpoint pair, or more networks, trained.
 
     Attributes:
-        number: from 0.
-        seed: seed of the split, the initialisations, the unlabelled sample and the merges.
-        classes: classes of each task, A first.
-        tasks: the logits that stand for them; the classes themselves under disjoint labels.
-        names: what the tasks are called.
-        train: role -> indices of its training images.
-        validation: indices of the images put aside.
-        unlabelled: indices of the images that the merge sees.
-        train_labels: the right logit of each training image `[n]`, or `[tasks, n]`: see `evaluate`.
-        test_labels: likewise of each test image.
+        run: its config, data and model.
+        split: what its seed draws.
+        models: parameters of the networks, one for each task, A first.
+        seconds: what their training took.
+        spec: their permutation spec.
+        x: the images that merges see.
+        x_labels: the right logit of each `[n]`, or `[tasks, n]`, as in `Split.train_labels`.
     """
 
-    number: int
-    seed: int
-    classes: tuple[tuple[int, ...], ...]
-    tasks: tuple[tuple[int, ...], ...]
-    names: tuple[str, ...]
-    train: dict[str, np.ndarray]
-    validation: np.ndarray
-    unlabelled: np.ndarray
-    train_labels: np.ndarray
-    test_labels: np.ndarray
+    run: Run
+    split: Split
+    models: tuple[Params, ...]
+    seconds: tuple[float, ...]
+    spec: PermSpec
+    x: Array
+    x_labels: np.ndarray
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles of the networks to merge, one for each task."""
-        return tuple(role for role in self.train if role in MODEL_ROLES)
+    def params_a(self) -> Params:
+        """The network of task A."""
+        return self.models[0]
+
+    @property
+    def params_b(self) -> Params:
+        """The network of task B."""
+        return self.models[1]
+
+    @functools.cached_property
+    def start(self) -> Params:
+        """Where the training of A started."""
+        return initial_params(self.run, self.split, MODEL_ROLES[0])
+
+    @functools.cached_property
+    def y(self) -> np.ndarray:
+        """The right logits of `x`, `[n]`: for rows with real labels, and for nothing else."""
+        return head_labels(self.x_labels)
+
+    def labelled(self, num: int) -> tuple[Array, Array]:
+        """Training images with their true labels, drawn by `LABELLED_SEED`; all if there are fewer."""
+        dataset = self.run.dataset
+        pool, _ = training_pool(self.run.config, len(dataset.train_labels), self.split.seed)
+        chosen = sample(pool, min(num, len(pool)), LABELLED_SEED)
+        return to_inputs(dataset.train_images[chosen]), jnp.asarray(dataset.train_labels[chosen])
+
+    @functools.cached_property
+    def own_inputs(self) -> tuple[Array, ...]:
+        """Those of `x` that are of each network's task."""
+        return tuple(self.x[mask] for mask in task_masks(self.x_labels, self.split.tasks[: len(self.models)]))
+
+    def own_options(self, method: str | None) -> dict[str, Any]:
+        """Options that give a method the inputs of each network apart."""
+        return {"inputs": self.own_inputs}
+
+    @functools.cached_property
+    def pseudo_labels(self) -> Array:
+        """What the EM ensemble of the endpoints says of `x`, probabilities `[n, classes]`."""
+        task = MergeTask(self.models, self.spec, self.spec.apply_fn, self.x)
+        return find_targets("merge", task, pseudo_labels="em", zeta=0.0).probs
+
+    @functools.cached_property
+    def average(self) -> Params:
+        """The activation-matched average of the endpoints, where distillation and fine-tuning start."""
+        return merge_many(self.models, self.spec, self.x, method="activation_matching").params
+
+    def train(self, role: str) -> tuple[Params, float]:
+        """Train or find the network of a role that is none of `models`, and the seconds that it took."""
+        return get_network(self.run, self.split, role)
+
+    def evaluate(self, network: Network) -> dict[str, Any]:
+        """The accuracy of a network on the test images."""
+        split = self.split
+        return evaluate(
+            network.apply_fn, network.params, self.run.test_x, split.test_labels, split.tasks,
+            num_heads=network.num_heads, names=split.names,
+        )  # fmt: skip
 
 
-def to_inputs(images: np.ndarray) -> Array:
-    """What networks see of uint8 images: floats in [0, 1]; of tokens these themselves."""
-    return jnp.asarray(images, jnp.float32) / 255 if images.dtype == np.uint8 else jnp.asarray(images)
-
-
-def open_setting(config: Config, console: Console) -> Setting:
+def open_run(config: Config, console: Console) -> Run:
     """Load the data and build the model of a config.
 
     Raises:
@@ -121,82 +180,36 @@ def open_setting(config: Config, console: Console) -> Setting:
     dataset = load_dataset(config.data.name, folder=config.data.dir, report=lambda line: console.print(line))
     for note in dataset.notes:
         console.print(f"[yellow]note:[/] {note}")
-    options = dataclasses.asdict(config.model)
     sizes = sizes_of_tasks(config, dataset.num_classes, dataset.groups)
-    model = build_model(
-        options.pop("name"), dataset.train_images.shape[1:], num_classes=head_size(config, sizes), **options
-    )
-    return Setting(config, dataset, model, to_inputs(dataset.test_images), console)
+    model = build(config.model, dataset.train_images.shape[1:], num_classes=head_size(config, sizes))
+    test_x = to_inputs(dataset.test_images)
+    return Run(config, dataset, model, test_x, console, dataset.sha256, dataset.notes, open_pair)
 
 
-def sizes_of_tasks(
-    config: Config, num_classes: int, groups: tuple[tuple[int, ...], ...] = ()
-) -> tuple[int, ...]:
-    """How many classes each task has: those of each joined data set, or as the config says.
-
-    Raises:
-        ValueError: the config's sizes do not fit, or there are more tasks than roles.
-    """
-    if groups:
-        wanted, got = "empty: each joined data set is a task", config.task.sizes
-        require(not config.task.sizes, "task", "sizes", wanted, got)
-        sizes = tuple(len(group) for group in groups)
-    else:
-        sizes = task_sizes(num_classes, config.task.sizes)
-    most = len(MODEL_ROLES)
-    require(len(sizes) <= most, "task", "sizes", f"of at most {most} tasks", sizes)
-    return sizes
+def open_pair(run: Run, number: int) -> Pair:
+    """Draw an endpoint pair, and train or find its networks."""
+    split = draw_split(run.config, run.dataset, number)
+    models, seconds = zip(*(get_network(run, split, role) for role in split.roles))
+    x = to_inputs(run.dataset.train_images[split.unlabelled])
+    labels = split.train_labels[..., split.unlabelled]
+    return Pair(run, split, models, seconds, run.model.perm_spec, x, labels)
 
 
-def names_of_tasks(dataset: Dataset, num_tasks: int) -> tuple[str, ...]:
-    """What tasks are called: of three joined data sets or more their names, else `task_a` and so on."""
-    joined = num_tasks > 2 and len(dataset.groups) == num_tasks
-    return tuple(dataset.name.split("+")) if joined else task_names(num_tasks)
+def to_inputs(images: np.ndarray) -> Array:
+    """What networks see of uint8 images: floats in [0, 1]; of tokens these themselves."""
+    return jnp.asarray(images, jnp.float32) / 255 if images.dtype == np.uint8 else jnp.asarray(images)
 
 
-def head_size(config: Config, sizes: tuple[int, ...]) -> int:
-    """How many logits the networks have."""
-    return sum(sizes) if config.task.labels == "disjoint" else max(sizes)
-
-
-def training_pool(config: Config, num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training images that are used at all, and of those put aside."""
-    pool, validation = hold_out(num_images, config.data.num_validation, seed)
-    return (keep(pool, config.data.num_train, seed) if config.data.num_train else pool), validation
-
-
-def draw_pair(setting: Setting, number: int) -> Pair:
-    """Draw the endpoint pair `number` of a config: a network for each task."""
-    seed, dataset, config = setting.config.seed + number, setting.dataset, setting.config
-    labels, protocol = dataset.train_labels, config.task.labels
-    pool, validation = training_pool(config, len(labels), seed)
-    classes = dataset.groups or split_classes(dataset.num_classes, seed, setting.sizes)
-    train = {role: of_classes(labels, task, pool) for role, task in zip(MODEL_ROLES, classes)}
-    return Pair(
-        number, seed, classes, head_classes(classes, protocol), names_of_tasks(dataset, len(classes)),
-        {**train, "real_labels": pool}, validation, _draw_unlabelled(config, train, pool, seed),
-        task_labels(labels, classes, protocol), task_labels(dataset.test_labels, classes, protocol),
-    )  # fmt: skip
-
-
-def _draw_unlabelled(config: Config, train: dict[str, np.ndarray], pool: np.ndarray, seed: int) -> np.ndarray:
-    num, ratio = config.data.num_unlabelled, config.task.ratio
-    if ratio == 1:
-        return sample(pool, num, seed)
-    first, *others = train.values()
-    return sample_unevenly(first, np.sort(np.concatenate(others)), num, seed, ratio=ratio)
-
-
-def network_path(setting: Setting, pair: Pair, role: str) -> Path:
+def network_path(run: Run, split: Split, role: str) -> Path:
     """Where the finished network of a role is kept."""
-    return setting.checkpoint_root / f"seed_{pair.seed}" / role / FINAL
+    return run.checkpoint_root / f"seed_{split.seed}" / role / FINAL
 
 
-def get_network(setting: Setting, pair: Pair, role: str, start: Params | None = None) -> tuple[Params, float]:
+def get_network(run: Run, split: Split, role: str, start: Params | None = None) -> tuple[Params, float]:
     """Load a finished network, or train it, going on from where an earlier run stopped.
 
     Args:
-        setting: the config in memory.
+        run: the config in memory.
         pair: the endpoint pair.
         role: one of `ROLES`.
         start: where its training starts; an initialisation of its own if left out.
@@ -204,34 +217,36 @@ def get_network(setting: Setting, pair: Pair, role: str, start: Params | None = 
     Returns:
         Its parameters, and the seconds that its training took.
     """
-    place, indices, model = ROLES.index(role), pair.train[role], setting.model
+    place, indices, model = ROLES.index(role), split.train[role], run.model
 
     def prepare() -> Training:
         return Training(
-            model.apply, initial_params(setting, pair, role) if start is None else start,
-            setting.dataset.train_images[indices], head_labels(pair.train_labels)[indices],
-            setting.config.train, 3 * pair.seed + place % 3 + 1_000_000 * (place // 3),
+            model.apply, initial_params(run, split, role) if start is None else start,
+            run.dataset.train_images[indices], head_labels(split.train_labels)[indices],
+            run.config.train, 3 * split.seed + place % 3 + 1_000_000 * (place // 3),
             train_fn=model.train_apply, spec=model.perm_spec,
         )  # fmt: skip
 
-    folder, name = network_path(setting, pair, role).parent, f"{role} of seed {pair.seed}"
-    return find_or_train(folder, name, prepare, network_meta(setting, pair, role), setting.console)
+    folder, name = network_path(run, split, role).parent, f"{role} of seed {split.seed}"
+    return find_or_train(folder, name, prepare, network_meta(run, split, role), run.console)
 
 
-def network_meta(setting: Setting, pair: Pair, method: str, **more: Any) -> dict[str, Any]:
+def network_meta(run: Run, split: Split, method: str, **more: Any) -> dict[str, Any]:
     """What a checkpoint says of itself: enough to rebuild the network and to evaluate it."""
+    fields = identity(run.config)
     return {
-        "config": setting.config.name,
-        "data": setting.config.data.name,
-        "model": dataclasses.asdict(setting.config.model),
+        "config": run.config.name,
+        "data": run.config.data.name,
+        "model": model_identity(run.config.model),
         "method": method,
-        "seed": pair.seed,
-        "tasks": [list(task) for task in pair.classes],
-        "labels": setting.config.task.labels,
+        "seed": split.seed,
+        "tasks": [list(task) for task in split.classes],
+        "labels": run.config.task.labels,
+        "start": {name: fields[name] for name in run.config.start_fields},
         **more,
     }
 
 
-def initial_params(setting: Setting, pair: Pair, role: str) -> Params:
+def initial_params(run: Run, split: Split, role: str) -> Params:
     """Where the training of a role starts."""
-    return setting.model.init(jax.random.fold_in(jax.random.key(pair.seed), ROLES.index(role)))
+    return run.model.init(jax.random.fold_in(jax.random.key(split.seed), ROLES.index(role)))

@@ -1,151 +1,89 @@
-"""The rows of the table: references and merges of one endpoint pair."""
+"""A row of a table: a method with all its options, or a network beside the merges; how it is made."""
 
 import dataclasses
-import functools
-import time
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from autofusion_jax.evaluation.accuracy import evaluate, task_masks
-from autofusion_jax.merging.api import merge_many, merge_repeats
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.evaluation.networks import Network, merge_networks
+from autofusion_jax.merging.method import Method
 from autofusion_jax.merging.registry import get_method
-from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.teachers import find_targets
-from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.types import ApplyFn, Params
 from configs.schema import Config
-from data.splits import head_labels
-from pipeline.endpoints import MODEL_ROLES, Pair, Setting, get_network, initial_params, to_inputs
+from pipeline.endpoints import Pair
+from pipeline.reference_rows import REFERENCE_ROWS
 
-
-class Outcome(NamedTuple):
-    """One network to evaluate.
-
-    Attributes:
-        params: its parameters.
-        apply_fn: its function.
-        variant: `"soft"`, `"hard"` or None.
-        repeat: number of the repeat.
-        num_learned: numbers fitted to data.
-        seconds: time it took to make.
-        result: the merge it comes from, or None.
-        kept_at: where its checkpoint already is, or None.
-        storable: False if its parameters are not those of one network of the architecture.
-        found: settings that were searched for on training data, by name.
-    """
-
-    params: Params
-    apply_fn: ApplyFn
-    variant: str | None = None
-    repeat: int = 0
-    num_learned: int = 0
-    seconds: float = 0.0
-    result: MergeResult | None = None
-    kept_at: str | None = None
-    storable: bool = True
-    found: Mapping[str, float] = MappingProxyType({})
+KEY_OF_MERGES = 100
+"""Folded into the key of a pair's seed: the key of its merges."""
 
 
 @dataclasses.dataclass(frozen=True)
-class SideBySide:
-    """All networks run side by side: one head each."""
-
-    apply_fn: ApplyFn
-
-    def __call__(self, models: Sequence[Params], x: Array) -> Array:
-        """Their outputs `[networks, N, ...]`."""
-        return jnp.stack([self.apply_fn(params, x) for params in models])
-
-
-@dataclasses.dataclass(frozen=True)
-class PairContext:
-    """An endpoint pair with its networks trained and its unlabelled inputs in memory.
+class Row:
+    """One row of a table or figure, before it is run.
 
     Attributes:
-        setting: its config, data and model.
-        pair: what its seed draws.
-        models: parameters of the networks, one for each task, A first.
-        seconds: what their training took.
-        spec: their permutation spec.
-        x: the images that merges see.
-        x_labels: the right logit of each `[n]`, or `[tasks, n]`, as in `Pair.train_labels`.
+        name: its name in `results.jsonl`.
+        title: what the table calls it.
+        method: registry name of the method; None for one of `REFERENCE_ROWS`, named so.
+        options: options of the method.
+        search: option -> values to choose from: the best average accuracy within the tasks on
+            the calibration images, whose labels nothing else sees.
+        published: metric -> the published accuracy in percent.
+        members: places of the networks that it merges, on the images of their tasks; all if empty.
+        real_labels: share of the images that the method sees, all with their real labels, in (0, 1];
+            None for all images without labels.
+        align: the method by which all networks are brought to A's order of units before; None for none.
+        from_start: whether the base of task vectors is where A's training started.
+        own_inputs: whether the method is given the images of each network's task apart, as its `inputs`.
+        labelled: how many images with true labels the method sees in place of the unlabelled ones, drawn
+            for all pairs alike; 0 for none.
+        correction: what follows the merge, see `autofusion_jax.merge`; None for nothing.
     """
 
-    setting: Setting
-    pair: Pair
-    models: tuple[Params, ...]
-    seconds: tuple[float, ...]
-    spec: PermSpec
-    x: Array
-    x_labels: np.ndarray
-
-    @property
-    def params_a(self) -> Params:
-        """The network of task A."""
-        return self.models[0]
-
-    @property
-    def params_b(self) -> Params:
-        """The network of task B."""
-        return self.models[1]
-
-    @functools.cached_property
-    def start(self) -> Params:
-        """Where the training of A started."""
-        return initial_params(self.setting, self.pair, MODEL_ROLES[0])
-
-    @functools.cached_property
-    def y(self) -> np.ndarray:
-        """The right logits of `x`, `[n]`: for rows with real labels, and for nothing else."""
-        return head_labels(self.x_labels)
-
-    @functools.cached_property
-    def own_inputs(self) -> tuple[Array, ...]:
-        """Those of `x` that are of each network's task."""
-        return tuple(self.x[mask] for mask in task_masks(self.x_labels, self.pair.tasks[: len(self.models)]))
-
-    def own_options(self, method: str | None) -> dict[str, Any]:
-        """Options that give a method the inputs of each network apart."""
-        return {"inputs": self.own_inputs}
-
-    @functools.cached_property
-    def pseudo_labels(self) -> Array:
-        """What the EM ensemble of the endpoints says of `x`, probabilities `[n, classes]`."""
-        task = MergeTask(self.models, self.spec, self.spec.apply_fn, self.x)
-        return find_targets("merge", task, pseudo_labels="em", zeta=0.0).probs
-
-    @functools.cached_property
-    def average(self) -> Params:
-        """The activation-matched average of the endpoints, where distillation and fine-tuning start."""
-        return merge_many(self.models, self.spec, self.x, method="activation_matching").params
-
-    def train(self, role: str) -> tuple[Params, float]:
-        """Train or find the network of a role that is none of `models`, and the seconds that it took."""
-        return get_network(self.setting, self.pair, role)
-
-    def evaluate(self, outcome: Outcome) -> dict[str, Any]:
-        """The accuracy of a network on the test images."""
-        pair = self.pair
-        return evaluate(
-            outcome.apply_fn, outcome.params, self.setting.test_x, pair.test_labels, pair.tasks,
-            num_heads=outcome.result.num_heads if outcome.result else 1, names=pair.names,
-        )  # fmt: skip
+    name: str
+    title: str
+    method: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    search: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    members: tuple[int, ...] = ()
+    real_labels: float | None = None
+    align: str | None = None
+    from_start: bool = False
+    own_inputs: bool = False
+    labelled: int = 0
+    correction: str | None = None
 
 
-def open_pair(setting: Setting, pair: Pair) -> PairContext:
-    """Train or find the endpoints of a pair."""
-    networks = [get_network(setting, pair, role) for role in pair.roles]
-    models, seconds = zip(*networks)
-    x = to_inputs(setting.dataset.train_images[pair.unlabelled])
-    labels = pair.train_labels[..., pair.unlabelled]
-    return PairContext(setting, pair, models, seconds, setting.model.perm_spec, x, labels)
+def corrected(rows: Sequence[Row], correction: str) -> tuple[Row, ...]:
+    """The same rows, every merge followed by a correction."""
+    return tuple(dataclasses.replace(row, correction=correction) if row.method else row for row in rows)
+
+
+def row_identity(row: Row, config: Config) -> dict[str, Any]:
+    """What makes two rows the same: their method with all options, defaults too, as JSON holds it."""
+    method = build_method(row.method, config, row.options) if row.method else None
+    rare = {name: getattr(row, name) for name in ("align", "from_start", "own_inputs", "labelled")}
+    return plain({
+        "method": row.method, "options": method.options if method else {},
+        "correction": row.correction if method else None, "search": row.search,
+        "real_labels": row.real_labels, "members": row.members,
+        **{name: value for name, value in rare.items() if value},
+    })  # fmt: skip
+
+
+def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON holds it; a function by its name."""
+    return json.loads(json.dumps(fields, default=_by_name))
+
+
+def _by_name(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else f"{value.__module__}.{value.__qualname__}"
 
 
 def build_method(name: str, config: Config, options: Mapping[str, Any] = MappingProxyType({})) -> Method:
@@ -153,48 +91,62 @@ def build_method(name: str, config: Config, options: Mapping[str, Any] = Mapping
     return get_method(name, **{**config.method_options(name), **options})
 
 
-def merge_row(context: PairContext, name: str) -> list[Outcome]:
-    """Run a merging method on the networks of a pair."""
-    return merge_outcomes(context, build_method(name, context.setting.config), context.models, context.x)
+def num_repeats(row: Row, config: Config) -> int:
+    """How many times a row is made of a pair, with other keys."""
+    return config.merge.repeats if row.method and build_method(row.method, config).uses_key else 1
 
 
-def merge_outcomes(
-    context: PairContext,
-    method: Method,
-    models: Sequence[Params],
-    batch: Any,
-    **front_door: Any,
-) -> list[Outcome]:
-    """Merge networks with the keys of a pair, all repeats in one program where the method can.
+def make_networks(row: Row, pair: Pair) -> list[Network]:
+    """Make the networks of a row: one for each repeat and variant; of several settings the best.
 
-    Args:
-        context: the pair; gives spec, keys and console.
-        method: how.
-        models: which networks.
-        batch: as in `autofusion_jax.merge`.
-        front_door: `correction`, `align` and `base`, likewise.
-
-    Returns:
-        For each repeat one network, or one for each variant.
+    The best is that of the largest mean accuracy within the tasks on the images that merges see.
     """
-    repeats = context.setting.config.merge.repeats if method.uses_key else 1
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(context.pair.seed), 100), repeats)
-    start = time.perf_counter()
-    results = merge_repeats(
-        models, context.spec, batch, method=method, keys=keys, **front_door,
-        progress=context.setting.console.is_terminal,
+    if row.method is None:
+        return REFERENCE_ROWS[row.name](pair)
+    if not row.search:
+        return _merge(row, pair)
+    best, chosen, seconds = -1.0, [], 0.0
+    for values in itertools.product(*row.search.values()):
+        found = dict(zip(row.search, values))
+        made = _merge(dataclasses.replace(row, options={**row.options, **found}), pair)
+        seconds += made[0].seconds
+        score = _calibration_score(pair, made[0])
+        if score > best:
+            best, chosen = score, [network._replace(found=found) for network in made]
+    return [network._replace(seconds=seconds) for network in chosen]
+
+
+def _calibration_score(pair: Pair, network: Network) -> float:
+    """The mean accuracy within the tasks on the images that merges see."""
+    labels, tasks = pair.x_labels, pair.split.tasks
+    metrics = evaluate(network.apply_fn, network.params, pair.x, labels, tasks, num_heads=network.num_heads)
+    return metrics["avg_within"]
+
+
+def _merge(row: Row, pair: Pair) -> list[Network]:
+    """Merge the networks of a pair as a row says, once for every key."""
+    run = pair.run
+    own = pair.own_options(row.method) if row.own_inputs else {}
+    method = build_method(row.method or "", run.config, {**row.options, **own})
+    members = list(row.members or range(len(pair.models)))
+    x, y = _inputs(row, pair, members)
+    key = jax.random.fold_in(jax.random.key(pair.split.seed), KEY_OF_MERGES)
+    return merge_networks(
+        [pair.models[place] for place in members], pair.spec, x, labels=y, method=method,
+        keys=jax.random.split(key, num_repeats(row, run.config)), apply_fn=run.model.apply,
+        progress=run.console.is_terminal, correction=row.correction, align=row.align,
+        base=pair.start if row.from_start else None,
     )  # fmt: skip
-    seconds = (time.perf_counter() - start) / repeats
-    return [
-        Outcome(params, result.apply_fn or context.setting.model.apply, variant, repeat,
-                result.num_learned, seconds, result, storable=result.apply_fn == context.spec.apply_fn)
-        for repeat, result in enumerate(results)
-        for variant, params in (result.variants or {None: result.params}).items()
-    ]  # fmt: skip
 
 
-def soft_matrices(result: MergeResult, spec: PermSpec, variant: str | None) -> dict[str, np.ndarray]:
-    """The matrices `[n, n]` of a result's groups, for a figure."""
-    if variant == "soft":
-        return {name: np.asarray(matrix) for name, matrix in result.soft_perms.items()}
-    return {name: np.asarray(jnp.eye(group.size)[result.perms[name]]) for name, group in spec.groups.items()}
+def _inputs(row: Row, pair: Pair, members: Sequence[int]) -> tuple[Any, Any]:
+    """The images that a merge sees, and their labels or None."""
+    if row.labelled:
+        return pair.labelled(row.labelled)
+    x, y = pair.x, None
+    if row.members:
+        x = x[np.asarray(task_masks(pair.x_labels, pair.split.tasks)[list(members)].any(0))]
+    if row.real_labels is not None:
+        count = round(row.real_labels * len(x))
+        x, y = x[:count], pair.y[:count]
+    return x, y

@@ -1,6 +1,5 @@
 """The permutation spec of a config's model, derived from its program: tables, JSON and drawings."""
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -10,15 +9,16 @@ import jax
 from rich.console import Console
 
 from autofusion_jax.atomic import write_text
-from autofusion_jax.models.registry import build_model
+from autofusion_jax.evaluation.tables import markdown_rows
 from autofusion_jax.plots.spec_drawing import draw_perm_spec
 from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
-from configs.schema import Config
-from data.registry import dataset_info
-from pipeline.endpoints import head_size, sizes_of_tasks
-from pipeline.outputs import CONFIG_FILE
-from reporting.tables import markdown_rows
+from configs.models import build, model_identity
+from configs.schema import Config, resolved
+from data.own import is_own
+from data.registry import input_shape, num_classes
+from pipeline.run_folder import CONFIG_FILE
+from pipeline.split import head_size, sizes_of_tasks
 
 TABLE_FILE, SPEC_FILE, DRAWINGS = "perm_spec.md", "perm_spec.json", ("perm_spec.svg", "perm_spec.png")
 SETTINGS_FILE = "perm_spec_config.json"  # a config.json is that of a merge
@@ -27,12 +27,12 @@ NUM_INPUTS = 2
 
 def draw_config(config: Config, console: Console) -> None:
     """Derive the spec of a config's model, show it, and write it into the config's folder."""
-    infos = [dataset_info(name) for name in config.data.name.split("+")]
-    options, sizes = dataclasses.asdict(config.model), tuple(info.num_classes for info in infos)
-    if len(infos) == 1:
-        sizes = sizes_of_tasks(config, infos[0].num_classes)
-    num_classes = head_size(config, sizes)
-    model = build_model(options.pop("name"), infos[0].input_shape, num_classes=num_classes, **options)
+    data = config.data.name
+    names = [data] if is_own(data) else data.split("+")
+    sizes = tuple(map(num_classes, names))
+    if len(names) == 1:
+        sizes = sizes_of_tasks(config, sizes[0])
+    model = build(config.model, input_shape(names[0]), num_classes=head_size(config, sizes))
     init_key, input_key = jax.random.split(jax.random.key(config.seed))
     x = jax.random.normal(input_key, (NUM_INPUTS, *model.input_shape))
     spec = infer_perm_spec(model.apply, model.init(init_key), x)
@@ -41,7 +41,7 @@ def draw_config(config: Config, console: Console) -> None:
     title = f"{config.name}: permutation groups of {config.model.name} on {config.data.name}"
     write_text(folder / TABLE_FILE, f"{title}\n\n{markdown_spec(spec)}")
     write_text(folder / SPEC_FILE, spec.to_json())
-    write_text(folder / SETTINGS_FILE, json.dumps(dataclasses.asdict(config), indent=2))
+    write_text(folder / SETTINGS_FILE, json.dumps(resolved(config), indent=2))
     for name in DRAWINGS:
         draw_perm_spec(spec, folder / name, title=title)
     written = ", ".join([TABLE_FILE, SPEC_FILE, *DRAWINGS, SETTINGS_FILE])
@@ -66,7 +66,7 @@ def open_folder(config: Config) -> Path:
 
 
 def _model(config: Config) -> tuple[Any, str]:
-    return json.loads(json.dumps(dataclasses.asdict(config.model))), config.data.name
+    return json.loads(json.dumps(model_identity(config.model))), config.data.name
 
 
 def _model_of(path: Path) -> tuple[Any, str] | None:

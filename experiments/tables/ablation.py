@@ -6,8 +6,9 @@ Command: `python experiments/reproduce.py --table=ablation`
 import functools
 from typing import Any
 
+from pipeline.rows import Row
 from tables.autofusion import ENDPOINTS, panel, settings
-from tables.schema import Entry, Table
+from tables.schema import Table
 from tables.unlabelled import chosen_rows, reference_rows
 
 AUTOFUSION: dict[str, tuple[str, dict[str, Any]]] = {
@@ -34,23 +35,23 @@ DISTILLED: dict[str, tuple[str, dict[str, Any]]] = {
     "z_labels": ("labels of the z ensemble", {"pseudo_labels": "z"}),
 }
 
-ENTRIES = (
+ROWS = (
     *ENDPOINTS,
-    Entry("autofusion", "AutoFusion", "autofusion"),
+    Row("autofusion", "AutoFusion", "autofusion"),
     *(
-        Entry(f"autofusion_{name}", f"AutoFusion, {title}", "autofusion", options)
+        Row(f"autofusion_{name}", f"AutoFusion, {title}", "autofusion", options)
         for name, (title, options) in AUTOFUSION.items()
     ),
-    Entry("pleas_matched", "PLeaS, matched by activations", "pleas", {"matching": "activation_matching"}),
-    Entry("pleas_em", "PLeaS likewise, head on labels", "pleas",
+    Row("pleas_matched", "PLeaS, matched by activations", "pleas", {"matching": "activation_matching"}),
+    Row("pleas_em", "PLeaS likewise, head on labels", "pleas",
           {"matching": "activation_matching", "pseudo_labels": "em"}),
     *chosen_rows(("prune_concat", DISTIL)),
     *(
-        Entry(f"{DISTIL}_{name}", f"{DISTIL}: {title}", DISTIL, options)
+        Row(f"{DISTIL}_{name}", f"{DISTIL}: {title}", DISTIL, options)
         for name, (title, options) in DISTILLED.items()
     ),
-    Entry(f"{DISTIL}_real_labels", f"{DISTIL}: real labels", DISTIL, real_labels=1.0),
-    Entry(f"{DISTIL}_real_labels_unchanged", f"{DISTIL}: real labels, images unchanged", DISTIL,
+    Row(f"{DISTIL}_real_labels", f"{DISTIL}: real labels", DISTIL, real_labels=1.0),
+    Row(f"{DISTIL}_real_labels_unchanged", f"{DISTIL}: real labels, images unchanged", DISTIL,
           {"augment": "none"}, real_labels=1.0),
     *reference_rows(("teacher_", "control_")),
 )  # fmt: skip
@@ -61,7 +62,7 @@ ELSEWHERE = "Settings were chosen on MNIST."
 
 def _panel(name: str, base: str, title: str, about: str):
     config = functools.partial(settings, base, f"ablation/{name}", repeats=1, seed=0)
-    return panel(name, title, ENTRIES, config, about, fast=FAST)
+    return panel(name, title, ROWS, config, about, fast=FAST)
 
 
 TABLE = Table(

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autofusion_jax.evaluation.accuracy import METRICS
+from autofusion_jax.evaluation.results import Summary
 from configs import get_config as get_named_config
-from reporting.records import Row
+from pipeline.endpoints import open_run
+from pipeline.rows import Row
 from tables.captions import endpoints, keys, merging, protocol, tasks, training
-from tables.schema import Entry, Panel, Point, Sweep, TableConfig, open_config
+from tables.schema import Panel, Point, Sweep, TableConfig
 
 PAPER = "Tian, Lai, Yue: Wolf2Pack: The AutoFusion Framework (arXiv 2410.05746)"
 PROTOCOLS = ("disjoint", "shared")
@@ -22,9 +24,9 @@ def published(*values: float) -> dict[str, float]:
 
 
 VGG_ENDPOINTS = (
-    Entry("model_a", "Model A", published=published(58.65, 98.77, 17.31, 58.03)),
-    Entry("model_b", "Model B", published=published(53.97, 10.60, 98.63, 54.61)),
-    Entry(
+    Row("model_a", "Model A", published=published(58.65, 98.77, 17.31, 58.03)),
+    Row("model_b", "Model B", published=published(53.97, 10.60, 98.63, 54.61)),
+    Row(
         "interpolation", "Weight interpolation", "interpolation",
         published=published(25.44, 18.58, 32.50, 25.54),
     ),
@@ -33,10 +35,10 @@ VGG_ENDPOINTS = (
 ENDPOINTS = tuple(dataclasses.replace(entry, published={}) for entry in VGG_ENDPOINTS)
 
 
-def paper_row(name: str, title: str, values: Sequence[float] = (), **options: Any) -> Entry:
+def paper_row(name: str, title: str, values: Sequence[float] = (), **options: Any) -> Row:
     """A row of AutoFusion in the paper's settings, but for some."""
     known = published(*values) if values else {}
-    return Entry(name, title, "autofusion_paper", options, published=known)
+    return Row(name, title, "autofusion_paper", options, published=known)
 
 
 def settings(
@@ -65,10 +67,10 @@ def settings(
     return config
 
 
-def caption(*about: str) -> Callable[[TableConfig, Mapping[str, Row]], list[str]]:
+def caption(*about: str) -> Callable[[TableConfig, Mapping[str, Summary]], list[str]]:
     """A caption: what was run by the settings, then what is to be said of this table."""
 
-    def write(config: TableConfig, rows: Mapping[str, Row]) -> list[str]:
+    def write(config: TableConfig, rows: Mapping[str, Summary]) -> list[str]:
         said = [training(config), tasks(config), endpoints(rows), protocol(config)]
         said += [merging(config), keys(config)]
         return [" ".join(["Ours:", *(text for text in said if text)]), *about]
@@ -86,11 +88,11 @@ def protocol_sweep(name: str, title: str, x_title: str, rows: Mapping[float, str
 def panel(
     name: str,
     title: str,
-    entries: Sequence[Entry],
+    entries: Sequence[Row],
     get_config: Callable[[], TableConfig],
     *about: str,
     **more: Any,
 ) -> Panel:
     """A panel of the usual kind: endpoints of a config, the four usual columns."""
     metrics = more.pop("metrics", METRICS)
-    return Panel(name, title, metrics, tuple(entries), get_config, caption(*about), open_config, **more)
+    return Panel(name, title, metrics, tuple(entries), get_config, caption(*about), open_run, **more)

@@ -6,15 +6,16 @@ Command: `python experiments/reproduce.py --table=1`
 import dataclasses
 import functools
 
+from pipeline.rows import Row
 from reporting.tables import heading
 from tables.autofusion import ENDPOINTS, PAPER, PROTOCOLS, VGG_ENDPOINTS, panel, settings
-from tables.schema import Entry, Table
+from tables.schema import Table
 
 METHODS = (
-    Entry("weight_matching", "Git Re-Basin", "weight_matching"),
-    Entry("zipit", "ZipIt", "zipit"),
-    Entry("autofusion_paper", "AutoFusion (paper)", "autofusion_paper"),
-    Entry("autofusion", "AutoFusion", "autofusion"),
+    Row("weight_matching", "Git Re-Basin", "weight_matching"),
+    Row("zipit", "ZipIt", "zipit"),
+    Row("autofusion_paper", "AutoFusion (paper)", "autofusion_paper"),
+    Row("autofusion", "AutoFusion", "autofusion"),
 )
 KNOWN = {"zipit": {"joint": 52.00}, "autofusion_paper": {"joint": 65.62}}
 """Joint accuracies of the VGG on MNIST, from a summary of the paper."""

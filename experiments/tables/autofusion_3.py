@@ -5,8 +5,10 @@ Command: `python experiments/reproduce.py --table=3 --data_dir=DIR`
 
 import functools
 
+from pipeline.reference_rows import ENSEMBLE
+from pipeline.rows import Row
 from tables.autofusion import PAPER, panel, settings
-from tables.schema import ENSEMBLE, Entry, Table
+from tables.schema import Table
 
 DATASETS = ("mnist", "fashion_mnist", "kmnist")
 COLUMNS = ("joint", *DATASETS, "avg")
@@ -31,12 +33,12 @@ PUBLISHED = {
 }
 
 
-def _entry(name: str, title: str, method: str | None = None, members: tuple[int, ...] = ()) -> Entry:
+def _entry(name: str, title: str, method: str | None = None, members: tuple[int, ...] = ()) -> Row:
     known: dict[str, float] = dict(zip(COLUMNS[1:], PUBLISHED.get(name, ())))
-    return Entry(name, title, method, published=known, members=members)
+    return Row(name, title, method, published=known, members=members)
 
 
-def _fusions(method: str, title: str) -> list[Entry]:
+def _fusions(method: str, title: str) -> list[Row]:
     """One method on every pair, and on all three, one after another."""
     return [
         _entry(f"{method}_{name}", f"{title}: {fused}", method, members)
@@ -44,7 +46,7 @@ def _fusions(method: str, title: str) -> list[Entry]:
     ]
 
 
-ENTRIES = (
+ROWS = (
     _entry("model_a", "MNIST alone"),
     _entry("model_b", "Fashion alone"),
     _entry("model_c", "KMNIST alone"),
@@ -67,7 +69,7 @@ TABLE = Table(
     title="AutoFusion, Table 3: networks of different data sets (VGG)",
     panels=(
         panel(
-            "", "", ENTRIES,
+            "", "", ROWS,
             functools.partial(
                 settings, "mnist_vgg", "3", repeats=1, labels="shared", data__name="+".join(DATASETS),
                 data__num_validation=3000, data__num_unlabelled=12_500, merge__epochs=3,

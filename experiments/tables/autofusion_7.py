@@ -5,15 +5,16 @@ Command: `python experiments/reproduce.py --table=7`
 
 import functools
 
+from pipeline.rows import Row
 from tables.autofusion import PAPER, VGG_ENDPOINTS, panel, paper_row, settings
-from tables.schema import Entry, Point, Sweep, Table
+from tables.schema import Point, Sweep, Table
 
 ITERATIONS = (1, 2, 5, 10, 20, 50, 100)
 ROWS = tuple(
     paper_row(f"num_iters_{number}", f"{number} iteration(s)", num_iters=number) for number in ITERATIONS
 )
 OURS = tuple(
-    Entry(f"ours_{number}", f"Ours, {number} iteration(s)", "autofusion", {"num_iters": number})
+    Row(f"ours_{number}", f"Ours, {number} iteration(s)", "autofusion", {"num_iters": number})
     for number in ITERATIONS
 )
 

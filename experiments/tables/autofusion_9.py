@@ -5,15 +5,16 @@ Command: `python experiments/reproduce.py --table=9`
 
 import functools
 
+from pipeline.rows import Row
 from tables.autofusion import ENDPOINTS, PAPER, panel, settings
-from tables.schema import Entry, Point, Sweep, Table
+from tables.schema import Point, Sweep, Table
 
 DEPTHS = (2, 4, 6, 8)
 SERIES = {"autofusion_paper": "the paper's preset", "autofusion": "ours"}
-ENTRIES = (
+ROWS = (
     *ENDPOINTS,
-    Entry("autofusion_paper", "AutoFusion (paper)", "autofusion_paper"),
-    Entry("autofusion", "AutoFusion", "autofusion"),
+    Row("autofusion_paper", "AutoFusion (paper)", "autofusion_paper"),
+    Row("autofusion", "AutoFusion", "autofusion"),
 )
 
 
@@ -21,7 +22,7 @@ def _panel(depth: int):
     name = f"depth_{depth}"
     config = functools.partial(settings, "mnist_mlp", f"9/{name}", repeats=1, model__widths=(512,) * depth)
     about = f"Published: {PAPER}, Table 9; its body is not known to us."
-    return panel(name, f"{depth} hidden layers", ENTRIES, config, about)
+    return panel(name, f"{depth} hidden layers", ROWS, config, about)
 
 
 TABLE = Table(

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 
-from configs.schema import MLPConfig, ResNetConfig, VGGConfig
-from reporting.records import Row
+from autofusion_jax.evaluation.results import Summary
 from reporting.tables import heading
 from tables.schema import TableConfig
 
 PAPER_EPOCHS = 64
 
 
-def endpoints(rows: Mapping[str, Row]) -> str:
+def endpoints(rows: Mapping[str, Summary]) -> str:
     """How good the networks are that were merged, each within its own task."""
     parts = []
     for row in (f"model_{letter}" for letter in "abcdefghij"):
@@ -25,7 +24,6 @@ def endpoints(rows: Mapping[str, Row]) -> str:
 def training(config: TableConfig) -> str:
     """What the networks are, and how they were trained."""
     options, model = config.train, config.model
-    assert isinstance(model, MLPConfig | VGGConfig | ResNetConfig), "what tables with this caption merge"
     widths = ", ".join(map(str, model.widths))
     augmented = ", images mirrored and shifted" if options.augment else ""
     return (

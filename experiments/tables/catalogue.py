@@ -5,8 +5,9 @@ Command: `python experiments/reproduce.py --table=catalogue`
 
 import functools
 
+from pipeline.rows import Row
 from tables.autofusion import ENDPOINTS, panel, settings
-from tables.schema import Entry, Panel, Table
+from tables.schema import Panel, Table
 
 ALIGNMENTS = {
     "weight_matching": "aligned by weights",
@@ -38,7 +39,7 @@ ABOUT = (
 
 def _panel(base: str, align: str | None) -> Panel:
     name = f"{base}_{align or 'unaligned'}"
-    rows = (Entry(method, title, method, align=align, from_start=True) for method, title in METHODS.items())
+    rows = (Row(method, title, method, align=align, from_start=True) for method, title in METHODS.items())
     config = functools.partial(settings, base, f"catalogue/{name}", repeats=1)
     title = f"{NETWORKS[base]}, {ALIGNMENTS[align] if align else 'as they are'}"
     return panel(name, title, (*ENDPOINTS[:2], *rows), config, *ABOUT, costs=True, fast=FAST)

@@ -7,12 +7,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from autofusion_jax.evaluation.results import Summary
 from configs import get_config as get_named_config
 from configs.schema import EvaluateConfig, MergeConfig
-from reporting.records import Row
+from pipeline.endpoints import open_run
+from pipeline.rows import Row, corrected
 from tables.captions import endpoints, protocol, training
 from tables.mudsc import ALPHAS, PAPER, ZIP
-from tables.schema import Entry, Panel, Table, TableConfig, open_config
+from tables.schema import Panel, Table, TableConfig
 
 COLUMNS = ("joint", "avg_within", "task_a_within", "task_b_within")
 
@@ -39,27 +41,27 @@ def _published(*values: float) -> dict[str, float]:
     return dict(zip(COLUMNS, values))
 
 
-ENTRIES = (
-    Entry("model_a", "Model A"),
-    Entry("model_b", "Model B"),
-    Entry("ensemble", "Ensemble of both"),
-    Entry("average", "Average", "interpolation", published=_published(54.42, 75.24, 79.58, 70.90)),
-    Entry("rebasin", "Git Re-Basin", "weight_matching", published=_published(60.61, 88.57, 88.46, 88.68)),
-    Entry("activation_align", "Activation align", "activation_matching",
+ROWS = (
+    Row("model_a", "Model A"),
+    Row("model_b", "Model B"),
+    Row("ensemble", "Ensemble of both"),
+    Row("average", "Average", "interpolation", published=_published(54.42, 75.24, 79.58, 70.90)),
+    Row("rebasin", "Git Re-Basin", "weight_matching", published=_published(60.61, 88.57, 88.46, 88.68)),
+    Row("activation_align", "Activation align", "activation_matching",
           published=_published(61.71, 89.21, 88.63, 89.78)),
-    Entry("mudsc_align", "MuDSC, align", "mudsc", {"matching": "align"}, {"alpha": ALPHAS},
+    Row("mudsc_align", "MuDSC, align", "mudsc", {"matching": "align"}, {"alpha": ALPHAS},
           published=_published(60.84, 89.34, 89.04, 89.63)),
-    Entry("zipit", "ZipIt, 20/20", "zipit", ZIP, published=_published(82.44, 94.61, 94.22, 95.00)),
-    Entry("zipit_13", "ZipIt, 13/20 (two heads)", "zipit", {**ZIP, "stop_at": CUT}),
-    Entry("weight_zip", "Weight zip", "mudsc", {"matching": "zip", **ZIP, "alpha": 1.0},
+    Row("zipit", "ZipIt, 20/20", "zipit", ZIP, published=_published(82.44, 94.61, 94.22, 95.00)),
+    Row("zipit_13", "ZipIt, 13/20 (two heads)", "zipit", {**ZIP, "stop_at": CUT}),
+    Row("weight_zip", "Weight zip", "mudsc", {"matching": "zip", **ZIP, "alpha": 1.0},
           published=_published(82.85, 94.71, 94.42, 94.99)),
-    Entry("mudsc_zip", "MuDSC, zip", "mudsc", {"matching": "zip", **ZIP}, {"alpha": ALPHAS},
+    Row("mudsc_zip", "MuDSC, zip", "mudsc", {"matching": "zip", **ZIP}, {"alpha": ALPHAS},
           published=_published(83.09, 94.88, 94.56, 95.21)),
-    Entry("autofusion", "AutoFusion of 0.3.0, 8 epochs", "autofusion", OF_0_3_0),
+    Row("autofusion", "AutoFusion of 0.3.0, 8 epochs", "autofusion", OF_0_3_0),
 )  # fmt: skip
 
 
-def caption(config: TableConfig, rows: Mapping[str, Row]) -> list[str]:
+def caption(config: TableConfig, rows: Mapping[str, Summary]) -> list[str]:
     return [
         f"Ours: {training(config)} Cross-entropy over all ten classes. {endpoints(rows)} "
         f"{protocol(config)} After every merge BatchNorm statistics are measured again on these images.",
@@ -79,11 +81,10 @@ TABLE = Table(
             name="",
             title="",
             metrics=(*COLUMNS, "avg"),
-            entries=ENTRIES,
+            rows=corrected(ROWS, "reset_norm"),
             get_config=get_config,
-            open_source=open_config,
+            open_run=open_run,
             caption=caption,
-            correction="reset_norm",
             curves=("average", "rebasin", "activation_align", "mudsc_align", "zipit", "mudsc_zip"),
             fast=("average", "zipit"),
         ),

@@ -27,7 +27,7 @@ def table_command(ran: Sequence[RanPanel]) -> str:
     Example:
         >>> from tables import TABLES
         >>> table, panel = TABLES["5"], TABLES["5"].panels[1]
-        >>> table_command([RanPanel(table, panel, {"pairs": 1}, [entry.name for entry in panel.entries])])
+        >>> table_command([RanPanel(table, panel, {"pairs": 1}, [entry.name for entry in panel.rows])])
         'python experiments/reproduce.py --table=5 --panels=shared --pairs=1'
     """
     groups: dict[tuple[str, tuple[str, ...]], dict[str, None]] = {}
@@ -45,7 +45,7 @@ def _line(table: Table, panels: Sequence[str], flags: Sequence[str]) -> str:
 
 def _panel_flags(ran: RanPanel) -> list[str]:
     """What was changed of the panel, as flags; from its fast settings where that takes fewer."""
-    names = [entry.name for entry in ran.panel.entries]
+    names = [entry.name for entry in ran.panel.rows]
     there = [name for name in names if name in ran.rows]
     ways = []
     for fast in (False, True):
@@ -68,8 +68,9 @@ def differences(
     defaults: Mapping[str, Any], values: Mapping[str, Any], owner: str = ""
 ) -> Iterator[tuple[str, Any]]:
     """The fields, dotted, whose value is another than the default, with that value."""
-    for name, default in defaults.items():
-        value, field = values.get(name), f"{owner}{name}"
+    further = [name for name in values if owner and name not in defaults]  # a model's option set by a flag
+    for name in (*defaults, *further):
+        default, value, field = defaults.get(name), values.get(name), f"{owner}{name}"
         if value is None:
             continue
         if isinstance(default, Mapping):

@@ -7,13 +7,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from autofusion_jax.evaluation.results import Summary
 from configs import tiny_vit_4tasks
+from configs.models import model_identity
 from configs.schema import MergeConfig
-from reporting.records import Row
+from pipeline.reference_rows import ENSEMBLE
+from pipeline.rows import Row
 from reporting.tables import heading
 from tables.autofusion import SEED
-from tables.fusion_source import FusionConfig, open_source
-from tables.schema import ENSEMBLE, Entry, Panel, Table
+from tables.fusion_source import FusionConfig, open_run
+from tables.schema import Panel, Table
 from training.loop import TrainOptions
 
 PAPER = "FusionBench: A Comprehensive Benchmark of Deep Model Fusion (arXiv 2406.03280)"
@@ -37,18 +40,18 @@ def get_config(name: str = "fusion", **changes: Any) -> FusionConfig:
     return FusionConfig(**{**fields, **changes})
 
 
-def row(name: str, title: str, method: str = "", /, **options: Any) -> Entry:
+def row(name: str, title: str, method: str = "", /, **options: Any) -> Row:
     """A row whose method may read the base, but no inputs."""
-    return Entry(name, title, method or name, options, from_start=True)
+    return Row(name, title, method or name, options, from_start=True)
 
 
-def reading(name: str, title: str, method: str = "", /, **options: Any) -> Entry:
+def reading(name: str, title: str, method: str = "", /, **options: Any) -> Row:
     """A row whose method reads unlabelled images of each network's task apart."""
     return dataclasses.replace(row(name, title, method, **options), own_inputs=True)
 
 
-START = Entry("start", "Pre-trained")
-INDIVIDUAL = Entry(ENSEMBLE, "Individual: each network for its own task")
+START = Row("start", "Pre-trained")
+INDIVIDUAL = Row(ENSEMBLE, "Individual: each network for its own task")
 FISHER = reading("fisher", "Fisher", predictions="argmax")
 REGMEAN = reading("regmean", "RegMean")
 TASK_ARITHMETIC = row("task_arithmetic", "Task arithmetic")
@@ -58,11 +61,11 @@ WEMOE = reading("wemoe", "WEMoE")
 AS_PUBLISHED = (FISHER, REGMEAN, TASK_ARITHMETIC, TIES, ADAMERGING, WEMOE)
 """The methods of Tables 5, 6 and 17."""
 
-ENTRIES = (
+ROWS = (
     START,
-    *(Entry(f"model_{letter}", f"Fine-tuned on {heading(name)}") for letter, name in zip("abcd", SEEN)),
+    *(Row(f"model_{letter}", f"Fine-tuned on {heading(name)}") for letter, name in zip("abcd", SEEN)),
     INDIVIDUAL,
-    Entry("real_labels_training", "Traditional multi-task learning"),
+    Row("real_labels_training", "Traditional multi-task learning"),
     row("simple_ensemble", "Simple ensemble"),
     row("max_model", "Max-model predictor"),
     row("confidence_ensemble", "Confidence ensemble"),
@@ -112,9 +115,7 @@ def within(names: tuple[str, ...]) -> tuple[str, ...]:
 def about_networks(config: FusionConfig) -> str:
     """What the networks are, and how they were trained."""
     model, train, start = config.model, config.train, config.pretrain
-    shape = ", ".join(
-        f"{name} {value}" for name, value in dataclasses.asdict(model).items() if name != "name"
-    )
+    shape = ", ".join(f"{name} {value}" for name, value in model_identity(model).items() if name != "name")
     each = config.data.num_train // len(config.datasets)
     began = (
         f"One network is pretrained on {config.pretrain_images:,} images of each of "
@@ -146,7 +147,7 @@ def about_inputs(config: FusionConfig) -> str:
     )
 
 
-def caption(*about: str) -> Callable[[FusionConfig, Mapping[str, Row]], list[str]]:
+def caption(*about: str) -> Callable[[FusionConfig, Mapping[str, Summary]], list[str]]:
     """A caption: the networks, the images, then what is to be said of this table."""
     return lambda config, rows: [about_networks(config), about_inputs(config), *about]
 
@@ -168,9 +169,9 @@ TABLE = Table(
             name="",
             title="",
             metrics=(*within(SEEN), "avg_within", "joint"),
-            entries=ENTRIES,
+            rows=ROWS,
             get_config=get_config,
-            open_source=open_source,
+            open_run=open_run,
             caption=caption(*ABOUT),
             costs=True,
             fast=FAST,

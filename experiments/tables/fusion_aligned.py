@@ -18,11 +18,11 @@ from tables.fusion import (
     row,
     within,
 )
-from tables.fusion_source import open_source
+from tables.fusion_source import open_run
 from tables.schema import Panel, Table
 
 MERGED = (row("average", "Simple average"), REGMEAN, TASK_ARITHMETIC, TIES)
-ENTRIES = (
+ROWS = (
     INDIVIDUAL,
     *MERGED,
     *(
@@ -41,9 +41,9 @@ TABLE = Table(
             name="",
             title="",
             metrics=(*within(SEEN), "avg_within"),
-            entries=ENTRIES,
+            rows=ROWS,
             get_config=functools.partial(get_config, "fusion_aligned", pretrain_images=0),
-            open_source=open_source,
+            open_run=open_run,
             caption=caption(
                 "FusionBench has no such table: its networks share their start. Here nothing was shared but "
                 "the class vectors. *Aligned*: the units of the other networks are brought to the first "

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 
 from data.splits import generator
+from pipeline.reference_rows import ENSEMBLE
 from tables.fusion import REGMEAN, TASK_ARITHMETIC, TIES, reading, row
 from tables.mudsc import PAPER as MUDSC
-from tables.schema import ENSEMBLE, TableConfig
+from tables.schema import TableConfig
 from training.loop import TrainOptions
 
 

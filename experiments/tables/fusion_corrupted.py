@@ -7,11 +7,11 @@ import functools
 
 from data.corruptions import CORRUPTIONS
 from tables.fusion import AS_PUBLISHED, INDIVIDUAL, PAPER, SEEN, START, caption, get_config, within
-from tables.fusion_source import open_source
+from tables.fusion_source import open_run
 from tables.schema import Panel, Table
 
 CLEAN = "clean"
-ENTRIES = (START, INDIVIDUAL, *AS_PUBLISHED)
+ROWS = (START, INDIVIDUAL, *AS_PUBLISHED)
 
 
 def _panel(name: str) -> Panel:
@@ -20,11 +20,11 @@ def _panel(name: str) -> Panel:
         name=name,
         title=f"{name.replace('_', ' ').capitalize()} test images",
         metrics=(*within(SEEN), "avg_within"),
-        entries=ENTRIES,
+        rows=ROWS,
         get_config=functools.partial(
             get_config, f"fusion_corrupted/{name}", corruption=corruption, sees_test=True
         ),
-        open_source=open_source,
+        open_run=open_run,
         caption=caption(
             f"The form is that of {PAPER}, Table 6; networks are fine-tuned on clean images. As there, "
             "methods adapt to the very images that they are then measured on. Each corruption has one "
@@ -38,6 +38,6 @@ TABLE = Table(
     title="FusionBench, Table 6: corrupted images (tiny ViT)",
     panels=tuple(map(_panel, (CLEAN, *CORRUPTIONS))),
     overview_metric="avg_within",
-    overview={entry.title: (entry.name, None) for entry in ENTRIES},
+    overview={entry.title: (entry.name, None) for entry in ROWS},
     fast=(CLEAN, "gaussian_noise"),
 )

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from autofusion_jax.evaluation.results import Summary
 from autofusion_jax.models.heads import Backbone, ClassHead, HeadedNetwork, ImageHead
-from autofusion_jax.models.registry import build_model
 from autofusion_jax.types import Params
-from configs.schema import DataConfig, MergeConfig, VGGConfig
+from configs.models import build, model_config
+from configs.schema import DataConfig, MergeConfig
 from data.dataset import Dataset
 from data.registry import load_dataset
 from data.splits import generator
-from pipeline.endpoints import Pair, Setting, to_inputs
-from pipeline.multitask import TasksContext
+from pipeline.endpoints import Run, to_inputs
+from pipeline.headed_pair import HeadedPair
+from pipeline.headed_training import TaskData, draw_roles, get_trained, key_of, open_headed
 from pipeline.networks import Training
-from pipeline.specialists import TaskData, draw_roles, get_trained, key_of, open_headed
-from reporting.records import Row
+from pipeline.reference_rows import ENSEMBLE
+from pipeline.rows import Row
+from pipeline.split import Split
 from reporting.tables import heading
 from tables.fusion import INDIVIDUAL, PAPER, REGMEAN, START
 from tables.fusion_backbones import (
@@ -36,7 +39,7 @@ from tables.fusion_backbones import (
     seen,
     trained,
 )
-from tables.schema import ENSEMBLE, Entry, Panel, Source, Table
+from tables.schema import Panel, Table
 from training.loop import TrainOptions
 from training.losses import cross_entropy
 
@@ -106,49 +109,47 @@ def task_data(config: HeadsConfig, data: Dataset, seed: int) -> list[TaskData]:
     ]  # fmt: skip
 
 
-def open_source(config: Any, console: Console) -> Source:
+def open_run(config: Any, console: Console) -> Run:
     """The images, and the data set that the start is trained on."""
     data, *others = [
         load_dataset(name, folder=config.data.dir, report=lambda line: console.print(line))
         for name in (config.data.name, config.start_data)
         if name
     ]
-    options = dataclasses.asdict(config.model)
-    widths = options["widths"]
-    plain = build_model(options.pop("name"), data.train_images.shape[1:], num_classes=1, **options)
-    backbone = Backbone(plain.module, plain.input_shape, channels=0 if others else widths[-1])
-    setting = Setting(config, data, backbone, to_inputs(data.test_images), console)
+    plain = build(config.model, data.train_images.shape[1:], num_classes=1)
+    backbone = Backbone(plain.module, plain.input_shape, channels=0 if others else config.model.widths[-1])
 
-    def open_number(number: int) -> TasksContext:
-        pair = draw_roles(setting, number, TASKS)
-        base = get_start(setting, backbone, pair, others[0]) if others else None
-        return open_headed(setting, backbone, pair, task_data(config, data, pair.seed), base)
+    def open_number(run: Run, number: int) -> HeadedPair:
+        split = draw_roles(run, number, TASKS)
+        base = get_start(run, backbone, split, others[0]) if others else None
+        return open_headed(run, backbone, split, task_data(config, data, split.seed), base)
 
     notes = tuple(note for one in (data, *others) for note in one.notes)
-    return Source(data.sha256, notes, open_number)
+    test_x = to_inputs(data.test_images)
+    return Run(config, data, backbone, test_x, console, data.sha256, notes, open_number)
 
 
-def get_start(setting: Setting, backbone: Backbone, pair: Pair, data: Dataset) -> Params:
+def get_start(run: Run, backbone: Backbone, split: Split, data: Dataset) -> Params:
     """The backbone of a network trained on the classes of another data set."""
     network = HeadedNetwork(backbone, ClassHead(data.num_classes))
 
     def prepare(seed: int) -> Training:
-        config: Any = setting.config
-        kept = drawn(config.data.num_train, data.train_labels, pair.seed)
-        start = network.init(backbone.init(key_of(pair, "pretrained")))
+        config: Any = run.config
+        kept = drawn(config.data.num_train, data.train_labels, split.seed)
+        start = network.init(backbone.init(key_of(split, "pretrained")))
         labels = data.train_labels[kept]
         return Training(
             network.apply, start, data.train_images[kept], labels, config.pretrain, seed, cross_entropy
         )
 
-    return get_trained(setting, pair, "pretrained", prepare)[0]["backbone"]
+    return get_trained(run, split, "pretrained", prepare)[0]["backbone"]
 
 
 def get_config(name: str, start_data: str) -> HeadsConfig:
     return HeadsConfig(
         name=f"fusion_heads/{name}",
         data=DataConfig("mnist", num_train=8000, num_validation=0, num_unlabelled=1200),
-        model=VGGConfig(widths=(16, 32, 32), pool_after=(0, 1)),
+        model=model_config("vgg", widths=(16, 32, 32), pool_after=(0, 1), norm="none"),
         train=TrainOptions(epochs=4, batch_size=64, learning_rate=2e-3, segment=50),
         pretrain=TrainOptions(epochs=3, batch_size=64, learning_rate=1e-3, segment=50),
         merge=MergeConfig(repeats=1),
@@ -157,7 +158,7 @@ def get_config(name: str, start_data: str) -> HeadsConfig:
     )
 
 
-def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
+def caption(config: Any, rows: Mapping[str, Summary]) -> list[str]:
     start = (
         f"All start from a backbone trained on the classes of {heading(config.start_data)}, "
         f"{trained(config.pretrain)}."
@@ -181,7 +182,7 @@ def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
     ]
 
 
-SPECIALISTS = tuple(Entry(f"model_{letter}", f"Specialist for {name}") for letter, name in zip("abcd", TASKS))
+SPECIALISTS = tuple(Row(f"model_{letter}", f"Specialist for {name}") for letter, name in zip("abcd", TASKS))
 FROM_ONE_START = (START, INDIVIDUAL, *SPECIALISTS, *BACKBONE_ROWS)
 ALIGNMENTS = {"weight_matching": "by weights", "activation_matching": "by activations"}
 FROM_OWN_STARTS = (
@@ -194,16 +195,14 @@ FROM_OWN_STARTS = (
         for entry in (AVERAGE, REGMEAN)
         for align, words in ALIGNMENTS.items()
     ),
-    Entry("c2m3", "C2M3", "c2m3"),
+    Row("c2m3", "C2M3", "c2m3"),
 )
 
 
-def _panel(
-    name: str, title: str, entries: tuple[Entry, ...], start_data: str, fast: tuple[str, ...]
-) -> Panel:
+def _panel(name: str, title: str, entries: tuple[Row, ...], start_data: str, fast: tuple[str, ...]) -> Panel:
     return Panel(
-        name=name, title=title, metrics=(*TASKS, "scaled"), entries=entries,
-        get_config=functools.partial(get_config, name, start_data), caption=caption, open_source=open_source,
+        name=name, title=title, metrics=(*TASKS, "scaled"), rows=entries,
+        get_config=functools.partial(get_config, name, start_data), caption=caption, open_run=open_run,
         costs=True, fast=fast, task_vectors=bool(start_data),
     )  # fmt: skip
 

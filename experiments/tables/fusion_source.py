@@ -12,15 +12,17 @@ from jaxtyping import Key
 from rich.console import Console
 
 from autofusion_jax.evaluation.accuracy import evaluate
-from autofusion_jax.models.registry import Model, build_model
+from autofusion_jax.evaluation.networks import Network
+from autofusion_jax.models.registry import Model
 from autofusion_jax.types import Params
+from configs.models import build
 from data.corruptions import corrupt
 from data.dataset import Dataset
 from data.registry import load_dataset
 from data.splits import hold_out, of_classes, sample
-from pipeline.endpoints import MODEL_ROLES, Pair, Setting, get_network, initial_params, to_inputs
-from pipeline.rows import Outcome, PairContext
-from tables.schema import Source, TableConfig
+from pipeline.endpoints import Pair, Run, get_network, initial_params, to_inputs
+from pipeline.split import MODEL_ROLES, Split
+from tables.schema import TableConfig
 from training.loop import TrainOptions
 
 EXCLUDED = -1000.0
@@ -39,7 +41,7 @@ class FusionConfig(TableConfig):
     corruption: of the images that merges see and that accuracies are measured on; empty for none.
     sees_test: whether merges see test images, without labels, as in the paper; or training images.
     num_steps: steps of methods that adapt to unlabelled images.
-    class_cosine: cosine between the vectors of any two classes, in [0, 1); see `CosineMLPConfig`.
+    class_cosine: cosine between the vectors of any two classes, in [0, 1); see `mudsc_s1.MudscConfig`.
     """
 
     pretrain: TrainOptions = dataclasses.field(default_factory=TrainOptions)
@@ -83,7 +85,7 @@ class TaskModel(Model):
 
     Attributes:
         tasks: the classes of each task.
-        scale: factor on the logits, by which class vectors are alike; see `CosineMLPConfig.class_cosine`.
+        scale: factor on the logits, by which class vectors are alike; see `FusionConfig.class_cosine`.
     """
 
     tasks: tuple[tuple[int, ...], ...] = ()
@@ -115,7 +117,7 @@ def marked(images: np.ndarray, tasks: np.ndarray | int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class FusionContext(PairContext):
+class FusionPair(Pair):
     """Fine-tuned networks, and where they started.
 
     Attributes:
@@ -133,23 +135,23 @@ class FusionContext(PairContext):
 
     def train(self, role: str) -> tuple[Params, float]:
         """Also from the common start; on the tasks that are merged alone."""
-        config: Any = self.setting.config
-        data = dataclasses.replace(config.data, name="+".join(self.pair.names[: self.num_seen]))
-        setting = dataclasses.replace(self.setting, config=dataclasses.replace(config, data=data))
-        return get_network(setting, self.pair, role, self.base if config.pretrain_images else None)
+        config: Any = self.run.config
+        data = dataclasses.replace(config.data, name="+".join(self.split.names[: self.num_seen]))
+        run = dataclasses.replace(self.run, config=dataclasses.replace(config, data=data))
+        return get_network(run, self.split, role, self.base if config.pretrain_images else None)
 
-    def evaluate(self, outcome: Outcome) -> dict[str, Any]:
+    def evaluate(self, network: Network) -> dict[str, Any]:
         """Within its task, told which it is; over all classes, not told; and the means of both groups."""
-        x, pair = self.setting.test_x, self.pair
+        x, split = self.run.test_x, self.split
         asked, free = (
             evaluate(
-                outcome.apply_fn, outcome.params, inputs, pair.test_labels, pair.tasks,
-                num_heads=outcome.result.num_heads if outcome.result else 1, names=pair.names,
+                network.apply_fn, network.params, inputs, split.test_labels, split.tasks,
+                num_heads=network.num_heads, names=split.names,
             )
             for inputs in (x, x.at[..., -1].set(0))
         )  # fmt: skip
         metrics = {name: (asked if name.endswith("_within") else free)[name] for name in free}
-        within = [asked["tasks_within"][name] for name in pair.names]
+        within = [asked["tasks_within"][name] for name in split.names]
         groups = {"seen_within": within[: self.num_seen], "unseen_within": within[self.num_seen :]}
         return metrics | {name: float(np.mean(values)) for name, values in groups.items() if values}
 
@@ -164,11 +166,11 @@ def _load(name: str, folder: str) -> tuple[Dataset, str]:
     return dataclasses.replace(data, train_images=train, test_images=test), data.sha256
 
 
-def open_source(config: FusionConfig, console: Console) -> Source:
+def open_run(config: FusionConfig, console: Console) -> Run:
     """The joined data sets, and networks fine-tuned on each."""
     data, sha256 = _load(config.data.name, config.data.dir)
-    options, shape = dataclasses.asdict(config.model), data.train_images.shape[1:]
-    plain = build_model(options.pop("name"), (*shape[:2], 1), num_classes=data.num_classes, **options)
+    shape = data.train_images.shape[1:]
+    plain = build(config.model, (*shape[:2], 1), num_classes=data.num_classes)
     model = TaskModel(plain.module, shape, data.groups, (1 - config.class_cosine) ** 0.5)
     every = np.arange(len(data.test_labels))
     measured = np.concatenate([
@@ -176,8 +178,8 @@ def open_source(config: FusionConfig, console: Console) -> Source:
         for name in (*config.seen, *config.unseen)
     ])  # fmt: skip
     images, labels = _corrupted(data.test_images[measured], config), data.test_labels[measured]
-    setting = Setting(config, data, model, to_inputs(images), console)
-    return Source(sha256, data.notes, functools.partial(_open_pair, setting, labels))
+    opener = functools.partial(_open_pair, test_labels=labels)
+    return Run(config, data, model, to_inputs(images), console, sha256, data.notes, opener)
 
 
 def _of(config: FusionConfig, data: Dataset, name: str, labels: np.ndarray, among: np.ndarray) -> np.ndarray:
@@ -196,26 +198,24 @@ def _corrupted(images: np.ndarray, config: FusionConfig) -> np.ndarray:
     return np.concatenate([corrupt(images[..., :1], config.corruption, seed=0), images[..., 1:]], axis=-1)
 
 
-def _open_pair(setting: Setting, test_labels: np.ndarray, number: int) -> FusionContext:
-    config: Any = setting.config
-    pair = _draw(config, setting.dataset, test_labels, number)
-    base = initial_params(setting, pair, MODEL_ROLES[0])
+def _open_pair(run: Run, number: int, *, test_labels: np.ndarray) -> FusionPair:
+    config: Any = run.config
+    split = _draw(config, run.dataset, test_labels, number)
+    base = initial_params(run, split, MODEL_ROLES[0])
     if config.pretrain_images:
-        early = dataclasses.replace(setting, config=dataclasses.replace(config, train=config.pretrain))
-        base, _ = get_network(early, pair, "pretrained")
+        early = dataclasses.replace(run, config=dataclasses.replace(config, train=config.pretrain))
+        base, _ = get_network(early, split, "pretrained")
     start = base if config.pretrain_images else None
-    models, seconds = zip(*(get_network(setting, pair, role, start) for role in pair.roles))
+    models, seconds = zip(*(get_network(run, split, role, start) for role in split.roles))
     if config.sees_test:
-        x, labels = setting.test_x[pair.unlabelled], test_labels[pair.unlabelled]
+        x, labels = run.test_x[split.unlabelled], test_labels[split.unlabelled]
     else:
-        images = setting.dataset.train_images[pair.unlabelled]
-        x, labels = to_inputs(_corrupted(images, config)), pair.train_labels[pair.unlabelled]
-    return FusionContext(
-        setting, pair, models, seconds, setting.model.perm_spec, x, labels, base, len(config.seen)
-    )
+        images = run.dataset.train_images[split.unlabelled]
+        x, labels = to_inputs(_corrupted(images, config)), split.train_labels[split.unlabelled]
+    return FusionPair(run, split, models, seconds, run.model.perm_spec, x, labels, base, len(config.seen))
 
 
-def _draw(config: FusionConfig, data: Dataset, test_labels: np.ndarray, number: int) -> Pair:
+def _draw(config: FusionConfig, data: Dataset, test_labels: np.ndarray, number: int) -> Split:
     """Draw the images that networks are trained on and that merges see: as many of each data set."""
     seed, labels, num = config.seed + number, data.train_labels, len(config.datasets)
     pool, validation = hold_out(len(labels), config.data.num_validation, seed)
@@ -236,7 +236,7 @@ def _draw(config: FusionConfig, data: Dataset, test_labels: np.ndarray, number: 
     ]
     classes = tuple(data.groups[config.datasets.index(name)] for name in (*config.seen, *config.unseen))
     everything = {"real_labels": np.concatenate(list(train.values())), "pretrained": np.concatenate(early)}
-    return Pair(
+    return Split(
         number, seed, classes, classes, (*config.seen, *config.unseen), {**train, **everything}, validation,
         np.concatenate(shown), labels, test_labels,
     )  # fmt: skip

@@ -11,22 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from autofusion_jax.evaluation.results import Summary
 from autofusion_jax.models.heads import Backbone, ClassHead, NextToken
-from autofusion_jax.models.registry import build_model
 from autofusion_jax.types import Params
-from configs.schema import DataConfig, GPT2Config, MergeConfig
+from configs.models import build, model_config
+from configs.schema import DataConfig, MergeConfig
 from data.dataset import Dataset
 from data.registry import load_dataset
 from data.text import LENGTH, PAD
-from pipeline.endpoints import Setting
-from pipeline.multitask import TasksContext
+from pipeline.endpoints import Run
+from pipeline.headed_pair import HeadedPair
+from pipeline.headed_training import TaskData, draw_roles, get_trained, key_of, open_headed
 from pipeline.networks import Training
-from pipeline.specialists import TaskData, draw_roles, get_trained, key_of, open_headed
-from reporting.records import Row
+from pipeline.rows import Row
 from reporting.tables import heading
 from tables.fusion import INDIVIDUAL, PAPER, START
 from tables.fusion_backbones import BACKBONE_ROWS, FAST, OPTIONS, BackboneConfig, drawn, seen, trained
-from tables.schema import Entry, Panel, Source, Table
+from tables.schema import Panel, Table
 from training.loop import TrainOptions
 from training.losses import UNSCORED, token_cross_entropy
 
@@ -83,43 +84,40 @@ def next_tokens(tokens: np.ndarray) -> np.ndarray:
     return np.where(shifted == PAD, UNSCORED, shifted)
 
 
-def open_source(config: Any, console: Console) -> Source:
+def open_run(config: Any, console: Console) -> Run:
     """The joined data sets, and networks fine-tuned on each."""
     data = load_dataset(config.data.name, folder=config.data.dir, report=lambda line: console.print(line))
-    options = dataclasses.asdict(config.model)
     sizes = {"num_classes": 1, "pad": PAD, "vocab": BYTES, "length": config.tokens}
-    plain = build_model(options.pop("name"), (config.tokens,), **sizes, **options)
+    plain = build(config.model, (config.tokens,), **sizes)
     backbone = Backbone(plain.module, plain.input_shape)
     names = tuple(config.data.name.split("+"))
-    setting = Setting(config, data, backbone, jnp.asarray(data.test_images), console)
 
-    def open_number(number: int) -> TasksContext:
-        pair = draw_roles(setting, number, names)
+    def open_number(run: Run, number: int) -> HeadedPair:
+        split = draw_roles(run, number, names)
         tasks = []
         for place, name in enumerate(names):
-            x, y, test_x, test_y = text_of_task(config, data, place, pair.seed)
+            x, y, test_x, test_y = text_of_task(config, data, place, split.seed)
             tasks.append(TaskData(name, ClassHead(len(data.groups[place])), x, y, test_x, test_y))
         language = NextToken(backbone)
 
         def prepare(seed: int) -> Training:
             tokens = np.concatenate([task.inputs for task in tasks])
-            start: Params = backbone.init(key_of(pair, "pretrained"))
+            start: Params = backbone.init(key_of(split, "pretrained"))
             return Training(
                 language.apply, start, tokens, next_tokens(tokens), config.pretrain, seed, token_cross_entropy
             )
 
-        return open_headed(
-            setting, backbone, pair, tasks, get_trained(setting, pair, "pretrained", prepare)[0]
-        )
+        return open_headed(run, backbone, split, tasks, get_trained(run, split, "pretrained", prepare)[0])
 
-    return Source(data.sha256, data.notes, open_number)
+    test_x = jnp.asarray(data.test_images)
+    return Run(config, data, backbone, test_x, console, data.sha256, data.notes, open_number)
 
 
 def get_config() -> TextConfig:
     return TextConfig(
         name="fusion_text",
         data=DataConfig("+".join(TASKS), num_train=18_000, num_validation=0, num_unlabelled=900),
-        model=GPT2Config(dim=64, depth=2, num_heads=4, mlp_dim=128),
+        model=model_config("gpt2", dim=64, depth=2, num_heads=4, mlp_dim=128),
         train=TrainOptions(epochs=5, batch_size=64, learning_rate=2e-3, segment=50),
         pretrain=TrainOptions(epochs=2, batch_size=64, learning_rate=3e-3, segment=50),
         merge=MergeConfig(repeats=1),
@@ -127,7 +125,7 @@ def get_config() -> TextConfig:
     )
 
 
-def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
+def caption(config: Any, rows: Mapping[str, Summary]) -> list[str]:
     model = config.model
     return [
         f"Ours: a GPT-2 of dimension {model.dim}, {model.depth} blocks, {model.num_heads} heads and "
@@ -146,9 +144,9 @@ def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
 
 
 SPECIALISTS = tuple(
-    Entry(f"model_{letter}", f"Fine-tuned on {heading(name)}") for letter, name in zip("abc", TASKS)
+    Row(f"model_{letter}", f"Fine-tuned on {heading(name)}") for letter, name in zip("abc", TASKS)
 )
-ENTRIES = (
+ROWS = (
     START,
     INDIVIDUAL,
     *SPECIALISTS,
@@ -163,8 +161,8 @@ TABLE = Table(
     title="FusionBench, Table 13: text classification, a head for each task (tiny GPT-2)",
     panels=(
         Panel(
-            name="", title="", metrics=(*TASKS, "avg"), entries=ENTRIES, get_config=get_config,
-            caption=caption, open_source=open_source, costs=True, fast=FAST,
+            name="", title="", metrics=(*TASKS, "avg"), rows=ROWS, get_config=get_config,
+            caption=caption, open_run=open_run, costs=True, fast=FAST,
             task_vectors=True,
         ),
     ),

@@ -12,21 +12,24 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from autofusion_jax.models.registry import Model, build_model
+from autofusion_jax.evaluation.results import Summary
+from autofusion_jax.models.registry import Model
 from autofusion_jax.models.t5 import END, greedy_decode
 from autofusion_jax.types import Params
-from configs.schema import DataConfig, MergeConfig, T5Config
+from configs.models import build, model_config
+from configs.schema import DataConfig, MergeConfig
 from data.registry import load_dataset
 from data.text import PAD, encode
-from pipeline.endpoints import MODEL_ROLES, Setting
-from pipeline.multitask import TasksContext, open_tasks
+from pipeline.endpoints import Run
+from pipeline.headed_pair import HeadedPair, open_tasks
+from pipeline.headed_training import draw_roles, get_trained, key_of
 from pipeline.networks import Training
-from pipeline.specialists import draw_roles, get_trained, key_of
-from reporting.records import Row
+from pipeline.rows import Row
+from pipeline.split import MODEL_ROLES
 from tables.fusion import INDIVIDUAL, PAPER, REGMEAN, START, TASK_ARITHMETIC
 from tables.fusion_backbones import AVERAGE, TIES, seen, trained
 from tables.fusion_text import ABOUT_TASKS, BYTES, TextConfig, text_of_task
-from tables.schema import Entry, Panel, Source, Table
+from tables.schema import Panel, Table
 from training.loop import TrainOptions
 from training.losses import UNSCORED, token_cross_entropy
 
@@ -63,7 +66,7 @@ def rows(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnswerTask:
-    """A task whose answers are written; a `pipeline.multitask.Task`.
+    """A task whose answers are written; a `pipeline.headed_pair.Task`.
 
     Its measure is the percentage of test questions that are answered to the letter, by greedy decoding; the
     floor that of the most frequent answer.
@@ -90,32 +93,31 @@ class AnswerTask:
         return 100.0 * float(np.unique(self.target, axis=0, return_counts=True)[1].max() / len(self.target))
 
     def measure(self, params: Params, perm: Array | None) -> float:
-        """See `pipeline.multitask.Task`; `perm` is None, for there is no head apart."""
+        """See `pipeline.headed_pair.Task`; `perm` is None, for there is no head apart."""
         module: Any = self.model.module
         written = greedy_decode(module, params, self.source, max_len=ANSWER)
         return 100.0 * float(np.mean((np.asarray(written) == self.target).all(1)))
 
 
-def open_source(config: Any, console: Console) -> Source:
+def open_run(config: Any, console: Console) -> Run:
     """The joined data sets, and networks fine-tuned on each."""
     data = load_dataset(config.data.name, folder=config.data.dir, report=lambda line: console.print(line))
-    options, source_len = dataclasses.asdict(config.model), PREFIX + config.tokens
-    sizes = {"vocab": BYTES, "source_len": source_len, "decoder_depth": options["depth"]}
-    model = build_model(options.pop("name"), (source_len + ANSWER,), **sizes, **options)
+    source_len = PREFIX + config.tokens
+    sizes = {"vocab": BYTES, "source_len": source_len, "decoder_depth": config.model.depth}
+    model = build(config.model, (source_len + ANSWER,), **sizes)
     names = tuple(config.data.name.split("+"))
-    setting = Setting(config, data, model, jnp.asarray(data.test_images), console)
 
-    def open_number(number: int) -> TasksContext:
-        pair = draw_roles(setting, number, names)
-        texts = [text_of_task(config, data, place, pair.seed) for place in range(len(names))]
+    def open_number(run: Run, number: int) -> HeadedPair:
+        split = draw_roles(run, number, names)
+        texts = [text_of_task(config, data, place, split.seed) for place in range(len(names))]
 
         def pretrain(seed: int) -> Training:
-            start = model.init(key_of(pair, "pretrained"))
+            start = model.init(key_of(split, "pretrained"))
             passages = np.concatenate([x for x, *_ in texts])
             read, written = rows(*_continuations(passages, source_len))
             return Training(model.apply, start, read, written, config.pretrain, seed, token_cross_entropy)
 
-        base, _ = get_trained(setting, pair, "pretrained", pretrain)
+        base, _ = get_trained(run, split, "pretrained", pretrain)
         share, models, seconds, tasks = config.data.num_unlabelled // len(names), [], [], []
         for role, name, (x, y, test_x, test_y) in zip(MODEL_ROLES, names, texts):
             read, written = rows(questions(name, x), answers([ANSWERS[name][k] for k in y]))
@@ -123,16 +125,17 @@ def open_source(config: Any, console: Console) -> Source:
             def tune(seed: int, read: np.ndarray = read, written: np.ndarray = written) -> Training:
                 return Training(model.apply, base, read, written, config.train, seed, token_cross_entropy)
 
-            params, took = get_trained(setting, pair, role, tune)
+            params, took = get_trained(run, split, role, tune)
             models.append(params)
             seconds.append(took)
             asked = jnp.asarray(questions(name, test_x))
             wanted = answers([ANSWERS[name][k] for k in test_y])
             tasks.append(AnswerTask(name, jnp.asarray(read[:share]), model, asked, wanted))
         x = jnp.concatenate([task.x for task in tasks])
-        return open_tasks(setting, pair, models, seconds, tasks, base, x)
+        return open_tasks(run, split, models, seconds, tasks, base, x)
 
-    return Source(data.sha256, data.notes, open_number)
+    test_x = jnp.asarray(data.test_images)
+    return Run(config, data, model, test_x, console, data.sha256, data.notes, open_number)
 
 
 def _continuations(passages: np.ndarray, source_len: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +149,7 @@ def get_config() -> TextConfig:
     return TextConfig(
         name="fusion_text_to_text",
         data=DataConfig("+".join(ANSWERS), num_train=8000, num_validation=0, num_unlabelled=400),
-        model=T5Config(dim=64, depth=2, num_heads=4, head_dim=16, mlp_dim=128),
+        model=model_config("t5", dim=64, depth=2, num_heads=4, head_dim=16, mlp_dim=128),
         train=TrainOptions(epochs=4, batch_size=64, learning_rate=2e-3, segment=50),
         pretrain=TrainOptions(epochs=2, batch_size=64, learning_rate=2e-3, segment=50),
         merge=MergeConfig(repeats=1),
@@ -155,7 +158,7 @@ def get_config() -> TextConfig:
     )
 
 
-def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
+def caption(config: Any, rows: Mapping[str, Summary]) -> list[str]:
     model = config.model
     return [
         f"Ours, to show that the path works, no more: a T5 of dimension {model.dim}, {model.depth} blocks on "
@@ -173,11 +176,11 @@ def caption(config: Any, rows: Mapping[str, Row]) -> list[str]:
     ]
 
 
-ENTRIES = (
+ROWS = (
     START,
     INDIVIDUAL,
-    Entry("model_a", "Fine-tuned on language"),
-    Entry("model_b", "Fine-tuned on section"),
+    Row("model_a", "Fine-tuned on language"),
+    Row("model_b", "Fine-tuned on section"),
     AVERAGE,
     REGMEAN,
     TASK_ARITHMETIC,
@@ -189,8 +192,8 @@ TABLE = Table(
     title="FusionBench, Table 14: text to text, two tasks (tiny T5)",
     panels=(
         Panel(
-            name="", title="", metrics=(*ANSWERS, "avg"), entries=ENTRIES, get_config=get_config,
-            caption=caption, open_source=open_source, costs=True,
+            name="", title="", metrics=(*ANSWERS, "avg"), rows=ROWS, get_config=get_config,
+            caption=caption, open_run=open_run, costs=True,
         ),
     ),
 )  # fmt: skip

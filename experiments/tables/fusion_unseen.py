@@ -6,7 +6,7 @@ Command: `python experiments/reproduce.py --table=fusion_unseen --data_dir=DIR`
 import functools
 
 from tables.fusion import AS_PUBLISHED, DATASETS, PAPER, START, caption, get_config, within
-from tables.fusion_source import open_source
+from tables.fusion_source import open_run
 from tables.schema import Panel, Table
 
 SPLITS = {
@@ -24,9 +24,9 @@ def _panel(name: str) -> Panel:
         name=name,
         title=TITLES[name],
         metrics=("seen_within", "unseen_within", *within(seen), *within(unseen)),
-        entries=(START, *AS_PUBLISHED),
+        rows=(START, *AS_PUBLISHED),
         get_config=functools.partial(get_config, f"fusion_unseen/{name}", seen=seen, unseen=unseen),
-        open_source=open_source,
+        open_run=open_run,
         caption=caption(
             f"The form is that of {PAPER}, Tables 5 and 17: six tasks seen and two unseen there. *Seen* and "
             "*Unseen* are means over the tasks whose networks are merged, and over the others. "

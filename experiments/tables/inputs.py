@@ -17,14 +17,14 @@ SERIES = {
     "teacher_z": "standardised-logit teacher",
     "control_random_network": "fresh network on the EM teacher's labels (control)",
 }
-ENTRIES = (*ENDPOINTS, *chosen_rows(tuple(SERIES)))
+ROWS = (*ENDPOINTS, *chosen_rows(tuple(SERIES)))
 
 
 def _panel(number: int):
     config = functools.partial(
         settings, "mnist_mlp", f"inputs/{number}", repeats=1, data__num_unlabelled=number
     )
-    return panel(str(number), f"{number:,} images", ENTRIES, config)
+    return panel(str(number), f"{number:,} images", ROWS, config)
 
 
 TABLE = Table(

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from reporting.comparison import mean_and_spread
-from reporting.records import Record, summarise
-from reporting.tables import heading, markdown_rows
+from autofusion_jax.evaluation.results import Result, summarise
+from autofusion_jax.evaluation.tables import markdown_rows
+from reporting.published import mean_and_spread
+from reporting.tables import heading
 from tables.schema import Table
 
 
@@ -13,7 +14,7 @@ def overview_title(table: Table) -> str:
     return f"{heading(table.overview_metric)} accuracy (%), all panels:"
 
 
-def overview_markdown(table: Table, records: Mapping[str, Sequence[Record]]) -> str:
+def overview_markdown(table: Table, records: Mapping[str, Sequence[Result]]) -> str:
     """One line for each panel, one column for each row that the table names for it.
 
     Cells are the mean of the table's metric, with its standard deviations over pairs and over keys.

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autofusion_jax.atomic import write_text
+from autofusion_jax.evaluation.results import Result, read_results
 from configs.schema import identity
-from pipeline.rows import build_method
-from reporting.records import Record, read_records
-from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Entry, Panel, Source, Table, TableConfig
+from pipeline.endpoints import Run
+from pipeline.rows import plain, row_identity
+from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Panel, Table, TableConfig
 from tables.settings import restore
 
 CONFIG_FILE, RESULTS_FILE = "config.json", "results.jsonl"
@@ -30,7 +31,7 @@ class StoredPanel(NamedTuple):
     panel: Panel
     config: TableConfig
     notes: tuple[str, ...]
-    records: list[Record]
+    records: list[Result]
 
 
 def panel_folder(panel: Panel, config: TableConfig) -> Path:
@@ -43,7 +44,7 @@ def read_panel(panel: Panel, out_dir: str) -> StoredPanel | None:
     config = panel.get_config()
     config.out_dir = out_dir
     folder = panel_folder(panel, config)
-    records = read_results(folder)
+    records = stored_results(folder)
     if not records:
         return None
     stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -51,15 +52,15 @@ def read_panel(panel: Panel, out_dir: str) -> StoredPanel | None:
     return StoredPanel(panel, config, tuple(stored["notes"]), in_order(panel, config, records))
 
 
-def read_results(folder: Path) -> list[Record]:
-    """The records in a folder, as they were written; none if there is no file."""
+def stored_results(folder: Path) -> list[Result]:
+    """The results in a folder, as they were written; none if there is no file."""
     path = folder / RESULTS_FILE
-    return read_records(path) if path.is_file() else []
+    return read_results(path) if path.is_file() else []
 
 
-def in_order(panel: Panel, config: TableConfig, records: list[Record]) -> list[Record]:
+def in_order(panel: Panel, config: TableConfig, records: list[Result]) -> list[Result]:
     """The records of the rows that a panel has today, and of the pairs asked for, in its order."""
-    order = [entry.name for entry in panel.entries]
+    order = [entry.name for entry in panel.rows]
     wanted = [record for record in records if record.method in order and record.pair < config.pairs]
     return sorted(wanted, key=lambda record: (order.index(record.method), record.pair))
 
@@ -69,22 +70,10 @@ def panel_identity(config: TableConfig) -> dict[str, Any]:
     fields = identity(config)
     for name in ("methods", "references"):
         fields["merge"].pop(name)
-    return _plain(fields)
+    return plain(fields)
 
 
-def row_identity(panel: Panel, entry: Entry, config: TableConfig) -> dict[str, Any]:
-    """What makes two runs of a row the same: its method with all options, defaults too."""
-    method = build_method(entry.method, config, entry.options) if entry.method else None
-    before = {"align": entry.align, "from_start": entry.from_start, "own_inputs": entry.own_inputs}
-    return _plain({
-        "method": entry.method, "options": method.options if method else {},
-        "correction": panel.correction if method else None, "search": entry.search,
-        "real_labels": entry.real_labels, "members": entry.members,
-        **{name: value for name, value in before.items() if value},
-    })  # fmt: skip
-
-
-def claim(folder: Path, table: Table, panel: Panel, config: TableConfig, source: Source) -> None:
+def claim(folder: Path, table: Table, panel: Panel, config: TableConfig, run: Run) -> None:
     """Write the resolved settings into a new folder, or check that those of its results agree.
 
     Pictures made under other settings of their own are removed, to be drawn again.
@@ -92,12 +81,12 @@ def claim(folder: Path, table: Table, panel: Panel, config: TableConfig, source:
     Raises:
         ValueError: the folder holds results of other settings; says which.
     """
-    settings = {**panel_identity(config), "data_sha256": source.sha256}
-    rows = {entry.name: row_identity(panel, entry, config) for entry in panel.entries}
+    settings = {**panel_identity(config), "data_sha256": run.data_sha256}
+    rows = {row.name: row_identity(row, config) for row in panel.rows}
     path = folder / CONFIG_FILE
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
-        done = {record.method for record in read_results(folder)}
+        done = {record.method for record in stored_results(folder)}
         differing = [
             *_differences("", stored["config"], settings, set(settings) - {"pairs", *PICTURED}),
             *_differences("row ", stored["rows"], rows, done & set(rows)),
@@ -112,7 +101,7 @@ def claim(folder: Path, table: Table, panel: Panel, config: TableConfig, source:
                 (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     named = {"table": table.name, **({"panel": panel.name} if panel.name else {})}
-    fields = {**named, "config": settings, "rows": rows, "notes": list(source.notes)}
+    fields = {**named, "config": settings, "rows": rows, "notes": list(run.notes)}
     write_text(path, json.dumps(fields, indent=2) + "\n")
 
 
@@ -127,12 +116,3 @@ def _differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], name
         if before != after:
             found.append(f"{kind}{name}{': ' if inner else ''}{', '.join(inner)}")
     return found
-
-
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON holds it; a function by its name."""
-    return json.loads(json.dumps(fields, default=_by_name))
-
-
-def _by_name(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else f"{value.__module__}.{value.__qualname__}"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from autofusion_jax.atomic import write_text
+from autofusion_jax.evaluation.results import Result, Summary, summarise
 from autofusion_jax.plots.canvas import save_figure
-from reporting.records import Record, Row, summarise
 from reporting.sweep_figure import Series, sweep_figure
 from tables.commands import RanPanel, table_command
 from tables.schema import Point, Sweep, Table, TableConfig
@@ -17,7 +17,7 @@ FIGURE_FILE = "figure.json"
 Y_TITLE = "joint accuracy (%)"
 VARIANTS = ("soft", "hard", None)
 
-Results = Mapping[str, tuple[TableConfig, Sequence[Record]]]
+Results = Mapping[str, tuple[TableConfig, Sequence[Result]]]
 """Panel -> its settings and its records."""
 
 
@@ -57,7 +57,7 @@ def _command(table: Table, results: Results) -> str:
     ])  # fmt: skip
 
 
-def _caption(config: TableConfig, rows: Sequence[Row]) -> str:
+def _caption(config: TableConfig, rows: Sequence[Summary]) -> str:
     """How many pairs and keys the points and their bars are made of."""
     pairs, repeats = max(row.num_pairs for row in rows), max(row.num_repeats for row in rows)
     text = f"mean of {pairs} pair(s) x {repeats} key(s), seed {config.seed} and up"
@@ -66,7 +66,7 @@ def _caption(config: TableConfig, rows: Sequence[Row]) -> str:
     return f"{text}; bars: standard deviation over {'pairs' if pairs > 1 else 'keys'}"
 
 
-def _series(sweep: Sweep, rows: Mapping[tuple[str, str, str | None], Row]) -> list[Series]:
+def _series(sweep: Sweep, rows: Mapping[tuple[str, str, str | None], Summary]) -> list[Series]:
     found = []
     for label, points in sweep.series.items():
         for variant in VARIANTS:
@@ -78,7 +78,7 @@ def _series(sweep: Sweep, rows: Mapping[tuple[str, str, str | None], Row]) -> li
     return found
 
 
-def _one_series(label: str, points: Sequence[tuple[Point, Row]]) -> Series:
+def _one_series(label: str, points: Sequence[tuple[Point, Summary]]) -> Series:
     errors = [(row.std_pairs if row.num_pairs > 1 else row.std_repeats)["joint"] for _, row in points]
     return Series(label, [point.x for point, _ in points], [row.mean["joint"] for _, row in points], errors)
 

@@ -3,29 +3,30 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from autofusion_jax.evaluation.results import Result, Summary, summarise
 from autofusion_jax.evaluation.similarity import task_vector_cosines
 from autofusion_jax.plots.canvas import save_figure
-from reporting.records import Record, Row, summarise
+from pipeline.endpoints import Run
 from reporting.tables import heading
 from reporting.task_figure import radar_figure, similarity_matrix_figure
-from tables.schema import RADAR_FIGURE, TASK_VECTORS_FIGURE, Panel, Source, TableConfig
+from tables.schema import RADAR_FIGURE, TASK_VECTORS_FIGURE, Panel, TableConfig
 
 MEANS = ("avg_within", "seen_within", "unseen_within")
 """What is measured within tasks, but of several at once."""
 
 
 def draw_task_figures(
-    folder: Path, panel: Panel, config: TableConfig, source: Source, records: Sequence[Record]
+    folder: Path, panel: Panel, config: TableConfig, run: Run, records: Sequence[Result]
 ) -> None:
     """Draw the figures of all tasks that a panel asks for: the radar of the rows that are there."""
     if panel.radar:
         _draw_radar(folder / RADAR_FIGURE, panel, config, summarise(records))
     if panel.task_vectors and not (folder / TASK_VECTORS_FIGURE).is_file():
-        _draw_task_vectors(folder / TASK_VECTORS_FIGURE, config, source)
+        _draw_task_vectors(folder / TASK_VECTORS_FIGURE, config, run)
 
 
-def _draw_radar(path: Path, panel: Panel, config: TableConfig, rows: Sequence[Row]) -> None:
-    titles = {entry.name: entry.title for entry in panel.entries}
+def _draw_radar(path: Path, panel: Panel, config: TableConfig, rows: Sequence[Summary]) -> None:
+    titles = {entry.name: entry.title for entry in panel.rows}
     drawn = {row.method: row.mean for row in rows if row.method in panel.radar}
     if not drawn:
         return
@@ -39,11 +40,11 @@ def _draw_radar(path: Path, panel: Panel, config: TableConfig, rows: Sequence[Ro
     save_figure(radar_figure(lines, names, title=title), path)
 
 
-def _draw_task_vectors(path: Path, config: TableConfig, source: Source) -> None:
-    context = source.open_pair(0)
-    names = [heading(name) for name in context.pair.names[: len(context.models)]]
+def _draw_task_vectors(path: Path, config: TableConfig, run: Run) -> None:
+    pair = run.pair(0)
+    names = [heading(name) for name in pair.split.names[: len(pair.models)]]
     figure = similarity_matrix_figure(
-        task_vector_cosines(context.start, context.models), names, label="cosine similarity",
-        title=f"{config.name}, seed {context.pair.seed}: task vectors",
+        task_vector_cosines(pair.start, pair.models), names, label="cosine similarity",
+        title=f"{config.name}, seed {pair.split.seed}: task vectors",
     )  # fmt: skip
     save_figure(figure, path)

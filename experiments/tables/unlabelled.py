@@ -9,11 +9,12 @@ Command: `python experiments/reproduce.py --table=unlabelled --data_dir=DIR`
 import functools
 from typing import Any
 
-from pipeline.baselines import REFERENCE_ROWS
-from pipeline.endpoints import MODEL_ROLES
+from pipeline.reference_rows import REFERENCE_ROWS
+from pipeline.rows import Row, corrected
+from pipeline.split import MODEL_ROLES
 from reporting.tables import heading, title_of
 from tables.autofusion import panel, settings
-from tables.schema import Entry, Panel, Table
+from tables.schema import Panel, Table
 
 COMPARED = (
     "interpolation", "weight_matching", "activation_matching", "zipit", "autofusion_paper", "autofusion",
@@ -35,14 +36,12 @@ ABOUT = (
 )
 
 
-def chosen_rows(names: tuple[str, ...]) -> tuple[Entry, ...]:
+def chosen_rows(names: tuple[str, ...]) -> tuple[Row, ...]:
     """Rows of methods, in their default settings, and reference rows, by name."""
-    return tuple(
-        Entry(name, title_of(name, None), None if name in REFERENCE_ROWS else name) for name in names
-    )
+    return tuple(Row(name, title_of(name, None), None if name in REFERENCE_ROWS else name) for name in names)
 
 
-def reference_rows(kinds: tuple[str, ...] = ("teacher_", "control_", "real_labels_")) -> tuple[Entry, ...]:
+def reference_rows(kinds: tuple[str, ...] = ("teacher_", "control_", "real_labels_")) -> tuple[Row, ...]:
     """The reference rows of these kinds, all that there are."""
     return chosen_rows(tuple(name for name in REFERENCE_ROWS if name.startswith(kinds)))
 
@@ -55,11 +54,14 @@ def _panel(name: str, base: str, *, num_tasks: int = 2, **changes: Any) -> Panel
     named = {"fashion": "fashion_mnist"}.get(data, data)
     task = {key: f", {key.replace('_', '+')} classes" for key in SPLITS} | {"5to1": ", A:B 5:1"}
     kind = next((text for key, text in task.items() if name.endswith(key)), "")
-    entries = (*endpoints, *chosen_rows(COMPARED), *reference_rows())
+    merges = chosen_rows(COMPARED)
+    if model == "resnet20":
+        merges = corrected(merges, "reset_norm")
+    entries = (*endpoints, *merges, *reference_rows())
     return panel(
         name, f"{heading(named)}, {MODEL_NAMES.get(model, model.upper())}{kind}", entries, config, *ABOUT,
         metrics=("joint", *letters, "avg"), costs=True,
-        correction="reset_norm" if model == "resnet20" else None, fast=(*MODEL_ROLES[:num_tasks], *FAST),
+        fast=(*MODEL_ROLES[:num_tasks], *FAST),
     )  # fmt: skip
 
 

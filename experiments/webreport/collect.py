@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from autofusion_jax.evaluation.results import Result, read_results
 from autofusion_jax.validation import require
-from reporting.comparison import PUBLISHED
-from reporting.records import Record, read_records
+from reporting.published import PUBLISHED
 
 RESULTS_FILE, CONFIG_FILE, FIGURE_FILE, CSV_FILE = (
     "results.jsonl",
@@ -22,7 +22,8 @@ RESULTS_FILE, CONFIG_FILE, FIGURE_FILE, CSV_FILE = (
     "results.csv",
 )
 TEXT_FILES = ("results.md", "table.md")
-SKIPPED = {"checkpoints", "jobs"}
+SKIPPED = {"checkpoints", "rows"}
+DRAWN_FILE = "drawn.npz"
 
 Key = tuple[str, str | None]
 """Method and variant."""
@@ -62,7 +63,7 @@ class Run:
     panel: str | None
     config: Mapping[str, Any]
     rows: Mapping[str, Mapping[str, Any]]
-    records: tuple[Record, ...]
+    records: tuple[Result, ...]
     text: str
     lines: tuple[Published, ...]
     command: str | None
@@ -142,7 +143,7 @@ def _read_run(path: Path) -> Run:
     table = stored.get("table")
     return Run(
         folder, table, stored.get("panel"), stored.get("config", {}) if table else stored,
-        stored.get("rows", {}) if table else {}, tuple(read_records(path)), read_prose(folder),
+        stored.get("rows", {}) if table else {}, tuple(read_results(path)), read_prose(folder),
         _read_lines(folder / CSV_FILE), stored.get("command"),
     )  # fmt: skip
 
@@ -191,15 +192,14 @@ def read_matrices(run: Run) -> Iterator[tuple[Key, str, np.ndarray]]:
 
 
 def _arrays(run: Run, wanted: str) -> Iterator[tuple[Key, str, np.ndarray]]:
-    for method in dict.fromkeys(record.method for record in run.records):
-        path = run.folder / "jobs" / f"pair0_{method}.npz"
-        if not path.is_file():
-            continue
-        with np.load(path, allow_pickle=False) as stored:
-            for name in stored.files:
-                kind, variant, part = name.split("/", 2)
-                if kind == wanted:
-                    yield (method, variant or None), part, stored[name]
+    path = run.folder / DRAWN_FILE
+    if not path.is_file():
+        return
+    with np.load(path, allow_pickle=False) as stored:
+        for name in stored.files:
+            method, kind, variant, part = name.split("/", 3)
+            if kind == wanted:
+                yield (method, variant or None), part, stored[name]
 
 
 def read_histories(run: Run) -> dict[str, dict[str, np.ndarray]]:

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from autofusion_jax.evaluation.results import Result, Summary, summarise
 from pipeline.endpoints import MODEL_ROLES
-from reporting.records import Record, Row, summarise
 from reporting.tables import heading, title_of
 from tables.schema import ENSEMBLE
 from webreport.collect import Published, Run
@@ -55,7 +55,7 @@ class Line:
     title: str
     method: str
     kind: str
-    row: Row
+    row: Summary
     published: Mapping[str, float]
     paper: bool = False
     aligned: bool = False
@@ -164,7 +164,7 @@ def settings(run: Run, anchor: str, title: str) -> list[Setting]:
     return found
 
 
-def _lines(run: Run, records: Sequence[Record], stored: Sequence[Published]) -> list[Line]:
+def _lines(run: Run, records: Sequence[Result], stored: Sequence[Published]) -> list[Line]:
     rows = summarise(records)
     order = list(run.rows)
     rows.sort(key=lambda row: order.index(row.method) if row.method in order else len(order))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reporting.records import Record, write_records
+from autofusion_jax.evaluation.results import Result, write_results
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
 GAMMAS = 5
@@ -25,11 +25,11 @@ ACCURACY = {
 
 def record(config, method, variant, pair, repeat, joint, path=None):
     metrics = {"joint": joint, "task_a": joint + 0.5, "task_b": joint - 0.5, "avg": joint}
-    return Record(config, method, variant, pair, repeat, pair, metrics, 1234, 1.5, path)
+    return Result(config, method, variant, pair, repeat, pair, metrics, 1234, 1.5, path)
 
 
 def write_merge(folder: Path, name: str = "digits_mlp", pairs: int = 2) -> None:
-    (folder / "jobs").mkdir(parents=True)
+    folder.mkdir(parents=True)
     data = {"name": "digits", "dir": "secret/place", "num_unlabelled": 500}
     config = {"name": name, "data": data, "pairs": pairs, "out_dir": "secret/place", "runs_dir": "runs"}
     (folder / "config.json").write_text(json.dumps(config))
@@ -43,15 +43,17 @@ def write_merge(folder: Path, name: str = "digits_mlp", pairs: int = 2) -> None:
                 (folder / path).mkdir(parents=True)
                 history = {"retain": [3.0, 2.0, 1.0 + pair], "align": [1.0, 2.0, 3.0]}
                 (folder / path / "meta.json").write_text(json.dumps({"history": history}))
-    write_records(folder / "results.jsonl", records)
+    write_results(folder / "results.jsonl", records)
+    arrays = {}
     for method, variants in {"interpolation": [""], "autofusion": ["soft", "hard"]}.items():
-        arrays = {}
         for number, variant in enumerate(variants):
             base = np.linspace(10, 90, GAMMAS) + number
-            arrays |= {f"curve/{variant}/{m}": base + i for i, m in enumerate(("joint", "task_a", "task_b"))}
+            arrays |= {
+                f"{method}/curve/{variant}/{m}": base + i for i, m in enumerate(("joint", "task_a", "task_b"))
+            }
             for group in ("dense_0", "dense_1"):
-                arrays[f"matrix/{variant}/{group}"] = np.eye(8)[::-1] if variant else np.eye(8)
-        np.savez(folder / "jobs" / f"pair0_{method}.npz", allow_pickle=False, **arrays)
+                arrays[f"{method}/matrix/{variant}/{group}"] = np.eye(8)[::-1] if variant else np.eye(8)
+    np.savez(folder / "drawn.npz", allow_pickle=False, **arrays)
 
 
 def write_panel(folder: Path, table: str, panel: str) -> None:
@@ -69,7 +71,7 @@ def write_panel(folder: Path, table: str, panel: str) -> None:
     (folder / "results.csv").write_text("\n".join([head, *lines]) + "\n")
     joints = {"average": 20.0, "half": 95.0, "model_a": 50.0}  # the table's order is that of its settings
     label = f"{table}/{panel}"
-    write_records(
+    write_results(
         folder / "results.jsonl", [record(label, name, None, 0, 0, joint) for name, joint in joints.items()]
     )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from autofusion_jax.evaluation.results import read_results
 from configs.schema import METHODS, REFERENCES
-from reporting.records import read_records
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def merge(cwd, *args, **options):
 def numbers(folder):
     return [
         (r.method, r.variant, r.pair, r.repeat, r.seed, r.metrics, r.num_learned)
-        for r in read_records(folder / "results.jsonl")
+        for r in read_results(folder / "results.jsonl")
     ]
 
 
@@ -57,7 +57,7 @@ def test_it_writes_what_it_says(finished):
     for name in ("results.jsonl", "table.md", "interpolation.png", "permutations.png", "config.json"):
         assert (out / name).stat().st_size > 0 and name in printed
     assert "results in out" in printed
-    records = read_records(out / "results.jsonl")
+    records = read_results(out / "results.jsonl")
     methods = list(dict.fromkeys(r.method for r in records))
     assert tuple(methods) == (*REFERENCES[:2], *METHODS, *REFERENCES[2:])
     assert {r.pair for r in records} == {0, 1} and {r.seed for r in records} == {0, 1}
@@ -78,7 +78,8 @@ def test_the_same_command_twice_gives_the_same_numbers(finished, tmp_path):
 def test_a_finished_run_is_not_run_again(finished):
     cwd, _ = finished
     before = (cwd / "out" / "results.jsonl").read_text()
-    assert "evaluated" not in merge(cwd, "--config.out_dir=out", "--config.pairs=2").stdout
+    lines = merge(cwd, "--config.out_dir=out", "--config.pairs=2").stdout.splitlines()
+    assert all("found in" in line for line in lines if "row(s) to go" in line)
     assert (cwd / "out" / "results.jsonl").read_text() == before
 
 
@@ -90,7 +91,7 @@ def test_another_config_does_not_overwrite(finished):
 
 def test_evaluate_repeats_the_number(finished):
     cwd, _ = finished
-    record = next(r for r in read_records(cwd / "out" / "results.jsonl") if r.method == "autofusion")
+    record = next(r for r in read_results(cwd / "out" / "results.jsonl") if r.method == "autofusion")
     run("evaluate.py", f"--checkpoint=out/{record.path}", "--out=e.json", cwd=cwd)
     assert json.loads((cwd / "e.json").read_text())["metrics"] == pytest.approx(record.metrics)
     run(
@@ -106,7 +107,7 @@ def test_evaluate_repeats_the_number(finished):
 
 def test_corrupt_checkpoints_are_refused(finished):
     cwd, _ = finished
-    record = next(r for r in read_records(cwd / "out" / "results.jsonl") if r.method == "weight_matching")
+    record = next(r for r in read_results(cwd / "out" / "results.jsonl") if r.method == "weight_matching")
     (cwd / "out" / record.path / "meta.json").write_text("{}")
     done = run("evaluate.py", f"--checkpoint=out/{record.path}", cwd=cwd, status=2)
     assert "corrupt" in done.stderr and "Traceback" not in done.stderr
@@ -137,7 +138,7 @@ def undisturbed(tmp_path_factory):
 def test_killed_and_started_again(tmp_path, undisturbed, how):
     """Killed twice at different points, then left alone: the numbers are those of an undisturbed run."""
     args = command("merge.py", "--config=digits_mlp", *BRIEF)
-    for marker in ("runs/checkpoints/*/seed_0/*/step_*", "runs/digits_mlp-*/jobs/pair0_interpolation.jsonl"):
+    for marker in ("runs/checkpoints/*/seed_0/*/step_*", "runs/rows/interpolation_*"):
         process = subprocess.Popen(
             args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts
         )

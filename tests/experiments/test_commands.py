@@ -33,7 +33,7 @@ def ran_panel(table, panel, rows=None, *, fast=False, **changes):
     for field, value in changes.items():
         override(config, f"{field.replace('__', '.')}={value}")
     stored = json.loads(json.dumps({**panel_identity(config), "data_sha256": "0"}))
-    return RanPanel(table, panel, stored, rows or [entry.name for entry in panel.entries])
+    return RanPanel(table, panel, stored, rows or [entry.name for entry in panel.rows])
 
 
 @pytest.mark.parametrize(

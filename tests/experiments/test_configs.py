@@ -6,7 +6,7 @@ from autofusion_jax.merging.registry import METHODS
 from configs import CONFIGS, check_overrides, get_config
 from configs.schema import identity, split_commas
 from data.registry import DATASETS
-from pipeline.baselines import REFERENCE_ROWS
+from pipeline.reference_rows import REFERENCE_ROWS
 
 NAMED = {
     "digits_mlp",

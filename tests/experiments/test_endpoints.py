@@ -9,7 +9,8 @@ from rich.console import Console
 
 from configs import get_config
 from data.registry import DATASETS
-from pipeline.endpoints import draw_pair, open_setting
+from pipeline.endpoints import open_run
+from pipeline.split import draw_split
 
 
 def setting(**changes):
@@ -17,30 +18,34 @@ def setting(**changes):
     for name, value in changes.items():
         owner = config.data if hasattr(config.data, name) else config.task
         setattr(owner, name, value)
-    return open_setting(config, Console(file=io.StringIO()))
+    return open_run(config, Console(file=io.StringIO()))
+
+
+def draw(run, number):
+    return draw_split(run.config, run.dataset, number)
 
 
 def test_disjoint_halves():
-    pair = draw_pair(setting(), 0)
-    assert pair.tasks == pair.classes and pair.roles == ("model_a", "model_b")
-    assert pair.names == ("task_a", "task_b") and pair.train_labels.ndim == 1
+    split = draw(setting(), 0)
+    assert split.tasks == split.classes and split.roles == ("model_a", "model_b")
+    assert split.names == ("task_a", "task_b") and split.train_labels.ndim == 1
 
 
 def test_shared_labels():
     shared = setting(labels="shared", sizes=(3, 7))
-    pair, labels = draw_pair(shared, 1), shared.dataset.train_labels
-    assert shared.model.module.num_classes == 7 and pair.tasks == (tuple(range(3)), tuple(range(7)))
-    for row, role, classes in zip(pair.train_labels, pair.roles, pair.classes):
-        assert (np.asarray(classes)[row[pair.train[role]]] == labels[pair.train[role]]).all()
-    assert (pair.test_labels >= 0).sum(0).tolist() == [1] * len(shared.dataset.test_labels)
+    split, labels = draw(shared, 1), shared.dataset.train_labels
+    assert shared.model.module.num_classes == 7 and split.tasks == (tuple(range(3)), tuple(range(7)))
+    for row, role, classes in zip(split.train_labels, split.roles, split.classes):
+        assert (np.asarray(classes)[row[split.train[role]]] == labels[split.train[role]]).all()
+    assert (split.test_labels >= 0).sum(0).tolist() == [1] * len(shared.dataset.test_labels)
 
 
 def test_three_tasks():
     three = setting(sizes=(3, 3, 4))
-    pair = draw_pair(three, 0)
-    assert pair.roles == ("model_a", "model_b", "model_c") and three.model.module.num_classes == 10
-    indices = np.concatenate([pair.train[role] for role in pair.roles])
-    assert sorted(indices) == sorted(pair.train["real_labels"])
+    split = draw(three, 0)
+    assert split.roles == ("model_a", "model_b", "model_c") and three.model.module.num_classes == 10
+    indices = np.concatenate([split.train[role] for role in split.roles])
+    assert sorted(indices) == sorted(split.train["real_labels"])
 
 
 def test_joined_data_sets_are_tasks(monkeypatch):
@@ -48,8 +53,8 @@ def test_joined_data_sets_are_tasks(monkeypatch):
     for name in names:
         monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS["digits"], name=name))
     joined = setting(name="+".join(names), labels="shared")
-    pair = draw_pair(joined, 0)
-    assert pair.names == names and pair.tasks == (tuple(range(10)),) * 3
+    split = draw(joined, 0)
+    assert split.names == names and split.tasks == (tuple(range(10)),) * 3
     assert joined.model.module.num_classes == 10
     assert setting(name="+".join(names)).model.module.num_classes == 30
     with pytest.raises(ValueError, match="sizes must be empty: each joined data set is a task"):
@@ -58,7 +63,7 @@ def test_joined_data_sets_are_tasks(monkeypatch):
 
 def test_imbalance_is_among_the_unlabelled_alone():
     plain, uneven = setting(), setting(ratio=5.0)
-    one, other = draw_pair(plain, 0), draw_pair(uneven, 0)
+    one, other = draw(plain, 0), draw(uneven, 0)
     assert (one.train["model_a"] == other.train["model_a"]).all()
     assert len(other.unlabelled) == len(one.unlabelled)
     share = np.isin(other.unlabelled, other.train["model_a"]).mean()

@@ -10,14 +10,13 @@ import pytest
 from rich.console import Console
 
 from autofusion_jax.checkpoints.orbax_io import load, save
+from autofusion_jax.evaluation.results import flat_metrics
 from configs import get_config
+from configs.models import model_config
 from configs.schema import DataConfig
-from pipeline.baselines import REFERENCE_ROWS
-from pipeline.endpoints import draw_pair, open_setting
-from pipeline.rows import open_pair
-from reporting.records import flat_metrics
+from pipeline.endpoints import open_run
+from pipeline.reference_rows import REFERENCE_ROWS
 from tables import mudsc_s1
-from tables.schema import TableConfig
 from training.loop import TrainOptions
 
 pytestmark = pytest.mark.slow
@@ -39,9 +38,9 @@ def run(path, *args, status=0):
 
 def two_questions(folder):
     """The endpoints of `--table=mudsc_s1`, small."""
-    model = mudsc_s1.CosineMLPConfig(widths=(16, 16), embed_dim=8)
-    config = TableConfig("mudsc_s1", data=DIGITS, model=model, train=TRAIN, runs_dir=str(folder))
-    return mudsc_s1.open_source(config, Console(file=io.StringIO())).open_pair(0)
+    model = model_config("mlp", widths=(16, 16), use_bias=False, head="cosine", embed_dim=8)
+    config = mudsc_s1.MudscConfig("mudsc_s1", data=DIGITS, model=model, train=TRAIN, runs_dir=str(folder))
+    return mudsc_s1.open_run(config, Console(file=io.StringIO())).pair(0)
 
 
 def three_tasks(folder):
@@ -49,8 +48,8 @@ def three_tasks(folder):
     config = get_config("digits_mlp")
     config.data, config.train, config.runs_dir = DIGITS, TRAIN, str(folder)
     config.task.labels, config.task.sizes = "shared", (3, 3, 4)
-    setting = open_setting(config, Console(file=io.StringIO()))
-    return open_pair(setting, draw_pair(setting, 0))
+    run = open_run(config, Console(file=io.StringIO()))
+    return run.pair(0)
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +57,18 @@ def questions(tmp_path_factory):
     return two_questions(tmp_path_factory.mktemp("questions"))
 
 
-def stored(context, role):
+def stored(pair, role):
     """Where its network lies. The settings of a network of `mudsc_s1` are not those of the pair."""
-    (path,) = Path(context.setting.config.runs_dir).glob(f"checkpoints/*/seed_0/{role}/final")
+    (path,) = Path(pair.run.config.runs_dir).glob(f"checkpoints/*/seed_0/{role}/final")
     return path
 
 
 def test_the_numbers_are_those_of_the_experiment(questions, tmp_path):
-    for context in (questions, three_tasks(tmp_path)):
-        (outcome,) = REFERENCE_ROWS["model_b"](context)
-        run(stored(context, "model_b"), f"--out={tmp_path / 'metrics.json'}")
+    for pair in (questions, three_tasks(tmp_path)):
+        (network,) = REFERENCE_ROWS["model_b"](pair)
+        run(stored(pair, "model_b"), f"--out={tmp_path / 'metrics.json'}")
         found = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
-        assert flat_metrics(found) == pytest.approx(flat_metrics(context.evaluate(outcome)))
+        assert flat_metrics(found) == pytest.approx(flat_metrics(pair.evaluate(network)))
 
 
 @pytest.mark.parametrize("args", [["--task_a=0,1"], ["--data=mnist"]])

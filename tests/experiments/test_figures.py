@@ -15,14 +15,28 @@ from rich.console import Console
 import autofusion_jax as af
 import figures
 from autofusion_jax.evaluation.accuracy import evaluate
-from configs.schema import Config, DataConfig, VGGConfig
+from configs.models import model_config
+from configs.schema import Config, DataConfig
 from data.registry import load_dataset
 from figures import FIGURE_FILE, FIGURES, layers, maps, run_figure
-from figures.interpolation import ENTRIES, STRATEGIES
+from figures.interpolation import ROWS, STRATEGIES
 from figures.permutations import FIGURE_7
-from figures.schema import FAST, FULL, Curves, Drawn, Entry, Series, Sizes
-from figures.work import Work, file_name, merge_case, remember
-from pipeline.endpoints import open_setting
+from figures.schema import (
+    FAST,
+    FULL,
+    Contents,
+    Curves,
+    Drawing,
+    Series,
+    Sizes,
+    file_name,
+    merge_row,
+    result_of,
+)
+from pipeline import engine
+from pipeline.endpoints import open_run
+from pipeline.rows import make_networks
+from pipeline.run_folder import run_rows
 from training.loop import TrainOptions
 
 TINY = Sizes(
@@ -41,7 +55,7 @@ def tiny_config(name="tiny"):
     return Config(
         name=name,
         data=DataConfig("digits", num_validation=100, num_unlabelled=1000),
-        model=VGGConfig(widths=(4, 6), pool_after=(0,)),
+        model=model_config("vgg", widths=(4, 6), pool_after=(0,)),
         train=TrainOptions(epochs=2, batch_size=64, segment=25),
     )
 
@@ -53,11 +67,11 @@ def quiet():
 def tiny(figure):
     """The figure on digits, with fewer of its merges."""
     configs = tuple(lambda i=i: tiny_config(f"tiny_{i}") for i in range(len(figure.configs)))
-    wanted = [e for e in figure.entries if e.options.get("strategy", "normalized") == "normalized"]
+    wanted = [e for e in figure.rows if e.options.get("strategy", "normalized") == "normalized"]
     entries = tuple(
         dataclasses.replace(e, options=OPTIONS if e.method.startswith("autofusion") else {}) for e in wanted
     )
-    return dataclasses.replace(figure, configs=configs, entries=entries)
+    return dataclasses.replace(figure, configs=configs, rows=entries)
 
 
 @pytest.fixture(scope="module")
@@ -79,19 +93,20 @@ def make(name, runs, **options):
     return run_figure(name, **{**arguments, "console": quiet(), **options})
 
 
-def case_of(name, runs):
+def drawing_of(name, runs):
+    """A figure at its tiny size, with the pair that it shows."""
     figure = FIGURES[name]
     config = figure.configs[0]()
     config.runs_dir = str(runs)
-    work = Work(figure, runs, str(runs), TINY, (config,), quiet())
-    return work, work.case(config.name)
+    drawing = Drawing(figure, runs, TINY, {config.name: open_run(config, quiet())}, quiet())
+    return drawing, drawing.run.pair(0)
 
 
-def accuracy(case, params, images, metric):
-    dataset = case.setting.dataset
+def accuracy(pair, params, images, metric):
+    dataset = pair.run.dataset
     rows = np.linspace(0, len(dataset.test_labels) - 1, images).round().astype(int)
-    x, labels = case.setting.test_x[rows], dataset.test_labels[rows]
-    return evaluate(case.setting.model.apply, params, x, labels, case.pair.tasks)[metric]
+    x, labels = pair.run.test_x[rows], dataset.test_labels[rows]
+    return evaluate(pair.run.model.apply, params, x, labels, pair.split.tasks)[metric]
 
 
 @pytest.mark.slow
@@ -115,24 +130,24 @@ def test_every_figure_says_what_it_holds(name, runs):
 
 @pytest.mark.slow
 def test_curves_end_at_the_endpoints(runs):
-    _, case = case_of("4", runs)
+    _, pair = drawing_of("4", runs)
     stored = json.loads((make("4", runs) / FIGURE_FILE).read_text())["curves"]
     assert stored["x"] == [0, 0.5, 1]
     images = TINY.test_images
     for series in stored["series"]:
-        assert series["y"][-1] == pytest.approx(accuracy(case, case.params_a, images, "joint"), abs=1e-4)
+        assert series["y"][-1] == pytest.approx(accuracy(pair, pair.params_a, images, "joint"), abs=1e-4)
         if not series["name"].endswith("soft"):  # a soft B is another network
-            assert series["y"][0] == pytest.approx(accuracy(case, case.params_b, images, "joint"), abs=1e-4)
+            assert series["y"][0] == pytest.approx(accuracy(pair, pair.params_b, images, "joint"), abs=1e-4)
     middle = {series["name"]: series["y"][1] for series in stored["series"]}
-    average = jax.tree.map(lambda a, b: (a + b) / 2, case.params_a, case.params_b)
-    assert middle["plain interpolation"] == pytest.approx(accuracy(case, average, images, "joint"), abs=1e-4)
+    average = jax.tree.map(lambda a, b: (a + b) / 2, pair.params_a, pair.params_b)
+    assert middle["plain interpolation"] == pytest.approx(accuracy(pair, average, images, "joint"), abs=1e-4)
 
 
 @pytest.mark.slow
 def test_nothing_is_made_twice(runs, monkeypatch):
     folder = make("4", runs)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(af, "merge", None)
+    monkeypatch.setattr(engine, "make_networks", None)
     make("4", runs)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     make("3", runs, out_dir=str(runs / "again"))  # from the merges and the curves of figure 4
@@ -156,10 +171,10 @@ def test_other_settings_make_the_figure_anew(runs, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_l1_complexity_is_that_of_the_kept_permutations(runs):
-    work, case = case_of("5", runs)
+    drawing, pair = drawing_of("5", runs)
     stored = json.loads((make("5", runs) / FIGURE_FILE).read_text())["numbers"]
     assert stored["l1_largest"] == {"conv_0": 8, "conv_1": 12}
-    perms = merge_case(case, work.figure.entries[0], work.console).perms
+    perms = result_of(drawing.merge(pair, drawing.row(drawing.figure.rows[0]))).perms
     moved = {
         group: 2 * int((np.asarray(perm) != np.arange(len(perm))).sum()) for group, perm in perms.items()
     }
@@ -168,16 +183,16 @@ def test_l1_complexity_is_that_of_the_kept_permutations(runs):
 
 @pytest.mark.slow
 def test_spread_is_over_pairs(runs, monkeypatch, tmp_path):
-    case = case_of("cka", runs)[1]
+    pair = drawing_of("cka", runs)[1]
     measured = iter(([0.2, 0.4], [0.4, 0.8]))
     headings = [heading for pair in layers.PICTURES.values() for heading in pair]
 
-    def measure(work, case):
+    def measure(drawing, pair):
         values = np.array(next(measured))
         return {f"{heading}|some method": values for heading in headings}
 
     monkeypatch.setattr(layers, "_measure", measure)
-    monkeypatch.setattr(Work, "case", lambda self, name, number=0: case)
+    monkeypatch.setattr(type(pair.run), "pair", lambda self, number: pair)
     monkeypatch.setattr(figures, "FULL", dataclasses.replace(TINY, pairs=2))
     curves = json.loads((make("cka", runs, out_dir=str(tmp_path)) / FIGURE_FILE).read_text())["curves"]
     assert len(curves["series"]) == len(headings)
@@ -188,63 +203,65 @@ def test_spread_is_over_pairs(runs, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_kept_merge_is_the_merge(runs):
-    work, case = case_of("4", runs)
-    entry = Entry("weight_matching", "Git Re-Basin")
+    drawing, pair = drawing_of("4", runs)
+    row = drawing.row(merge_row("weight_matching", "Git Re-Basin"), labelled=1000)
+    key = jax.random.split(jax.random.fold_in(jax.random.key(pair.split.seed), 100), 1)[0]
+    result = af.merge(pair.params_a, pair.params_b, pair.spec, None, method="weight_matching", key=key)
     for _ in range(2):
-        merged = merge_case(case, entry, work.console, labelled=True)
-        key = jax.random.fold_in(jax.random.key(case.pair.seed), 100)
-        result = af.merge(case.params_a, case.params_b, case.spec, None, method="weight_matching", key=key)
-        jax.tree.map(np.testing.assert_array_equal, dict(merged.perms), dict(result.perms))
-        jax.tree.map(np.testing.assert_array_equal, merged.variants[""], result.params)
-    x, y = case.labelled
+        networks = drawing.merge(pair, row)
+        jax.tree.map(np.testing.assert_array_equal, dict(result_of(networks).perms), dict(result.perms))
+        jax.tree.map(np.testing.assert_array_equal, networks[0].params, result.params)
+    x, y = pair.labelled(1000)
     data = load_dataset("digits")
     known = {row.tobytes(): label for row, label in zip(data.train_images, data.train_labels)}
     images = np.asarray(jnp.round(255 * x), np.uint8)
     assert len(y) == 1000 and [known[image.tobytes()] for image in images] == y.tolist()
 
 
-def test_remember_keeps_whole_results_only(tmp_path):
-    calls = []
-
-    def fail():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        remember(tmp_path, "part", {"a": 1}, fail)
-    assert not list(tmp_path.iterdir())
-
-    def arrays():
-        calls.append(1)
-        return {"deep/path": np.arange(3)}
-
-    first, again = (remember(tmp_path, "part", {"a": 1}, arrays) for _ in range(2))
-    other, _ = remember(tmp_path, "part", {"a": 2}, arrays)
-    assert first[0] == again[0] != other and len(calls) == 2
-    np.testing.assert_array_equal(again[1]["deep/path"], [0, 1, 2])
+@pytest.mark.slow
+def test_the_merge_of_a_run_is_that_of_a_figure(tiny_figures, tmp_path, monkeypatch):
+    """`merge.py` and a figure ask for the same merge: it is computed and stored once."""
+    drawing, pair = drawing_of("5", tmp_path / "runs")
+    (row,) = [drawing.row(row) for row in drawing.figure.rows if row.method == "weight_matching"]
+    drawing.merge(pair, row)
+    made = []
+    monkeypatch.setattr(
+        engine, "make_networks", lambda row, pair: made.append(row.name) or make_networks(row, pair)
+    )
+    config = drawing.run.config
+    config.merge.methods, config.merge.references = ("weight_matching", "interpolation"), ("model_a",)
+    config.evaluate.curve_points = 3
+    found = run_rows(tmp_path, drawing.run)
+    assert made == ["model_a", "interpolation"]
+    methods = list(dict.fromkeys(result.method for result in found))
+    assert methods == ["model_a", "weight_matching", "interpolation"]
+    assert (tmp_path / found[1].path / "manifest.json").is_file()
 
 
 def test_the_figures_are_those_of_the_paper():
     assert set(FIGURES) == {"3", "4", "5", "6", "7", "8", "9", "cka"}
     assert FULL.gammas == 50 and FULL.paper_epochs == 64 and FAST.gammas < 20
-    assert [e.options["strategy"] for e in ENTRIES if "strategy" in e.options] == list(STRATEGIES)
+    assert [e.options["strategy"] for e in ROWS if "strategy" in e.options] == list(STRATEGIES)
     assert [build().name for build in FIGURE_7.configs] == ["mnist_vgg", "kmnist_vgg", "fashion_vgg"]
     assert FIGURES["9"].configs[0]().name == "kmnist_vgg" and FIGURES["8"].draw.func is maps.draw
 
 
 def test_a_first_look_is_small_and_in_a_folder_of_its_own(runs, monkeypatch):
     seen = []
-    figure = dataclasses.replace(tiny(FIGURES["4"]), fast=ENTRIES[:1])
+    figure = dataclasses.replace(tiny(FIGURES["4"]), fast=ROWS[:1])
     monkeypatch.setitem(
-        FIGURES, "4", dataclasses.replace(figure, draw=lambda work: seen.append(work) or Drawn("", ()))
+        FIGURES,
+        "4",
+        dataclasses.replace(figure, draw=lambda drawing: seen.append(drawing) or Contents("", ())),
     )
     folder = make("4", runs, fast=True)
-    (work,) = seen
+    (drawing,) = seen
     assert folder == runs / "figure_4_fast"
     assert json.loads((folder / FIGURE_FILE).read_text())["command"].endswith("--figure=4 --fast")
-    assert work.sizes == FAST and work.figure.entries == ENTRIES[:1]
+    assert drawing.sizes == FAST and drawing.figure.rows == ROWS[:1]
     full = figure.configs[0]()
-    assert work.configs[0].data.num_train == 4000 and full.data.num_train == 0
-    assert work.configs[0].data.num_unlabelled < full.data.num_unlabelled
+    assert drawing.run.config.data.num_train == 4000 and full.data.num_train == 0
+    assert drawing.run.config.data.num_unlabelled < full.data.num_unlabelled
 
 
 def test_missing_numbers_are_null():
@@ -262,4 +279,4 @@ def test_names():
 
 
 def test_sizes_of_the_tiny_data_fit():
-    assert open_setting(tiny_config(), quiet()).dataset.test_labels.size >= TINY.test_images
+    assert open_run(tiny_config(), quiet()).dataset.test_labels.size >= TINY.test_images

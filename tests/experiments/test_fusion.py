@@ -1,4 +1,4 @@
-"""FusionBench's setting: images that say their task, who sees which images, what is measured."""
+"""FusionBench's run: images that say their task, who sees which images, what is measured."""
 
 import dataclasses
 import io
@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from autofusion_jax.evaluation.networks import Network
 from autofusion_jax.models.registry import build_model
 from data.corruptions import corrupt
 from data.registry import DATASETS
 from pipeline.endpoints import to_inputs
-from pipeline.rows import Outcome
+from pipeline.reference_rows import ENSEMBLE
+from pipeline.rows import Row, make_networks
 from tables.fusion import get_config
-from tables.fusion_source import EXCLUDED, TaskModel, marked, open_source
-from tables.runner import run_entry
-from tables.schema import ENSEMBLE, Entry
+from tables.fusion_source import EXCLUDED, TaskModel, marked, open_run
 
 NAMES = ("digits", "digits_b", "digits_c", "digits_d")
 
@@ -42,11 +42,11 @@ def runs_dir(tmp_path_factory):
 
 
 def opened(config):
-    return open_source(config, Console(file=io.StringIO())).open_pair(0)
+    return open_run(config, Console(file=io.StringIO())).pair(0)
 
 
 @pytest.fixture(scope="module")
-def context(runs_dir):
+def pair(runs_dir):
     return opened(tiny_config(runs_dir))
 
 
@@ -63,24 +63,24 @@ def test_images_say_which_classes_they_ask_about():
     assert grown == {group.name for group in plain.perm_spec.groups.values()}
 
 
-def test_who_sees_which_images(context):
-    pair, data = context.pair, context.setting.dataset
-    assert pair.roles == ("model_a", "model_b", "model_c") and pair.names == NAMES
-    assert [len(pair.train[role]) for role in pair.roles] == [100] * 3
-    assert len(pair.train["real_labels"]) == 300 and len(pair.train["pretrained"]) == 120
-    for task, (role, own) in enumerate(zip(pair.roles, context.own_inputs)):
-        assert set(data.train_labels[pair.train[role]] // 10) == {task}
+def test_who_sees_which_images(pair):
+    split, data = pair.split, pair.run.dataset
+    assert split.roles == ("model_a", "model_b", "model_c") and split.names == NAMES
+    assert [len(split.train[role]) for role in split.roles] == [100] * 3
+    assert len(split.train["real_labels"]) == 300 and len(split.train["pretrained"]) == 120
+    for task, (role, own) in enumerate(zip(split.roles, pair.own_inputs)):
+        assert set(data.train_labels[split.train[role]] // 10) == {task}
         assert len(own) == 12 and set(np.unique(np.rint(255 * own[..., 1]))) == {task + 1}
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), context.start, context.models[0])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), pair.start, pair.models[0])
     assert jax.tree.leaves(moved).count(True) > len(jax.tree.leaves(moved)) / 2
 
 
-def test_what_is_measured(context):
+def test_what_is_measured(pair):
     """Told the task, of all classes, and the means over seen and unseen tasks."""
-    params, model = context.models[1], context.setting.model
-    metrics = context.evaluate(Outcome(params, model.apply))
-    logits = np.asarray(model.apply(params, context.setting.test_x.at[..., -1].set(0)))
-    labels = context.pair.test_labels
+    params, model = pair.models[1], pair.run.model
+    metrics = pair.evaluate(Network(params, model.apply))
+    logits = np.asarray(model.apply(params, pair.run.test_x.at[..., -1].set(0)))
+    labels = pair.split.test_labels
     within = []
     for task in range(4):
         own = labels // 10 == task
@@ -93,17 +93,17 @@ def test_what_is_measured(context):
     assert metrics["joint"] == pytest.approx(100 * np.mean(logits.argmax(1) == labels))
 
 
-def test_merges_see_the_corrupted_images_that_are_measured(context, runs_dir):
+def test_merges_see_the_corrupted_images_that_are_measured(pair, runs_dir):
     config = tiny_config(runs_dir, unseen=(), corruption="contrast", sees_test=True)
     corrupted = opened(config)
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, context.models, corrupted.models))  # found again
-    clean, after = context.setting.test_x[:120], corrupted.setting.test_x
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, pair.models, corrupted.models))  # found again
+    clean, after = pair.run.test_x[:120], corrupted.run.test_x
     before = np.rint(clean[..., :1] * 255).astype(np.uint8)
     np.testing.assert_array_equal(after[..., :1], to_inputs(corrupt(before, "contrast", seed=0)))
     np.testing.assert_array_equal(after[..., 1], clean[..., 1])
     for own in corrupted.own_inputs:
         assert (np.asarray(own)[:, None] == np.asarray(after)).all((2, 3, 4)).any(1).all()
-    apply_fn = corrupted.setting.model.apply
-    each = [corrupted.evaluate(Outcome(params, apply_fn))["tasks_within"] for params in corrupted.models]
-    individual = corrupted.evaluate(run_entry(Entry(ENSEMBLE, ""), corrupted, None)[0])["tasks_within"]
+    apply_fn = corrupted.run.model.apply
+    each = [corrupted.evaluate(Network(params, apply_fn))["tasks_within"] for params in corrupted.models]
+    individual = corrupted.evaluate(make_networks(Row(ENSEMBLE, ""), corrupted)[0])["tasks_within"]
     assert individual == {name: one[name] for name, one in zip(NAMES, each)}

@@ -26,7 +26,7 @@ def test_fresh_adapters_change_nothing(model):
 
 
 def test_a_change_of_a_convolution_is_a_matrix_product():
-    """Entry (i, j, c, d) of a window gets `sum_r down[(i, j, c), r] up[r, d]`."""
+    """Row (i, j, c, d) of a window gets `sum_r down[(i, j, c), r] up[r, d]`."""
     down, up = jax.random.normal(jax.random.key(0), (12, 2)), jax.random.normal(jax.random.key(1), (2, 5))
     changed = with_adapters({"k": jnp.zeros((2, 2, 3, 5))}, {"k": {"down": down, "up": up}})["k"]
     expected = np.einsum("ijcr,rd->ijcd", np.asarray(down).reshape(2, 2, 3, 2), np.asarray(up))

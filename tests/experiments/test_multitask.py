@@ -9,14 +9,14 @@ import pytest
 import scipy.ndimage
 
 import autofusion_jax as af
+from autofusion_jax.evaluation.networks import Network, SideBySide
 from autofusion_jax.models.heads import Backbone, ClassHead, HeadedNetwork, ImageHead, NextToken, reordered
 from autofusion_jax.models.registry import build_model
 from autofusion_jax.models.t5 import END, greedy_decode
 from autofusion_jax.trees import flatten_by_path
-from pipeline.endpoints import Pair
-from pipeline.multitask import HeadedTask, open_tasks
-from pipeline.rows import Outcome, SideBySide
-from pipeline.specialists import TaskData
+from pipeline.headed_pair import HeadedTask, open_tasks
+from pipeline.headed_training import TaskData
+from pipeline.split import Split
 from tables.fusion_heads import edges, noisy
 from tables.fusion_text import next_tokens
 from tables.fusion_text_to_text import ANSWER, AnswerTask, answers, questions, rows
@@ -73,7 +73,7 @@ def task(network, params, seed):
 
 
 @functools.cache
-def context():
+def pair():
     """Two tasks, of images and of classes, and the first network's twin with its units in another order."""
     spec = backbone().perm_spec
     params = backbone().init(jax.random.key(0))
@@ -83,17 +83,17 @@ def context():
         task(HeadedNetwork(backbone(), head), model, k) for k, (head, model) in enumerate(zip(heads, models))
     ]
     nothing = np.zeros(0, int)
-    pair = Pair(0, 0, (), (), ("a", "b"), {}, nothing, nothing, nothing, nothing)
+    split = Split(0, 0, (), (), ("a", "b"), {}, nothing, nothing, nothing, nothing)
 
     class OfModel:
         model = backbone()
 
-    return open_tasks(OfModel, pair, models, (0.0, 0.0), tasks, params, tasks[0].x)
+    return open_tasks(OfModel, split, models, (0.0, 0.0), tasks, params, tasks[0].x)
 
 
 def test_own_networks_are_at_100_and_floors_at_0():
-    here = context()
-    together = Outcome(here.models, SideBySide(backbone().apply), storable=False)
+    here = pair()
+    together = Network(here.models, SideBySide(backbone().apply), storable=False)
     metrics = here.evaluate(together)
     assert metrics["tasks"] == dict(zip("ab", here.own))
     assert metrics["tasks_scaled"] == {"a": 100, "b": 100} and metrics["scaled"] == 100
@@ -102,7 +102,7 @@ def test_own_networks_are_at_100_and_floors_at_0():
     assert images.floor == pytest.approx(255 * np.abs(images.test_y - images.average).mean())
     assert classes.floor == pytest.approx(100 * np.bincount(classes.test_y).min() / 30)
     nothing = jax.tree.map(jnp.zeros_like, here.models[0])
-    value = here.evaluate(Outcome(nothing, backbone().apply))
+    value = here.evaluate(Network(nothing, backbone().apply))
     bias = np.asarray(classes.head["bias"]).argmax()
     assert value["tasks"]["b"] == pytest.approx(100 * np.mean(classes.test_y == bias))
     floor, own = classes.floor, here.own[1]
@@ -111,18 +111,18 @@ def test_own_networks_are_at_100_and_floors_at_0():
 
 def test_heads_read_aligned_features_in_their_own_order():
     """A network and its twin in another order of units: aligned and averaged they are the network again."""
-    here = context()
+    here = pair()
     options = {"method": "average", "align": "weight_matching"}
     result = af.merge_many(here.models, here.spec, here.x, **options)
-    merged = here.evaluate(Outcome(result.params, result.apply_fn, result=result))
+    merged = here.evaluate(Network(result.params, result.apply_fn, result=result))
     assert merged["tasks"] == pytest.approx(dict(zip("ab", here.own)), rel=1e-3)
-    plain = here.evaluate(Outcome(result.params, result.apply_fn))  # not told of the order
+    plain = here.evaluate(Network(result.params, result.apply_fn))  # not told of the order
     assert abs(plain["tasks"]["b"] - here.own[1]) > 1
 
 
 def test_fishers_are_those_of_networks_with_their_heads():
     """Nothing that a head multiplies by zero counts; the reader, which no head reads, never does."""
-    here = context()
+    here = pair()
     assert [sorted(flatten_by_path(known)) for known in here.fishers] == [
         sorted(flatten_by_path(here.base))
     ] * 2

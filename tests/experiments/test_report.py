@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reporting.records import read_records, write_records
+from autofusion_jax.evaluation.results import read_results, write_results
 from reporting.tables import title_of
 from tables import TABLES
 from tests.experiments.report_runs import ACCURACY, HOSTILE, record, write_all, write_figure, write_merge
@@ -201,7 +201,7 @@ def test_rows_in_the_papers_settings_are_known_by_their_options(ours, roles, tmp
     text = json.dumps({"table": "2", "panel": "vgg", "config": {}, "rows": stored})
     (tmp_path / "config.json").write_text(text)
     records = [record("2/vgg", name, None, 0, 0, joint) for name, (*_, joint) in rows.items()]
-    write_records(tmp_path / "results.jsonl", records)
+    write_results(tmp_path / "results.jsonl", records)
     (setting,) = summary.settings(collect(tmp_path)[0][0], "anchor", "")
     assert setting.of_paper().row.method == "rounded"
     bars = headline.headline(setting)
@@ -247,7 +247,7 @@ def test_matrices_are_drawn_unit_by_unit(made):
 
 def test_what_is_missing_is_left_out(tmp_path):
     write_merge(tmp_path / "runs" / "one")
-    for name in ("jobs", "checkpoints", "config.json", "table.md"):
+    for name in ("drawn.npz", "checkpoints", "config.json", "table.md"):
         path = tmp_path / "runs" / "one" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     elements = Elements(write_page(*collect(tmp_path / "runs"), tmp_path / "out").path.read_text("utf-8"))
@@ -287,7 +287,7 @@ def test_it_shows_what_reproduce_writes(tmp_path):
     counts = " ".join(printed.split()).partition(" in /")[0]
     assert any(counts in " ".join(text.split()) for text in texts)
     for panel in ("100", "300"):
-        records = read_records(runs / "table_inputs" / panel / "results.jsonl")
+        records = read_results(runs / "table_inputs" / panel / "results.jsonl")
         assert [one.method for one in records] == ["interpolation", "teacher_em"]
         assert {f"{one.metrics['joint']:.2f}" for one in records} <= set(texts)
         assert {title_of(one.method, None) for one in records} <= set(texts)

@@ -10,11 +10,14 @@ import pytest
 from rich.console import Console
 
 from autofusion_jax.evaluation.accuracy import ALL_METRICS
-from configs.schema import DataConfig, EvaluateConfig, MergeConfig, MLPConfig
-from reporting.records import summarise
+from autofusion_jax.evaluation.results import summarise
+from configs.models import model_config
+from configs.schema import DataConfig, EvaluateConfig, MergeConfig
+from pipeline.endpoints import open_run
+from pipeline.rows import Row
 from tables.report import panel_text, total_seconds, write_panel, write_table
 from tables.runner import run_rows
-from tables.schema import Entry, Panel, Point, Sweep, Table, TableConfig, open_config
+from tables.schema import Panel, Point, Sweep, Table, TableConfig
 from tables.settings import override
 from tables.stored import StoredPanel
 from training.loop import TrainOptions
@@ -26,7 +29,7 @@ def tiny_config():
     return TableConfig(
         name="tiny",
         data=DataConfig("digits", num_validation=100, num_unlabelled=200),
-        model=MLPConfig(widths=(16, 16)),
+        model=model_config("mlp", widths=(16, 16)),
         train=TrainOptions(epochs=2, batch_size=64, segment=50),
         merge=MergeConfig(repeats=2, epochs=1),
         evaluate=EvaluateConfig(curve_points=3, curve_images=100),
@@ -39,19 +42,19 @@ PANEL = Panel(
     name="",
     title="",
     metrics=("joint", "avg_within"),
-    entries=(
-        Entry("model_a", "Model A"),
-        Entry("model_b", "Model B"),
-        Entry("ensemble", "Ensemble"),
-        Entry("teacher_confidence", "Teacher"),
-        Entry("average", "Average", "interpolation", published={"joint": 50.0}),
-        Entry("best", "Best average", "interpolation", search={"gamma": (0.5, 1.0)}),
-        Entry("rebasin", "Git Re-Basin", "weight_matching"),
-        Entry("labels", "Real labels", "autofusion", {"zeta": 0.0}, real_labels=0.5),
-        Entry("ours", "AutoFusion", "autofusion", {"zeta": 0.0}),
+    rows=(
+        Row("model_a", "Model A"),
+        Row("model_b", "Model B"),
+        Row("ensemble", "Ensemble"),
+        Row("teacher_confidence", "Teacher"),
+        Row("average", "Average", "interpolation", published={"joint": 50.0}),
+        Row("best", "Best average", "interpolation", search={"gamma": (0.5, 1.0)}),
+        Row("rebasin", "Git Re-Basin", "weight_matching"),
+        Row("labels", "Real labels", "autofusion", {"zeta": 0.0}, real_labels=0.5),
+        Row("ours", "AutoFusion", "autofusion", {"zeta": 0.0}),
     ),
     get_config=tiny_config,
-    open_source=open_config,
+    open_run=open_run,
     caption=lambda config, rows: [f"{len(rows)} rows"],
     curves=("average", "rebasin"),
     landscape=("average", "rebasin", "best"),
@@ -70,17 +73,17 @@ def reproduce(tmp_path, **changes):
     config.runs_dir, config.out_dir = str(tmp_path / "runs"), str(tmp_path / "out")
     for assignment, value in changes.items():
         override(config, f"{assignment}={value}")
-    source = PANEL.open_source(config, console)
-    names = [entry.name for entry in PANEL.entries]
-    records = run_rows(TINY, PANEL, config, source, console, names)
-    return StoredPanel(PANEL, config, source.notes, records), source, console.export_text()
+    run = PANEL.open_run(config, console)
+    names = [entry.name for entry in PANEL.rows]
+    records = run_rows(TINY, PANEL, config, run, console, names)
+    return StoredPanel(PANEL, config, run.notes, records), run, console.export_text()
 
 
 @pytest.mark.slow
 def test_rows_are_run_once(tmp_path):
-    done, source, printed = reproduce(tmp_path)
+    done, run, printed = reproduce(tmp_path)
     folder, records = tmp_path / "out", done.records
-    runs = {e.name: [r for r in records if r.method == e.name] for e in PANEL.entries}
+    runs = {e.name: [r for r in records if r.method == e.name] for e in PANEL.rows}
     keyed = {"rebasin": 2, "labels": 4, "ours": 4}  # two keys, soft and hard
     assert {name: len(found) for name, found in runs.items()} == {name: keyed.get(name, 1) for name in runs}
     assert [(r.variant, r.repeat) for r in runs["ours"]] == [
@@ -89,7 +92,7 @@ def test_rows_are_run_once(tmp_path):
         ("soft", 1),
         ("hard", 1),
     ]
-    assert printed.count("within tasks") == 11 and "0 row(s) to go" in printed
+    assert printed.count("Avg within") == 11 and "0 row(s) to go" in printed
     assert all(set(record.metrics) == set(ALL_METRICS) for record in records)
     ensemble = runs["ensemble"][0].metrics
     assert ensemble["task_a_within"] == runs["model_a"][0].metrics["task_a_within"]
@@ -103,14 +106,15 @@ def test_rows_are_run_once(tmp_path):
     lines = (folder / "results.jsonl").read_text().splitlines()
     (folder / "results.jsonl").write_text("\n".join(lines[:5]) + "\n")  # as if killed after the fifth row
     again, _, printed = reproduce(tmp_path, pairs=2)
-    assert printed.count("within tasks") == 6 + 11
+    assert printed.count("Avg within") == 6 + 11
+    assert printed.count("found in") == 6  # in the store; the second pair's are new
     assert [r.metrics for r in again.records if r.pair == 0] == [r.metrics for r in records]
 
     with pytest.raises(ValueError, match=r"out_dir must be new or hold results of these settings.*\(seed\)"):
         reproduce(tmp_path, seed=7)
 
     console = quiet()
-    write_panel(TINY, done, source, console)
+    write_panel(TINY, done, run, console)
     write_table(TINY, done.config.out_dir)
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "results.jsonl", "results.md", "results.csv", "interpolation.png", "landscape.png",

@@ -5,18 +5,20 @@ import json
 import pytest
 
 from autofusion_jax.evaluation.accuracy import METRICS
-from reporting.records import Record, write_records
+from autofusion_jax.evaluation.results import Result, write_results
+from pipeline.endpoints import Run
 from tables import TABLES
 from tables.report import write_table
-from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Source
+from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE
 from tables.stored import CONFIG_FILE, RESULTS_FILE, claim, panel_folder, read_panel
 
 TABLE = TABLES["5"]
 NOTE = "some images are missing"
 
 
-def no_networks(number):
-    raise AssertionError("nothing is trained here")
+def run_of(config):
+    """A run of which no network is trained."""
+    return Run(config, None, None, None, None, "abc", (NOTE,), None)
 
 
 def config_of(panel, out_dir):
@@ -29,19 +31,19 @@ def claimed(panel, out_dir, **changes):
     config = config_of(panel, out_dir)
     for name, value in changes.items():
         setattr(config, name, value)
-    claim(panel_folder(panel, config), TABLE, panel, config, Source("abc", (NOTE,), no_networks))
+    claim(panel_folder(panel, config), TABLE, panel, config, run_of(config))
     return panel_folder(panel, config)
 
 
 def stored(panel, out_dir, rows=("interpolation", "omega_a_0.1", "omega_a_0.9")):
     folder = claimed(panel, out_dir)
     records = [
-        Record(
+        Result(
             TABLE.label(panel), row, None, 0, 0, 100, dict.fromkeys(METRICS, 50.0 + number), 0, 1.0, None, {}
         )
         for number, row in enumerate(rows)
     ]
-    write_records(folder / RESULTS_FILE, records)
+    write_results(folder / RESULTS_FILE, records)
     return folder
 
 

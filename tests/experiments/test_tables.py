@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from autofusion_jax.evaluation.results import read_results, summarise
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.models.layers import class_vectors
 from autofusion_jax.models.registry import build_model
-from configs.schema import MLPConfig, VGGConfig
+from configs.models import model_config
 from data.registry import DATASETS
 from data.text import text_arrays
-from pipeline.baselines import REFERENCE_ROWS
-from reporting.comparison import comparison_csv
-from reporting.records import read_records, summarise
+from pipeline.reference_rows import REFERENCE_ROWS
+from pipeline.rows import row_identity
+from reporting.published import comparison_csv
 from tables import TABLES, find_panel
 from tables.fusion_heads import HeadsConfig
 from tables.fusion_source import FusionConfig
@@ -26,9 +27,9 @@ from tables.fusion_text import TextConfig
 from tables.mudsc_s1 import TASKS, ClipModel, class_labels
 from tables.report import panel_lines, panel_text, write_panel, write_table
 from tables.runner import run_rows
-from tables.schema import ENSEMBLE
+from tables.schema import TableConfig
 from tables.settings import override
-from tables.stored import StoredPanel, panel_identity, read_panel, row_identity
+from tables.stored import StoredPanel, panel_identity, read_panel
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,35 +61,35 @@ def test_alike_class_vectors_by_hand():
 
 
 PANELS = [(table, panel) for table in TABLES.values() for panel in table.panels]
-BY_NAME = {"argvalues": PANELS, "ids": [table.label(panel) for table, panel in PANELS]}
 
 
-@pytest.mark.parametrize(("table", "panel"), **BY_NAME)
-def test_every_panel_is_sound(table, panel):
-    assert TABLES[table.name] is table and find_panel(table.name, panel.name) == (table, panel)
-    names = [entry.name for entry in panel.entries]
-    assert len(set(names)) == len(names)
-    assert {*panel.curves, *panel.landscape, *panel.fast} <= set(names)
-    for entry in panel.entries:
-        assert set(entry.published) <= set(panel.metrics)
-        assert entry.real_labels is None or 0 < entry.real_labels <= 1
-        if entry.method is None:
-            assert entry.name in (*REFERENCE_ROWS, ENSEMBLE)
-        else:
-            get_method(entry.method, **entry.options)
-    config = panel.get_config()
-    config.train.check()
-    config.task.check()
-    assert panel.get_config() is not config and panel.caption(config, {})
+def test_every_panel_is_sound():
+    for table, panel in PANELS:
+        label = table.label(panel)
+        assert TABLES[table.name] is table and find_panel(table.name, panel.name) == (table, panel)
+        names = [row.name for row in panel.rows]
+        assert len(set(names)) == len(names), label
+        assert {*panel.curves, *panel.landscape, *panel.fast} <= set(names), label
+        for row in panel.rows:
+            assert set(row.published) <= set(panel.metrics), label
+            assert row.real_labels is None or 0 < row.real_labels <= 1
+            if row.method is None:
+                assert row.name in REFERENCE_ROWS, label
+            else:
+                get_method(row.method, **row.options)
+        config = panel.get_config()
+        config.train.check()
+        config.task.check()
+        assert panel.get_config() is not config and panel.caption(config, {})
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_sweeps_name_rows_that_are_there(table):
-    entries = {panel.name: {entry.name for entry in panel.entries} for panel in table.panels}
-    for sweep in table.sweeps:
-        for point in (*(p for points in sweep.series.values() for p in points), *sweep.levels.values()):
-            assert point.entry in entries[point.panel]
-    assert set(table.fast) <= set(entries) and len(entries) == len(table.panels)
+def test_sweeps_name_rows_that_are_there():
+    for table in TABLES.values():
+        rows = {panel.name: {row.name for row in panel.rows} for panel in table.panels}
+        for sweep in table.sweeps:
+            for point in (*(p for points in sweep.series.values() for p in points), *sweep.levels.values()):
+                assert point.entry in rows[point.panel]
+        assert set(table.fast) <= set(rows) and len(rows) == len(table.panels)
 
 
 def stored_panels():
@@ -99,22 +100,24 @@ def stored_panels():
     return [(folder, settings) for folder, settings in sorted(found.items()) if "table" in settings]
 
 
-@pytest.mark.parametrize(("folder", "settings"), stored_panels(), ids=lambda v: getattr(v, "name", ""))
-def test_stored_tables_come_from_their_records(folder, settings):
+def test_stored_tables_come_from_their_results():
     """Text and numbers, in the settings that the table and its methods have today but for pairs and seeds."""
-    table, panel = find_panel(settings["table"], settings.get("panel", ""))
-    stored, config = settings["config"], panel.get_config()
-    config.pairs, config.seed = stored["pairs"], stored["seed"]
-    stored.pop("data_sha256")
-    assert panel_identity(config) == stored
-    records = read_records(folder / "results.jsonl")
-    rows = {entry.name: row_identity(panel, entry, config) for entry in panel.entries}
-    for name in {record.method for record in records}:
-        assert settings["rows"][name] == rows[name]
-    assert (folder / "results.md").read_text().startswith(panel_text(table, panel, config, records))
-    lines = panel_lines(panel, records)
-    assert (folder / "results.csv").read_text() == comparison_csv({panel.name: lines}, panel.metrics)
-    assert {row.num_pairs for row in summarise(records)} == {stored["pairs"]}
+    for folder, settings in stored_panels():
+        table, panel = find_panel(settings["table"], settings.get("panel", ""))
+        stored, config = settings["config"], panel.get_config()
+        config.pairs, config.seed = stored["pairs"], stored["seed"]
+        stored.pop("data_sha256")
+        assert panel_identity(config) == stored, folder
+        results = read_results(folder / "results.jsonl")
+        rows = {row.name: row_identity(row, config) for row in panel.rows}
+        for name in {result.method for result in results}:
+            assert settings["rows"][name] == rows[name], folder
+        assert (folder / "results.md").read_text().startswith(panel_text(table, panel, config, results)), (
+            folder
+        )
+        csv = comparison_csv({panel.name: panel_lines(panel, results)}, panel.metrics)
+        assert (folder / "results.csv").read_text() == csv, folder
+        assert {row.num_pairs for row in summarise(results)} == {stored["pairs"]}
 
 
 DIGITS_COPIES = ("digits", "digits_b", "digits_c", "digits_d", "digits_e")
@@ -137,8 +140,8 @@ def tiny(config):
                     "data.num_unlabelled=100", "train.epochs=1", "train.augment=False",
                     "merge.epochs=1"):  # fmt: skip
         override(config, setting)
-    if type(config.model) is VGGConfig:
-        config.model = MLPConfig(widths=(8,))
+    if config.model.name == "vgg" and type(config) is TableConfig:
+        config.model = model_config("mlp", widths=(8,))
     elif config.model.name not in TINY:
         config.model.widths = (8,)
     if isinstance(config, TextConfig):
@@ -184,7 +187,7 @@ def rows_to_run():
     covered, chosen = set(), []
     for table in reversed(TABLES.values()):
         panel, entries = table.panels[0], []
-        for entry in panel.entries:
+        for entry in panel.rows:
             kind = (entry.method, bool(entry.members), entry.real_labels is None, entry.align)
             slow = table.name == "cifar5_resnet20" and entry.name in SLOW_ROWS
             slow |= entry.name not in FUSION_ROWS.get(table.name, (entry.name,))
@@ -193,7 +196,7 @@ def rows_to_run():
                 entries.append(dataclasses.replace(entry, search=first))
                 covered.add(kind)
         panel = dataclasses.replace(
-            panel, entries=tuple(entries), curves=(), landscape=(), get_config=tiny_config_of(panel)
+            panel, rows=tuple(entries), curves=(), landscape=(), get_config=tiny_config_of(panel)
         )
         chosen.append((dataclasses.replace(table, panels=(panel,)), panel))
     return chosen
@@ -207,15 +210,15 @@ def test_every_table_at_a_tiny_size(table, panel, tmp_path, monkeypatch):
     for name in ("man_language", "man_section", "fortunes"):
         monkeypatch.setitem(DATASETS, name, small_text(name))
     config, console = panel.get_config(), quiet()
-    names = [entry.name for entry in panel.entries]
+    names = [entry.name for entry in panel.rows]
     config.runs_dir, config.out_dir = str(tmp_path / "runs"), str(tmp_path / "out")
-    source = panel.open_source(config, console)
-    records = run_rows(table, panel, config, source, console, names)
+    run = panel.open_run(config, console)
+    records = run_rows(table, panel, config, run, console, names)
     assert list(dict.fromkeys(record.method for record in records)) == names
-    done = StoredPanel(panel, config, source.notes, records)
-    write_panel(table, done, source, console)
+    done = StoredPanel(panel, config, run.notes, records)
+    write_panel(table, done, run, console)
     files = write_table(table, config.out_dir)
     assert {"results.md", "results.csv"} <= set(files)
     stored = read_panel(panel, config.out_dir)
-    assert stored.records == records and stored.notes == source.notes
+    assert stored.records == records and stored.notes == run.notes
     assert panel_identity(stored.config) == panel_identity(config)

@@ -9,25 +9,26 @@ from PIL import Image
 from rich.console import Console
 
 from autofusion_jax.evaluation.landscape import Landscape
+from autofusion_jax.evaluation.results import Result, read_results, summarise, write_results
+from autofusion_jax.evaluation.tables import markdown_table, rich_table, table_cells
 from autofusion_jax.plots.canvas import save_figure
 from reporting.activation_figure import MapRow, activation_figure
-from reporting.comparison import (
+from reporting.figures import interpolation_figure, permutation_figure, visible_entries
+from reporting.landscape_figure import Marked, landscape_figure
+from reporting.published import (
     Line,
     comparison_cells,
     comparison_csv,
     comparison_markdown,
     comparison_table,
 )
-from reporting.figures import interpolation_figure, permutation_figure, visible_entries
-from reporting.landscape_figure import Marked, landscape_figure
-from reporting.records import Record, read_records, summarise, write_records
 from reporting.similarity_figure import layers_figure
-from reporting.tables import markdown_table, rich_table, table_cells
+from reporting.tables import heading
 
 
 def record(pair, repeat, joint, method="autofusion", variant="soft"):
     metrics = {"joint": joint, "task_a": joint, "task_b": joint, "avg": joint}
-    return Record("c", method, variant, pair, repeat, pair, metrics, 10, 2.0, None)
+    return Result("c", method, variant, pair, repeat, pair, metrics, 10, 2.0, None)
 
 
 RECORDS = [record(0, 0, 80.0), record(0, 1, 90.0), record(1, 0, 60.0), record(1, 1, 62.0)]
@@ -43,8 +44,8 @@ def test_summary_by_hand():
 
 def test_records_round_trip(tmp_path):
     path = tmp_path / "r.jsonl"
-    write_records(path, RECORDS)
-    assert read_records(path) == RECORDS
+    write_results(path, RECORDS)
+    assert read_results(path) == RECORDS
     fields = json.loads(path.read_text().splitlines()[0])
     assert list(fields) == ["config", "method", "variant", "pair", "repeat", "seed", "metrics", "num_learned",
                             "seconds", "path", "found"]  # fmt: skip
@@ -61,7 +62,7 @@ def test_records_of_other_metrics():
     assert cells[1:] == ["10", "2.0"]
     stored = dataclasses.asdict(old)
     del stored["found"]
-    assert Record(**stored) == old
+    assert Result(**stored) == old
 
 
 def test_tables():
@@ -145,10 +146,10 @@ def test_lines_over_layers():
 def test_three_tasks_in_tables_and_files(tmp_path):
     metrics = {"joint": 60.0, "tasks": {"mnist": 70.0, "kmnist": 50.0, "task_c": 60.0}, "avg": 60.0}
     records = [dataclasses.replace(record(0, 0, 80.0), metrics=metrics)]
-    write_records(tmp_path / "r.jsonl", records)
+    write_results(tmp_path / "r.jsonl", records)
     assert json.loads((tmp_path / "r.jsonl").read_text())["metrics"] == metrics
-    assert read_records(tmp_path / "r.jsonl") == records
-    headings, (cells,) = table_cells(summarise(records))
+    assert read_results(tmp_path / "r.jsonl") == records
+    headings, (cells,) = table_cells(summarise(records), heading=heading)
     assert headings[1:6] == ["Joint", "MNIST", "KMNIST", "Task C", "Avg"]
     assert cells[1:6] == ["60.00", "70.00", "50.00", "60.00", "60.00"]
 

@@ -12,9 +12,10 @@ from jaxtyping import Key
 
 from autofusion_jax.models.heads import Backbone, ClassHead, Head, HeadedNetwork
 from autofusion_jax.types import Params
-from pipeline.endpoints import MODEL_ROLES, ROLES, Pair, Setting, network_path, to_inputs
-from pipeline.multitask import HeadedTask, TasksContext, open_tasks
+from pipeline.endpoints import Run, network_path, to_inputs
+from pipeline.headed_pair import HeadedPair, HeadedTask, open_tasks
 from pipeline.networks import Training, find_or_train
+from pipeline.split import MODEL_ROLES, ROLES, Split
 from training.loop import TrainOptions
 from training.losses import Loss, cross_entropy, squared_error
 
@@ -60,49 +61,49 @@ def _prepare(
     return Training(network.apply, start, data.inputs, data.targets, options, seed, data.loss)
 
 
-def draw_roles(setting: Setting, number: int, names: tuple[str, ...]) -> Pair:
+def draw_roles(run: Run, number: int, names: tuple[str, ...]) -> Split:
     """The set of networks `number` of a config, one for each task; their inputs are drawn elsewhere."""
-    nothing, data = np.zeros(0, np.int64), setting.dataset
+    nothing, data = np.zeros(0, np.int64), run.dataset
     roles = dict.fromkeys(MODEL_ROLES[: len(names)], nothing)
-    return Pair(
-        number, setting.config.seed + number, (), (), names, roles, nothing, nothing,
+    return Split(
+        number, run.config.seed + number, (), (), names, roles, nothing, nothing,
         data.train_labels, data.test_labels,
     )  # fmt: skip
 
 
-def key_of(pair: Pair, role: str) -> Key[Array, ""]:
+def key_of(split: Split, role: str) -> Key[Array, ""]:
     """What decides the initialisation of a network."""
-    return jax.random.fold_in(jax.random.key(pair.seed), ROLES.index(role))
+    return jax.random.fold_in(jax.random.key(split.seed), ROLES.index(role))
 
 
 def get_trained(
-    setting: Setting, pair: Pair, role: str, prepare: Callable[[int], Training]
+    run: Run, split: Split, role: str, prepare: Callable[[int], Training]
 ) -> tuple[Params, float]:
     """Find or train the network of a role; `prepare` takes the seed of the order of its inputs."""
-    seed = len(ROLES) * pair.seed + ROLES.index(role)
-    meta = {"config": setting.config.name, "seed": pair.seed, "role": role}
-    folder, name = network_path(setting, pair, role).parent, f"{role} of seed {pair.seed}"
-    return find_or_train(folder, name, lambda: prepare(seed), meta, setting.console)
+    seed = len(ROLES) * split.seed + ROLES.index(role)
+    meta = {"config": run.config.name, "seed": split.seed, "role": role}
+    folder, name = network_path(run, split, role).parent, f"{role} of seed {split.seed}"
+    return find_or_train(folder, name, lambda: prepare(seed), meta, run.console)
 
 
 def open_headed(
-    setting: Setting, backbone: Backbone, pair: Pair, data: Sequence[TaskData], base: Params | None
-) -> TasksContext:
+    run: Run, backbone: Backbone, split: Split, data: Sequence[TaskData], base: Params | None
+) -> HeadedPair:
     """Train or find a specialist for each task, backbone and head together.
 
     Args:
-        setting: the config in memory; its `model` is the backbone.
+        run: the config in memory; its `model` is the backbone.
         backbone: the backbone of all.
-        pair: gives the seed.
+        split: gives the seed.
         data: one for each specialist.
         base: the backbone where all start; None: each starts from an initialisation of its own.
     """
-    share = setting.config.data.num_unlabelled // len(data)
+    share = run.config.data.num_unlabelled // len(data)
     models, seconds, tasks = [], [], []
     for one, role in zip(data, MODEL_ROLES):
         network = HeadedNetwork(backbone, one.head)
-        prepare = functools.partial(_prepare, setting.config.train, network, one, base, key_of(pair, role))
-        trained, took = get_trained(setting, pair, role, prepare)
+        prepare = functools.partial(_prepare, run.config.train, network, one, base, key_of(split, role))
+        trained, took = get_trained(run, split, role, prepare)
         models.append(trained["backbone"])
         seconds.append(took)
         tasks.append(
@@ -112,4 +113,4 @@ def open_headed(
             )
         )  # fmt: skip
     x = jnp.concatenate([task.x for task in tasks])
-    return open_tasks(setting, pair, models, seconds, tasks, models[0] if base is None else base, x)
+    return open_tasks(run, split, models, seconds, tasks, models[0] if base is None else base, x)

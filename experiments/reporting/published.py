@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from reporting.records import Row
-from reporting.tables import empty_table, heading, markdown_rows
+from autofusion_jax.evaluation.results import Summary
+from autofusion_jax.evaluation.tables import empty_table, markdown_rows
+from reporting.tables import heading
 
 PUBLISHED = "published"
 METHOD_WIDTH = 18
@@ -28,7 +29,7 @@ class Line:
     """
 
     title: str
-    row: Row | None
+    row: Summary | None
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -56,13 +57,13 @@ def comparison_cells(
     return [*headings, *(["Learned", "Seconds"] if costs else [])], cells
 
 
-def _costs(row: Row | None) -> list[str]:
+def _costs(row: Summary | None) -> list[str]:
     if row is None:
         return ["-", "-"]
     return [f"{row.num_learned:,}" if row.num_learned else "-", f"{row.seconds:.1f}"]
 
 
-def mean_and_spread(row: Row | None, metric: str) -> str:
+def mean_and_spread(row: Summary | None, metric: str) -> str:
     """The mean of a metric, ± its deviation over pairs, in brackets that over keys; "-" for none."""
     if row is None or metric not in row.mean:
         return "-"

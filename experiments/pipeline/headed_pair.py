@@ -11,16 +11,18 @@ import numpy as np
 from jax import Array
 
 from autofusion_jax.batching import predict
+from autofusion_jax.evaluation.networks import Network, SideBySide
+from autofusion_jax.evaluation.scaled import PERCENT, scaled_performance
 from autofusion_jax.merging.averaging.fisher_information import diagonal_fisher, gaussian_fisher
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.models.heads import READER, ClassHead, HeadedNetwork, WithHead, reordered
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
-from pipeline.endpoints import Pair, Setting
-from pipeline.rows import Outcome, PairContext, SideBySide
+from pipeline.endpoints import Pair, Run
+from pipeline.split import Split
 
-PERCENT, GREY_LEVELS = 100.0, 255.0
+GREY_LEVELS = 255.0
 FISHER_BATCH = 16
 
 
@@ -109,7 +111,7 @@ class HeadedTask:
 
 
 @dataclasses.dataclass(frozen=True)
-class TasksContext(PairContext):
+class HeadedPair(Pair):
     """Networks of different tasks, of which `models` are the parts that are merged.
 
     Attributes:
@@ -145,7 +147,7 @@ class TasksContext(PairContext):
         """The measure of each network on its own task."""
         return tuple(task.measure(params, None) for task, params in zip(self.tasks, self.models))
 
-    def evaluate(self, outcome: Outcome) -> dict[str, Any]:
+    def evaluate(self, network: Network) -> dict[str, Any]:
         """The measure on each task, and how much of that of its own network it is.
 
         Returns:
@@ -153,20 +155,19 @@ class TasksContext(PairContext):
             network is better at its task than the floor `tasks_scaled` (name -> MuDSC's scaled performance
             in percent: 0 for the floor, 100 for the task's own network, Eq. 9) and `scaled`, its mean.
         """
-        together = isinstance(outcome.apply_fn, SideBySide)
+        together = isinstance(network.apply_fn, SideBySide)
         values = {}
         for place, task in enumerate(self.tasks):
-            params = outcome.params[place] if together else outcome.params
-            perm = None if together else _order(self.spec, outcome.result, place)
+            params = network.params[place] if together else network.params
+            perm = None if together else _order(self.spec, network.result, place)
             values[task.name] = task.measure(params, perm)
         means: dict[str, Any] = {"tasks": values}
         if all(task.in_percent for task in self.tasks):
             means["avg"] = float(np.mean(list(values.values())))
-        if all((own > task.floor) == task.in_percent for task, own in zip(self.tasks, self.own)):
-            means["tasks_scaled"] = {
-                task.name: PERCENT * (values[task.name] - task.floor) / (own - task.floor)
-                for task, own in zip(self.tasks, self.own)
-            }
+        own = dict(zip(values, self.own))
+        floors = {task.name: task.floor for task in self.tasks}
+        if all((own[task.name] > floors[task.name]) == task.in_percent for task in self.tasks):
+            means["tasks_scaled"] = scaled_performance(values, own, floors)
             means["scaled"] = float(np.mean(list(means["tasks_scaled"].values())))
         return means
 
@@ -187,19 +188,19 @@ def _order(spec: PermSpec, result: MergeResult | None, place: int) -> Array | No
 
 
 def open_tasks(
-    setting: Setting,
-    pair: Pair,
+    run: Run,
+    split: Split,
     models: Sequence[Params],
     seconds: Sequence[float],
     tasks: Sequence[Task],
     base: Params,
     x: Array,
-) -> TasksContext:
-    """The context of trained networks; `x` are the inputs that methods see that take one batch for all.
+) -> HeadedPair:
+    """The pair of trained networks; `x` are the inputs that methods see that take one batch for all.
 
     They have no labels that all networks share.
     """
-    return TasksContext(
-        setting, pair, tuple(models), tuple(seconds), setting.model.perm_spec, x,
+    return HeadedPair(
+        run, split, tuple(models), tuple(seconds), run.model.perm_spec, x,
         np.full(len(x), -1), tuple(tasks), base,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Records: one JSON line for every evaluated network."""
+"""Results: one JSON line for every evaluated network, and their summary by method."""
 
 import dataclasses
 import json
@@ -12,13 +12,13 @@ from autofusion_jax.atomic import write_text
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class Result:
     """One evaluated network.
 
     Attributes:
         config: name of the config.
-        method: registry name of the method, or of a reference row (`model_a`, `teacher_*`,
-            `control_*`, `real_labels_*`).
+        method: registry name of the method, or the name of a row beside the merges, such as `model_a` or
+            `teacher_em`.
         variant: `"soft"`, `"hard"` or None.
         pair: number of the endpoint pair, from 0.
         repeat: number of the repeat, from 0.
@@ -45,12 +45,12 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One row of a table: a method and variant over all pairs and repeats.
+class Summary:
+    """The mean of a method and variant over all pairs and repeats: one line of a table.
 
     Attributes:
         mean: metric, as `flat_metrics` names it -> mean over pairs of the mean over repeats;
-            metrics that all its records have.
+            metrics that all its results have.
         std_repeats: metric -> standard deviation over repeats, mean over pairs.
         std_pairs: metric -> standard deviation over pairs of the mean over repeats.
         num_pairs, num_repeats: how many of each.
@@ -68,18 +68,18 @@ class Row:
     seconds: float
 
 
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write records as JSON lines, whole or not at all."""
-    write_text(path, "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in records))
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """Write results as JSON lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in results))
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read what `write_records` wrote."""
-    return [Record(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+def read_results(path: Path) -> list[Result]:
+    """Read what `write_results` wrote."""
+    return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """All metrics of a record on one level; those of three tasks or more by the tasks' names.
+    """All metrics of a result on one level; those of three tasks or more by the tasks' names.
 
     Example:
         >>> flat_metrics({"joint": 60.0, "tasks": {"mnist": 70.0}, "tasks_within": {"mnist": 80.0}})
@@ -95,16 +95,16 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def summarise(records: Sequence[Record]) -> list[Row]:
-    """Summarise records by method and variant, in order of appearance."""
-    keys = dict.fromkeys((r.method, r.variant) for r in records)
-    return [_row([r for r in records if (r.method, r.variant) == key]) for key in keys]
+def summarise(results: Sequence[Result]) -> list[Summary]:
+    """Summarise results by method and variant, in order of appearance."""
+    keys = dict.fromkeys((r.method, r.variant) for r in results)
+    return [_summary([r for r in results if (r.method, r.variant) == key]) for key in keys]
 
 
-def _row(records: Sequence[Record]) -> Row:
-    pairs = dict.fromkeys(r.pair for r in records)
+def _summary(results: Sequence[Result]) -> Summary:
+    pairs = dict.fromkeys(r.pair for r in results)
     mean, std_repeats, std_pairs = {}, {}, {}
-    flat = [(r.pair, flat_metrics(r.metrics)) for r in records]
+    flat = [(r.pair, flat_metrics(r.metrics)) for r in results]
     for name in (m for m in flat[0][1] if all(m in metrics for _, metrics in flat)):
         by_pair = [np.array([metrics[name] for p, metrics in flat if p == pair]) for pair in pairs]
         means = np.array([values.mean() for values in by_pair])
@@ -112,8 +112,8 @@ def _row(records: Sequence[Record]) -> Row:
         spreads = [values.std(ddof=1) if len(values) > 1 else 0.0 for values in by_pair]
         std_repeats[name] = float(np.mean(spreads))
         std_pairs[name] = float(means.std(ddof=1)) if len(means) > 1 else 0.0
-    return Row(
-        records[0].method, records[0].variant, mean, std_repeats, std_pairs, len(pairs),
-        len(records) // len(pairs), round(np.mean([r.num_learned for r in records])),
-        float(np.mean([r.seconds for r in records])),
+    return Summary(
+        results[0].method, results[0].variant, mean, std_repeats, std_pairs, len(pairs),
+        len(results) // len(pairs), round(np.mean([r.num_learned for r in results])),
+        float(np.mean([r.seconds for r in results])),
     )  # fmt: skip
