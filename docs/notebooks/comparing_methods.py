@@ -3,7 +3,7 @@
 #
 # Which method is best for *your* networks? A loop tells. What makes the comparison fair is what stands beside the
 # merges: the teacher, a control, more than one pair of networks, and images that no merge has seen. Digits stand in
-# for your data; two minutes at most.
+# for your data. Two minutes.
 
 # %%
 import time
@@ -46,13 +46,13 @@ spec = af.infer_perm_spec(apply_fn, pairs[0][0], train_x[:8])
 
 # %%
 calls = {
-    "average": dict(method="average"),
-    "weight_matching": dict(method="weight_matching"),
-    "zipit": dict(method=af.methods.zipit(a=0.3, b=0.1)),
-    "regmean, aligned": dict(method="regmean", align="activation_matching"),
-    "autofusion": dict(method=af.methods.autofusion(epochs=32)),
-    "prune_concat": dict(method="prune_concat"),
-    "em_ensemble (teacher)": dict(method="em_ensemble"),
+    "average": {"method": "average"},
+    "weight_matching": {"method": "weight_matching"},
+    "zipit": {"method": af.methods.zipit(a=0.3, b=0.1)},
+    "regmean, aligned": {"method": "regmean", "align": "activation_matching"},
+    "autofusion": {"method": af.methods.autofusion(epochs=32)},
+    "prune_concat": {"method": "prune_concat"},
+    "em_ensemble (teacher)": {"method": "em_ensemble"},
 }
 
 # %% [markdown]
@@ -78,11 +78,18 @@ for number, pair in enumerate(pairs):
     for name, call in calls.items():
         result = af.merge(*pair, spec, train_x, key=jax.random.key(number), **call)
         record(name, result.apply_fn, result.params, result.seconds)
-    answers = result.apply_fn(result.params, train_x).argmax(-1)  # the last is the teacher
+    answers = result.apply_fn(result.params, train_x).argmax(
+        -1
+    )  # the last is the teacher
     for name, labels in {"control": answers, "real labels": train_y}.items():
         start = time.perf_counter()
         fresh = fit(apply_fn, init(jax.random.key(100 + number)), train_x, labels)
-        record(name, apply_fn, jax.block_until_ready(fresh), time.perf_counter() - start)
+        record(
+            name,
+            apply_fn,
+            jax.block_until_ready(fresh),
+            time.perf_counter() - start,
+        )
 
 # %% [markdown]
 # ## The table
@@ -94,7 +101,8 @@ for number, pair in enumerate(pairs):
 print(f"{'':22} {'joint':>13} {'task_a':>7} {'task_b':>7} {'seconds':>8}")
 for name, found in rows.items():
     joint, task_a, task_b = (
-        np.array([row[metric] for row in found]) for metric in ("joint", "task_a", "task_b")
+        np.array([row[metric] for row in found])
+        for metric in ("joint", "task_a", "task_b")
     )
     print(
         f"{name:22} {joint.mean():6.1f} ± {joint.std(ddof=1):4.1f} "
@@ -103,7 +111,7 @@ for name, found in rows.items():
 
 # %%
 fig, axis = plt.subplots(figsize=(8, 4))
-for place, (name, found) in enumerate(rows.items()):
+for place, found in enumerate(rows.values()):
     joint = [row["joint"] for row in found]
     axis.barh(place, np.mean(joint), color="tab:blue", alpha=0.5)
     axis.plot(joint, [place] * len(joint), "k.", markersize=6)
@@ -114,36 +122,45 @@ axis.grid(axis="x", alpha=0.3)
 plt.show()
 
 # %%
-mean = {name: np.mean([row["joint"] for row in found]) for name, found in rows.items()}
-assert mean["average"] < 50 < mean["weight_matching"] < 80
+mean = {
+    name: np.mean([row["joint"] for row in found]) for name, found in rows.items()
+}
+assert mean["average"] < 40 < mean["weight_matching"] < 60
 assert min(mean["autofusion"], mean["prune_concat"]) > 90
 assert mean["em_ensemble (teacher)"] > mean["prune_concat"] - 2
 assert mean["real labels"] > mean["control"]
 
 # %% [markdown]
 # Three groups: what moves units only, what learns from the teacher, and the teacher itself with the networks trained
-# on as many images. Look at the dots before you believe in a difference: within a point or two these pairs do not tell
-# methods apart.
+# on as many images. Look at the dots before you believe in a difference: three pairs do not tell methods apart that
+# are within a point or two.
 #
 # ## How many inputs does it take?
 #
-# The control was as good as any merge, with 1,400 images. With fewer it has less to learn from, while a merge has
-# the two networks' weights.
+# Both the merge and the control learn from the teacher's answers, but the merge also has the two networks' weights. Is
+# that worth something where inputs are few? The teacher is `z_ensemble` here: the one above needs more than a few
+# images.
 
 # %%
 counts = [20, 40, 80, 160, 320, 1400]
 curves = {"prune_concat": [], "control": []}
 for count in counts:
-    few = train_x[:count]
-    teacher = af.merge(*pairs[0], spec, few, method="z_ensemble")
-    answers = teacher.apply_fn(teacher.params, few).argmax(-1)
-    control = fit(apply_fn, init(jax.random.key(100)), few, answers)
-    merged = af.merge(
-        *pairs[0], spec, few, method="prune_concat", pseudo_labels="z"
-    ).params
-    for name, params in {"prune_concat": merged, "control": control}.items():
-        measured = evaluate(apply_fn, params, test_x, test_y, tasks)
-        curves[name].append(measured["joint"])
+    few, found = train_x[:count], {name: [] for name in curves}
+    for pair in pairs:
+        merged = af.merge(
+            *pair, spec, few, method="prune_concat", pseudo_labels="z"
+        )
+        teacher = af.merge(*pair, spec, few, method="z_ensemble")
+        answers = teacher.apply_fn(teacher.params, few).argmax(-1)
+        control = fit(apply_fn, init(jax.random.key(100)), few, answers)
+        for name, params in {
+            "prune_concat": merged.params,
+            "control": control,
+        }.items():
+            measured = evaluate(apply_fn, params, test_x, test_y, tasks)
+            found[name].append(measured["joint"])
+    for name in curves:
+        curves[name].append(np.mean(found[name]))
 
 fig, axis = plt.subplots(figsize=(7, 3.5))
 for (name, curve), style in zip(curves.items(), ("s-", "o--")):
@@ -154,4 +171,13 @@ axis.set(xlabel="unlabelled images", ylabel="joint test accuracy (%)")
 axis.grid(alpha=0.3)
 axis.legend()
 plt.show()
-print(curves)
+
+# %%
+curves = {name: np.array(curve) for name, curve in curves.items()}
+assert all(curve[0] < 65 < 90 < curve[-1] for curve in curves.values())
+assert (curves["prune_concat"] - curves["control"])[3:].min() > 1
+
+# %% [markdown]
+# With less than a hundred images neither is of use. From 160 on the merge is one to three points ahead. With the better
+# teacher and all images, in the table above, they were level. So read a comparison for the number of inputs, the
+# teacher and the networks that *you* have.

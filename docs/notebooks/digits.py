@@ -1,6 +1,7 @@
 """Scikit-learn's handwritten digits and a small classifier of them, as several notebooks use them."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,13 @@ train_x, train_y, test_x, test_y = x[:1400], y[:1400], x[1400:], y[1400:]
 
 def init(key, sizes=(64, 64, 64, 10)):
     """Draw the weights of a multi-layer perceptron: {"dense_0": {"kernel", "bias"}, ...}."""
-    shapes = list(zip(sizes, sizes[1:]))
+    shapes = list(itertools.pairwise(sizes))
     draw = jax.nn.initializers.he_normal()
     return {
         f"dense_{i}": {"kernel": draw(k, shape), "bias": jnp.zeros(shape[1])}
-        for i, (k, shape) in enumerate(zip(jax.random.split(key, len(shapes)), shapes))
+        for i, (k, shape) in enumerate(
+            zip(jax.random.split(key, len(shapes)), shapes)
+        )
     }
 
 
@@ -38,7 +41,9 @@ def fit(apply_fn, params, x, y, steps=300, learning_rate=3e-3):
     optimizer = optax.adam(learning_rate)
 
     def loss(params):
-        return optax.softmax_cross_entropy_with_integer_labels(apply_fn(params, x), y).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(
+            apply_fn(params, x), y
+        ).mean()
 
     def step(carry, _):
         params, state = carry

@@ -39,7 +39,9 @@ for digit, axis in enumerate(axes):
 # %%
 def apply_fn(params, x):
     hidden = jax.nn.relu(x @ params["first"]["kernel"] + params["first"]["bias"])
-    hidden = jax.nn.relu(hidden @ params["second"]["kernel"] + params["second"]["bias"])
+    hidden = jax.nn.relu(
+        hidden @ params["second"]["kernel"] + params["second"]["bias"]
+    )
     return hidden @ params["head"]["kernel"] + params["head"]["bias"]
 
 
@@ -79,7 +81,9 @@ def accuracy(apply_fn, params):
     return 100 * float((apply_fn(params, test_x).argmax(-1) == test_y).mean())
 
 
-print(f"A {accuracy(apply_fn, params_a):.1f} %, B {accuracy(apply_fn, params_b):.1f} %")
+print(
+    f"A {accuracy(apply_fn, params_a):.1f} %, B {accuracy(apply_fn, params_b):.1f} %"
+)
 
 # %% [markdown]
 # Each answers with its own five digits only, so neither can be right on more than about half of the images.

@@ -65,7 +65,11 @@ model_b = fit(1, train_x[high], train_y[high])
 # `nnx.split` sorts what a module holds by type. This one holds four types:
 
 # %%
-print(sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(nnx.state(model_a))}))
+print(
+    sorted(
+        {type(leaf).__name__ for _, leaf in nnx.to_flat_state(nnx.state(model_a))}
+    )
+)
 
 # %% [markdown]
 # - `Param` and `BatchStat` have one number for each hidden unit. When units are reordered, these must be, too. They are
@@ -113,7 +117,9 @@ graph_, only_params, others = nnx.split(model_a, nnx.Param, ...)
 smaller = af.infer_perm_spec(
     lambda params, x: nnx.merge(graph_, params, others)(x), only_params, train_x[:8]
 )
-print(len(spec.groups), "groups with the statistics,", len(smaller.groups), "without")
+print(
+    len(spec.groups), "groups with the statistics,", len(smaller.groups), "without"
+)
 
 # %%
 assert refused
@@ -130,12 +136,13 @@ assert len(smaller.groups) == 1
 
 # %%
 calls = {
-    "average": dict(method="average"),
-    "weight_matching": dict(method="weight_matching"),
-    "weight_matching, reset_norm": dict(
-        method="weight_matching", correction="reset_norm"
-    ),
-    "prune_concat": dict(method="prune_concat"),
+    "average": {"method": "average"},
+    "weight_matching": {"method": "weight_matching"},
+    "weight_matching, reset_norm": {
+        "method": "weight_matching",
+        "correction": "reset_norm",
+    },
+    "prune_concat": {"method": "prune_concat"},
 }
 results = {
     name: af.merge(params_a, params_b, spec, train_x, **options)

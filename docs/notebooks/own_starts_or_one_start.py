@@ -40,7 +40,9 @@ pairs = {"own starts": own_starts, "one start": one_start}
 
 print(f"base {accuracy(apply_fn, base):.1f} %")
 for name, (a, b) in pairs.items():
-    print(f"{name}: A {accuracy(apply_fn, a):.1f} %, B {accuracy(apply_fn, b):.1f} %")
+    print(
+        f"{name}: A {accuracy(apply_fn, a):.1f} %, B {accuracy(apply_fn, b):.1f} %"
+    )
 
 # %% [markdown]
 # ## Do units correspond?
@@ -56,7 +58,10 @@ for name, (a, b) in pairs.items():
     norms = jnp.linalg.norm(left, axis=0) * jnp.linalg.norm(right, axis=0)
     cosines[name] = (left * right).sum(0) / norms
     axis.hist(cosines[name], bins=jnp.linspace(-1, 1, 41), alpha=0.7, label=name)
-axis.set(xlabel="cosine of unit i in A and unit i in B", ylabel="units of the first layer")
+axis.set(
+    xlabel="cosine of unit i in A and unit i in B",
+    ylabel="units of the first layer",
+)
 axis.legend(loc="upper left")
 plt.show()
 
@@ -97,7 +102,9 @@ places = jnp.arange(len(options))
 for shift, (name, found) in zip((-0.2, 0.2), scores.items()):
     heights = [found.get(method, 0) for method in options]
     bars = axis.bar(places + shift, heights, width=0.4, label=name)
-    axis.bar_label(bars, [f"{h:.0f}" if h else "no base" for h in heights], fontsize=8)
+    axis.bar_label(
+        bars, [f"{h:.0f}" if h else "no base" for h in heights], fontsize=8
+    )
 axis.axhline(accuracy(apply_fn, base), color="k", linestyle=":", label="the base")
 axis.set_xticks(places, options)
 axis.set(ylabel="test accuracy (%)", ylim=(0, 125), yticks=range(0, 101, 20))

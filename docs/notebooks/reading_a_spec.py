@@ -32,7 +32,11 @@ def normal(seed, *shape):
 
 
 images = normal(0, 4, 8, 8, 1)
-params = {"conv": normal(1, 3, 3, 1, 6), "bias": normal(2, 6), "head": normal(3, 384, 10)}
+params = {
+    "conv": normal(1, 3, 3, 1, 6),
+    "bias": normal(2, 6),
+    "head": normal(3, 384, 10),
+}
 spec = af.infer_perm_spec(conv_net, params, images)
 print(spec)
 
@@ -75,7 +79,8 @@ assert change < 1e-3
 # %% [markdown]
 # ## A wrong spec is found out
 #
-# A spec can be written by hand, too. Here the head has been forgotten:
+# A spec can be written by hand, too. Here the head, which reads the channels, has been forgotten. The check names the
+# group and what carries it.
 
 # %%
 table = {
@@ -98,13 +103,24 @@ print(message)
 
 # %%
 vit = build_model(
-    "vit", (8, 8, 1), num_classes=10, patch=4, dim=8, depth=1, num_heads=2, mlp_dim=16
+    "vit",
+    (8, 8, 1),
+    num_classes=10,
+    patch=4,
+    dim=8,
+    depth=1,
+    num_heads=2,
+    mlp_dim=16,
 )
 vit_params = vit.init(jax.random.key(0))
 vit_spec = vit.perm_spec
 for group in vit_spec.groups.values():
-    inside = f" in each of {group.nested_in[0]}" * bool(group.nested_in)
-    print(f"{group.name}: {group.size} units{inside}")
+    print(
+        group.name,
+        group.size,
+        "in each of" if group.nested_in else "",
+        *group.nested_in,
+    )
 
 # %% [markdown]
 # - `embed`: the residual stream, one group through the whole network, since sums connect all that write to it.
@@ -136,7 +152,7 @@ vit_moved = af.apply_perm(vit_spec, vit_params, vit_perms)
 before, after = (vit.apply(p, images) for p in (vit_params, vit_moved))
 assert jnp.allclose(before, after, atol=1e-4)
 assert vit_perms["block_0/attention/query.head_dim"].shape == (2, 4)
-assert "head axis 0 should carry it as well" in message
+assert "reordering group 'conv' must leave the outputs as they are" in message
 
 # %% [markdown]
 # ## Fewer groups than expected
@@ -164,7 +180,7 @@ print(closed_over, in_params, sep="\n\n")
 
 # %% [markdown]
 # The second: an operation that inference has no rule for. It then takes the safe side, fixes what meets the operation,
-# and says so in `notes`.
+# and says so in `notes`, with the place in your file.
 
 
 # %%
@@ -175,7 +191,7 @@ def orthonormal(params, x):
 
 noted = af.infer_perm_spec(orthonormal, layers, x)
 for note in noted.notes:
-    print(note)
+    print(note.partition(" at ")[0])
 
 # %%
 assert len(closed_over.groups) == 0

@@ -31,7 +31,9 @@ models = []
 for first, last in tasks.values():
     own = (train_y >= first) & (train_y <= last)
     models.append(
-        fit(apply_fn, base, train_x[own], train_y[own], steps=50, learning_rate=1e-3)
+        fit(
+            apply_fn, base, train_x[own], train_y[own], steps=50, learning_rate=1e-3
+        )
     )
 
 scores = {"base": accuracy(apply_fn, base)}
@@ -52,12 +54,19 @@ for name, score in scores.items():
 
 # %%
 calls = {
-    "average": dict(method="average"),
-    "task_arithmetic": dict(method="task_arithmetic", base=base, scale=0.3),
-    "ties": dict(method="ties", base=base, density=0.2),
-    "dare": dict(method="dare", base=base, density=0.5, key=jax.random.key(1)),
+    "average": {"method": "average"},
+    "task_arithmetic": {"method": "task_arithmetic", "base": base, "scale": 0.3},
+    "ties": {"method": "ties", "base": base, "density": 0.2},
+    "dare": {
+        "method": "dare",
+        "base": base,
+        "density": 0.5,
+        "key": jax.random.key(1),
+    },
 }
-merged = {name: af.merge_many(models, None, **call).params for name, call in calls.items()}
+merged = {
+    name: af.merge_many(models, None, **call).params for name, call in calls.items()
+}
 for name, params in merged.items():
     scores[name] = accuracy(apply_fn, params)
     print(f"{name:22} {scores[name]:5.1f} %")
@@ -96,7 +105,9 @@ axis.plot(scales, curve, "k-", linewidth=2, label="all digits")
 for name, (first, last) in tasks.items():
     own = (test_y >= first) & (test_y <= last)
     axis.plot(scales, 100 * right[:, own].mean(-1), "--", label=name)
-axis.axvline(scales[curve.argmax()], color="grey", linestyle=":", label="best scale")
+axis.axvline(
+    scales[curve.argmax()], color="grey", linestyle=":", label="best scale"
+)
 axis.set(xlabel="scale", ylabel="test accuracy (%)", ylim=(0, 103))
 axis.grid(alpha=0.3)
 axis.legend(ncols=2)
