@@ -91,6 +91,7 @@ def problem_and_data(model, unroll, **options):
     return Problem(model.perm_spec, model.apply, options, unroll), Data(a, b, x, targets)
 
 
+@pytest.mark.slow
 def test_unrolled_equals_vmapped(model):
     results = []
     for unroll in (True, False):
@@ -100,6 +101,7 @@ def test_unrolled_equals_vmapped(model):
     chex.assert_trees_all_close(results[0][0].learned, results[1][0].learned, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_epochs_in_parts_are_the_same_run(mlp):
     problem, data = problem_and_data(mlp, False)
     whole, _ = run_epochs(
@@ -130,6 +132,7 @@ def test_both_losses_fall(mlp):
         assert result.history[curve][-1] < 0.95 * result.history[curve][0]
 
 
+@pytest.mark.slow
 def test_align_finds_a_planted_permutation(mlp):
     """A against a permuted copy of itself, alignment alone: the hard permutation undoes it."""
     spec, a = mlp.perm_spec, params_for(mlp, 0)
@@ -140,6 +143,7 @@ def test_align_finds_a_planted_permutation(mlp):
     chex.assert_trees_all_close(result.variants["hard"], a, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_spec_written_by_hand_will_do(mlp):
     """It has no sites to match activations at, and none for the EM teacher."""
     bare = dataclasses.replace(mlp.perm_spec, sites=())
@@ -147,6 +151,7 @@ def test_a_spec_written_by_hand_will_do(mlp):
     assert bool(jnp.isfinite(mlp.apply(result.params, inputs_for(mlp))).all())
 
 
+@pytest.mark.slow
 def test_real_labels_are_used(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp, 64)
     y = np.asarray(mlp.apply(params_for(mlp, 7), x).argmax(-1))

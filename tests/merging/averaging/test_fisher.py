@@ -58,7 +58,7 @@ def by_hand(apply_fn, params, x, weigh):
     return total
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize("batch_size", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 32))])
 def test_diagonal_by_hand(mlp, batch_size):
     """The last batch of 4 is not full; what fills it up does not count."""
     params, x = params_for(mlp, 0), inputs_for(mlp, 7)

@@ -28,6 +28,9 @@ def bias_free_mlp(params, x):
 SLOW = ["channel_shuffle", "linear_attention", "nested_twice", "resnext", "scan_over_layers"]
 ZOO = ["attention_bare", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 FILES = {"e2e_mudsc_mlp_N2": bias_free_mlp, "e2e_mudsc_resnet_gn_N2": gn_resnet}
+files = pytest.mark.parametrize(
+    "name", ["e2e_mudsc_mlp_N2", pytest.param("e2e_mudsc_resnet_gn_N2", marks=pytest.mark.slow)]
+)
 ALPHA = {"act": 0.0, "weight": 1.0, "mudsc": 0.5}
 VARIANT = {"zip": "zip", "align": "permute"}
 
@@ -52,7 +55,7 @@ def whole(spec, family, matrices, num_models=2):
 
 @pytest.mark.parametrize("matching", VARIANT)
 @pytest.mark.parametrize("space", ALPHA)
-@pytest.mark.parametrize("name", FILES)
+@files
 def test_replays_the_reference(name, space, matching):
     """Same matrices after the same visits, as many sweeps, the recorded weights and outputs.
 
@@ -80,7 +83,7 @@ def test_replays_the_reference(name, space, matching):
     np.testing.assert_allclose(outputs, stored[f"{case}/merged_out"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FILES)
+@files
 def test_measures_the_recorded_similarities(name):
     """But for units that never fire, which are alike here; and where the site is behind pooling."""
     stored, spec, models, x = load(name)
@@ -91,6 +94,7 @@ def test_measures_the_recorded_similarities(name):
         np.testing.assert_allclose(got, stored[f"act_sims/perm{k}"], atol=5e-6)
 
 
+@pytest.mark.slow
 def test_heads_share_one_permutation():
     """Aligned parents keep their function, which they do not if queries and values part ways."""
     apply_fn, params, x = CASES["attention_bare"].make()
