@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from autofusion_jax.evaluation.results import Result, Summary, summarise
 from pipeline.endpoints import MODEL_ROLES
+from pipeline.reference_rows import ENSEMBLE
 from reporting.tables import heading, title_of
-from tables.schema import ENSEMBLE
 from webreport.collect import Published, Run
 
 MERGED, SOME, HEADS, SPECIALIST, START = "merge", "merge of some", "several heads", "specialist", "start"
