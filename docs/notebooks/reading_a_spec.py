@@ -65,8 +65,8 @@ change = jnp.abs(conv_net(moved, images) - conv_net(params, images)).max()
 print("outputs changed by", float(change))
 
 # %% [markdown]
-# What is left is rounding. `check_perm_spec` does this with several random permutations and returns the largest relative
-# change. `infer_perm_spec` has done so already.
+# What is left is rounding. `check_perm_spec` does this with several random permutations and returns the largest
+# relative change. `infer_perm_spec` has done so already.
 
 # %%
 print(af.check_perm_spec(spec, params, images))
