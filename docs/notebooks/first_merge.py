@@ -138,6 +138,7 @@ for name, score in scores.items():
 # %%
 assert scores["merged"] > 90 > 60 > scores["average"]
 assert scores["merged"] > scores["teacher (both)"] - 4
+assert scores["control (fresh)"] > 90
 
 # %% [markdown]
 # The average has lost both tasks. The merged network is nearly as good as the teacher.
