@@ -58,8 +58,8 @@ calls = {
 # %% [markdown]
 # ## The loop
 #
-# `evaluate` gives accuracies in percent, always by the largest of all ten logits: `joint` over all test images, `task_a`
-# and `task_b` over those of each half. For each pair there are the networks themselves, every method, and two
+# `evaluate` gives accuracies in percent, always by the largest of all ten logits: `joint` over all test images,
+# `task_a` and `task_b` over those of each half. For each pair there are the networks themselves, every method, and two
 # networks that saw neither A nor B: the *control*, trained on the teacher's answers for the same images, and one
 # trained on their *real labels*, which a merge does not have.
 

@@ -138,6 +138,7 @@ for name, score in scores.items():
 # %%
 assert scores["merged"] > 90 > 60 > scores["average"]
 assert scores["merged"] > scores["teacher (both)"] - 4
+assert scores["control (fresh)"] > 90
 
 # %% [markdown]
 # The average has lost both tasks. The merged network is nearly as good as the teacher.
@@ -148,10 +149,11 @@ assert scores["merged"] > scores["teacher (both)"] - 4
 #
 # ## How far to trust it
 #
-# `summary()` prints what was done, and for each diagnostic what is good and what is bad.
+# A result shows what was done, and for each diagnostic what is good and what is bad. Outside of a notebook,
+# `result.summary()` prints the same.
 
 # %%
-result.summary()
+result
 
 # %% [markdown]
 # AutoFusion learns *soft* permutations, matrices whose rows mix several units. `variants` has the network merged by

@@ -106,7 +106,7 @@ for shift, (name, found) in zip((-0.2, 0.2), scores.items()):
         bars, [f"{h:.0f}" if h else "no base" for h in heights], fontsize=8
     )
 axis.axhline(accuracy(apply_fn, base), color="k", linestyle=":", label="the base")
-axis.set_xticks(places, options)
+axis.set_xticks(places, [method.replace("_", "\n") for method in options])
 axis.set(ylabel="test accuracy (%)", ylim=(0, 125), yticks=range(0, 101, 20))
 axis.legend(ncols=3, loc="upper center")
 plt.show()

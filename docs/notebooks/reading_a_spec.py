@@ -8,6 +8,7 @@
 # %%
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 
 import autofusion_jax as af
 from autofusion_jax.models.registry import build_model
@@ -64,9 +65,22 @@ print("head changed by", float(jnp.abs(moved["head"] - params["head"]).max()))
 change = jnp.abs(conv_net(moved, images) - conv_net(params, images)).max()
 print("outputs changed by", float(change))
 
+# %%
+fig, axes = plt.subplots(2, 6, figsize=(7, 2.6), layout="constrained")
+for row, (name, network) in zip(axes, {"before": params, "after": moved}.items()):
+    row[0].set_ylabel(name)
+    for unit, axis in enumerate(row):
+        axis.imshow(network["conv"][:, :, 0, unit], cmap="gray", vmin=-2, vmax=2)
+        axis.set(
+            xticks=[], yticks=[], title=f"channel {unit}" * (network is params)
+        )
+plt.show()
+
 # %% [markdown]
-# What is left is rounding. `check_perm_spec` does this with several random permutations and returns the largest relative
-# change. `infer_perm_spec` has done so already.
+# The six filters of the convolution: the same ones, in another order.
+#
+# The small change of the outputs is rounding. `check_perm_spec` does this with several random permutations and
+# returns the largest relative change. `infer_perm_spec` has done so already.
 
 # %%
 print(af.check_perm_spec(spec, params, images))
