@@ -20,6 +20,7 @@ from autofusion_jax.checkpoints.safetensors_io import (
     write_safetensors,
 )
 from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.progress import reported
 from autofusion_jax.merging.registry import METHODS, as_method
 from autofusion_jax.merging.sequence import merge_networks
 from autofusion_jax.merging.streaming import BLOCK, can_stream, streamed
@@ -37,6 +38,8 @@ def merge_files(
     *,
     base: StrPath | None = None,
     method: str | Method = "average",
+    overwrite: bool = False,
+    progress: bool = False,
     **options: Any,
 ) -> Path:
     """Merge networks in safetensors files into one, without having them in memory.
@@ -52,6 +55,8 @@ def merge_files(
         out: the safetensors file to write; it is there when it is whole, and not before.
         base: the network that all were fine-tuned from, likewise, for methods that need one.
         method: a name, or a `Method` from `methods.NAME(...)`, that takes entries or leaves by themselves.
+        overwrite: replace a file that is there, even one that is merged.
+        progress: show a progress bar. The logger `autofusion_jax` says the same, shown or not.
         options: options of the method, if it is given by name.
 
     Returns:
@@ -59,10 +64,11 @@ def merge_files(
         not floats are the base's if there is one, else the first network's.
 
     Raises:
+        FileExistsError: `out` is there, and `overwrite` is not given.
         FileNotFoundError: a file is missing, also one that an index names.
         CheckpointError: a file is truncated or corrupt.
-        ValueError: networks do not fit one another or hold NaN, an option is out of its range, or the
-            method needs whole networks; nothing is written.
+        ValueError: networks do not fit one another or hold NaN, an option is out of its range, the method
+            needs whole networks, or `out` is a folder; nothing is written.
 
     Example:
         >>> import tempfile
@@ -82,15 +88,32 @@ def merge_files(
             False, "merge_files", "method", "one that takes entries or leaves by themselves", chosen.name,
             f"These do: {known}. For others load the networks and call merge_many.",
         )  # fmt: skip
+    _check_out(Path(out), overwrite)
     require(len(paths) >= 2, "merge_files", "paths", "two or more files or folders", len(paths))
     files = _Files([open_safetensors(p) for p in paths], None if base is None else open_safetensors(base))
     _check_structure(files.all)
     leaves = files.all[0].leaves
     chosen = streamed(chosen, lambda: map(files.task, filter(_is_float, _parts(leaves, "entry"))))
-    with write_safetensors(out, leaves, files.networks[0].metadata) as append:
-        for part in _parts(leaves, chosen.granularity):
+    parts = list(_parts(leaves, chosen.granularity))
+    with (
+        reported(f"{chosen.name}, {len(paths)} files", progress) as on_progress,
+        write_safetensors(out, leaves, files.networks[0].metadata) as append,
+    ):
+        for number, part in enumerate(parts, 1):
             append(_merged(chosen, files, part) if _is_float(part) else leaves[part[0].name].read())
+            if on_progress is not None:
+                on_progress(number, len(parts))
     return Path(out)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Raise an error if the output is a folder, or a file that is not to be replaced."""
+    require(
+        not out.is_dir(), "merge_files", "out", "a file", f"the folder {out}",
+        f"Name a file in it, such as {out / 'model.safetensors'}.",
+    )  # fmt: skip
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"merge_files: out must be a new file; {out} is there. Give overwrite=True.")
 
 
 class _Stretch(NamedTuple):

@@ -66,7 +66,7 @@ def save(leaves, path):
 
 def merged(folder, method="average", **options):
     paths = [folder / str(seed) for seed in (1, 2, 3)]
-    return af.merge_files(paths, folder / "out", base=folder / "0", method=method, **options)
+    return af.merge_files(paths, folder / "out", base=folder / "0", method=method, overwrite=True, **options)
 
 
 def read(path):
@@ -127,11 +127,30 @@ def test_shards_and_one_file_give_the_same(folder):
     assert whole.read_bytes() == shards.read_bytes()
 
 
-def test_out_may_be_one_of_the_files(folder):
+def test_a_file_is_replaced_only_where_that_is_asked_for(folder):
     paths = [folder / "1", folder / "2"]
-    expected = af.merge_files(paths, folder / "out").read_bytes()
-    af.merge_files(paths, folder / "1")
+    expected, before = af.merge_files(paths, folder / "out").read_bytes(), (folder / "1").read_bytes()
+    for taken in ("1", "out"):
+        with pytest.raises(
+            FileExistsError, match=rf"out must be a new file; .*{taken} is there. Give overwrite"
+        ):
+            af.merge_files(paths, folder / taken)
+    assert (folder / "1").read_bytes() == before
+    af.merge_files(paths, folder / "1", overwrite=True)
     assert (folder / "1").read_bytes() == expected
+
+
+def test_out_is_no_folder(folder):
+    (folder / "made").mkdir()
+    with pytest.raises(ValueError, match=r"out must be a file; got the folder .*made. Name a file in it"):
+        af.merge_files([folder / "1", folder / "2"], folder / "made")
+
+
+def test_progress_of_files_is_logged(folder, caplog):
+    with caplog.at_level("DEBUG", logger="autofusion_jax"):
+        merged(folder, "karcher", progress=True)
+    said = [record.getMessage() for record in caplog.records if record.name == "autofusion_jax"]
+    assert said[0] == "karcher, 3 files: started" and said[1].startswith("karcher, 3 files: 1 of ")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +179,7 @@ def test_64_bits(tmp_path):
     ):
         merged(tmp_path)
     with jax.enable_x64(True):
-        assert load_file(merged(tmp_path))["w"].tolist() == [2.0, 1e-12]
+        assert load_file(merged(tmp_path))["w"].tolist() == pytest.approx([2.0, 1e-12], rel=1e-14)
 
 
 def expect_no_file(folder):
@@ -220,7 +239,7 @@ def test_damaged_and_missing_files(folder):
 def test_a_failed_merge_keeps_the_old_file(folder):
     (folder / "3").write_bytes(b"old")
     with pytest.raises(ValueError, match="base must be the parameters"):
-        af.merge_files([folder / "1", folder / "2"], folder / "3", method="task_arithmetic")
+        af.merge_files([folder / "1", folder / "2"], folder / "3", method="task_arithmetic", overwrite=True)
     assert (folder / "3").read_bytes() == b"old"
     expect_no_file(folder)
 
