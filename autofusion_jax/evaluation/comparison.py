@@ -1,4 +1,23 @@
-"""Comparison of merging methods on networks of your own: one call, one table, and files for the report."""
+"""Comparison of merging methods on networks of your own: one call, one table, and files for the report.
+
+With `apply_fn(params, x)` that returns logits, two trained `params_a` and `params_b`, unlabelled inputs `x`
+and test inputs with their classes:
+
+```python
+import autofusion_jax as af
+from autofusion_jax.evaluation import compare
+
+spec = af.infer_perm_spec(apply_fn, params_a, x)
+compare(
+    [params_a, params_b], spec, x,
+    test=(x_test, y_test), tasks=[[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]],
+    methods=["average", "weight_matching", "zipit", af.methods.autofusion(epochs=16)],
+    init=init, out="runs/mine",
+)
+```
+
+prints the table and writes `runs/mine`; `python experiments/report.py --runs=runs` shows it among other runs.
+"""
 
 import dataclasses
 import json

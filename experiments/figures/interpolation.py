@@ -15,7 +15,7 @@ from figures.schema import (
     Curves,
     Drawing,
     Figure,
-    Picture,
+    FigurePanel,
     Series,
     merge_row,
     result_of,
@@ -52,7 +52,7 @@ def draw(drawing: Drawing, metrics: tuple[str, ...]) -> Contents:
         title = f"{drawing.run.config.name}, seed {pair.split.seed}: from B (gamma 0) to A (gamma 1), {sort}"
         picture = interpolation_figure(curves, gammas, title=title, metrics=headings, points=point)
         panels.append(
-            drawing.save(picture, Picture(f"{variant}.png", _alt(curves, gammas, headings), method=sort))
+            drawing.save(picture, FigurePanel(f"{variant}.png", _alt(curves, gammas, headings), method=sort))
         )
         for name, curve in curves.items():
             label = f"{name}, {variant}" if name.startswith(("AutoFusion", OURS.title)) else name

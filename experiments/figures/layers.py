@@ -15,7 +15,7 @@ from figures.schema import (
     Curves,
     Drawing,
     Figure,
-    Picture,
+    FigurePanel,
     Series,
     merge_row,
     result_of,
@@ -35,7 +35,7 @@ ROWS = (
 BEFORE = "before alignment"
 BATCH = 250
 
-Table = dict[str, dict[str, Line]]
+Panels = dict[str, dict[str, Line]]
 """Heading of a panel -> label -> line."""
 
 
@@ -44,7 +44,7 @@ def draw(drawing: Drawing) -> Contents:
     pairs = [drawing.run.pair(number) for number in range(drawing.sizes.pairs)]
     measured = [_measure(drawing, pair) for pair in pairs]
     layers = list(pairs[0].spec.groups)
-    table: Table = {}
+    table: Panels = {}
     for name in measured[0]:
         values = np.stack([one[name] for one in measured])  # [pairs, layers]
         spread = values.std(0, ddof=1) if len(values) > 1 else None
@@ -135,8 +135,13 @@ def _compare(
 
 
 def _save(
-    drawing: Drawing, file: str, table: Table, headings: tuple[str, ...], layers: list[str], subject: str
-) -> Picture:
+    drawing: Drawing,
+    file: str,
+    table: Panels,
+    headings: tuple[str, ...],
+    layers: list[str],
+    subject: str,
+) -> FigurePanel:
     panels = {heading: table[heading] for heading in headings}
     picture = layers_figure(panels, layers, title=subject, ylabel="CKA, or mean correlation")
     told = " ".join(
@@ -145,7 +150,7 @@ def _save(
         ) + "."
         for heading, lines in panels.items()
     )  # fmt: skip
-    return drawing.save(picture, Picture(file, f"Line chart over layers {', '.join(layers)}. {told}"))
+    return drawing.save(picture, FigurePanel(file, f"Line chart over layers {', '.join(layers)}. {told}"))
 
 
 def _caption(pairs: list[Pair], images: int) -> str:

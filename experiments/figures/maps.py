@@ -14,7 +14,7 @@ from autofusion_jax.types import Params
 from configs import kmnist_vgg, mnist_vgg
 from data.splits import generator
 from figures.permutations import LEARNED, REBASIN
-from figures.schema import Contents, Drawing, Figure, Picture, file_name, titled
+from figures.schema import Contents, Drawing, Figure, FigurePanel, file_name, titled
 from pipeline.endpoints import Pair
 from reporting.activation_figure import MapRow, activation_figure
 
@@ -39,7 +39,7 @@ def draw(drawing: Drawing, per_task: int) -> Contents:
                 kind = KINDS[networks[0][1][layer].kind]
                 rows = _rows(pair, x, classes, [(probs, maps[layer]) for probs, maps in networks])
                 title = f"{pair.run.config.name}, {layer}\nmerged by {name}"
-                panel = Picture(file_name(layer, name), _alt(rows, kind, layer, name), layer, name)
+                panel = FigurePanel(file_name(layer, name), _alt(rows, kind, layer, name), layer, name)
                 panels.append(drawing.save(activation_figure(rows, NETWORKS, title=title), panel))
     caption = (
         f"What speaks for the true class of each input: {kind} of its logit, less the mean of all logits, "

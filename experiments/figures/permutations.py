@@ -9,7 +9,7 @@ from figures.schema import (
     Contents,
     Drawing,
     Figure,
-    Picture,
+    FigurePanel,
     file_name,
     merge_row,
     result_of,
@@ -98,7 +98,7 @@ def _matrices(drawing: Drawing, pair: Pair, row: Row) -> dict[str, Matrices]:
     }
 
 
-def _save(drawing: Drawing, file: str, rows: dict[str, Matrices], title: str, **shows: str) -> Picture:
+def _save(drawing: Drawing, file: str, rows: dict[str, Matrices], title: str, **shows: str) -> FigurePanel:
     complexity = {name: {g: l1_complexity(m) for g, m in groups.items()} for name, groups in rows.items()}
     notes = {
         name: {g: f"L1 {value:.0f} of {2 * len(rows[name][g])}" for g, value in groups.items()}
@@ -110,7 +110,9 @@ def _save(drawing: Drawing, file: str, rows: dict[str, Matrices], title: str, **
                                 for group, text in by_group.items())
         for name, by_group in notes.items()
     )  # fmt: skip
-    return drawing.save(picture, Picture(file, f"Permutation matrices as squares of dots. {told}.", **shows))
+    return drawing.save(
+        picture, FigurePanel(file, f"Permutation matrices as squares of dots. {told}.", **shows)
+    )
 
 
 def _spread(matrix: np.ndarray) -> str:

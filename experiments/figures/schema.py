@@ -56,7 +56,7 @@ FAST = Sizes(
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class FigurePanel:
     """One picture of a figure.
 
     Attributes:
@@ -119,7 +119,7 @@ class Contents:
     """
 
     caption: str
-    panels: Sequence[Picture]
+    panels: Sequence[FigurePanel]
     curves: Curves | None = None
     numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -191,7 +191,7 @@ class Drawing:
         report(self.console, row.title, results, {"joint": heading("joint")}, stored)
         return [network for network in load_networks(stored, pair) if network.repeat == 0]
 
-    def save(self, canvas: Canvas, picture: Picture) -> Picture:
+    def save(self, canvas: Canvas, picture: FigurePanel) -> FigurePanel:
         """Write a picture into the figure's folder."""
         save_figure(canvas, self.folder / picture.file)
         self.console.print(f"figure {self.figure.name}: {picture.file}")

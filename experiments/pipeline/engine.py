@@ -176,5 +176,6 @@ def report(
         means = [f"{said} {one.mean[metric]:.2f}" for metric, said in shown.items() if metric in one.mean]
         console.print(
             f"seed {results[0].seed}: {name}: {', '.join(means) or 'measured'} "
-            f"({one.seconds:.1f} s{found}{how}){to_go}"
+            f"({one.seconds:.1f} s{found}{how}){to_go}",
+            soft_wrap=True,
         )

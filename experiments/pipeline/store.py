@@ -65,7 +65,7 @@ class Store:
             try:
                 return Stored(path, _read(path, identity), False)
             except Damaged as why:
-                self.console.print(f"[yellow]{path} is damaged ({why}): made again[/]")
+                self.console.print(f"[yellow]{path} is damaged ({why}): made again[/]", soft_wrap=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self.folder))
         try:

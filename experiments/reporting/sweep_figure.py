@@ -11,7 +11,7 @@ from reporting.figures import DASHES, LEVEL_DASHES
 MARKERS = "osD^vXP"
 
 
-class Series(NamedTuple):
+class SweepSeries(NamedTuple):
     """One line: a label and, at each x, a value and the length of its error bar to either side."""
 
     label: str
@@ -21,7 +21,7 @@ class Series(NamedTuple):
 
 
 def sweep_figure(
-    series: Sequence[Series],
+    series: Sequence[SweepSeries],
     *,
     title: str,
     x_title: str,
@@ -64,13 +64,13 @@ def sweep_figure(
     return figure
 
 
-def yerror(series: Series) -> list[list[float]]:
+def yerror(series: SweepSeries) -> list[list[float]]:
     """The bars below and above each point, kept within 0 to 100 %."""
     below = [min(error, y) for y, error in zip(series.y, series.error)]
     above = [min(error, 100 - y) for y, error in zip(series.y, series.error)]
     return [below, above]
 
 
-def _lowest(series: Sequence[Series], levels: Mapping[str, float]) -> float:
+def _lowest(series: Sequence[SweepSeries], levels: Mapping[str, float]) -> float:
     lowest = min([y - e for one in series for y, e in zip(one.y, one.error)] + list(levels.values()))
     return lowest // 10 * 10 if lowest > 50 else 0

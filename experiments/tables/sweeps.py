@@ -8,7 +8,7 @@ from typing import Any
 from autofusion_jax.atomic import write_text
 from autofusion_jax.evaluation.results import Result, Summary, summarise
 from autofusion_jax.plots.canvas import save_figure
-from reporting.sweep_figure import Series, sweep_figure
+from reporting.sweep_figure import SweepSeries, sweep_figure
 from tables.commands import RanPanel, table_command
 from tables.schema import Point, Sweep, Table, TableConfig
 from tables.stored import panel_identity
@@ -66,7 +66,7 @@ def _caption(config: TableConfig, rows: Sequence[Summary]) -> str:
     return f"{text}; bars: standard deviation over {'pairs' if pairs > 1 else 'keys'}"
 
 
-def _series(sweep: Sweep, rows: Mapping[tuple[str, str, str | None], Summary]) -> list[Series]:
+def _series(sweep: Sweep, rows: Mapping[tuple[str, str, str | None], Summary]) -> list[SweepSeries]:
     found = []
     for label, points in sweep.series.items():
         for variant in VARIANTS:
@@ -78,13 +78,15 @@ def _series(sweep: Sweep, rows: Mapping[tuple[str, str, str | None], Summary]) -
     return found
 
 
-def _one_series(label: str, points: Sequence[tuple[Point, Summary]]) -> Series:
+def _one_series(label: str, points: Sequence[tuple[Point, Summary]]) -> SweepSeries:
     errors = [(row.std_pairs if row.num_pairs > 1 else row.std_repeats)["joint"] for _, row in points]
-    return Series(label, [point.x for point, _ in points], [row.mean["joint"] for _, row in points], errors)
+    return SweepSeries(
+        label, [point.x for point, _ in points], [row.mean["joint"] for _, row in points], errors
+    )
 
 
 def _described(
-    table: Table, sweep: Sweep, caption: str, series: Sequence[Series], command: str
+    table: Table, sweep: Sweep, caption: str, series: Sequence[SweepSeries], command: str
 ) -> dict[str, Any]:
     """A figure in the form that reports read: the picture and the numbers behind it."""
     xs = sorted({x for one in series for x in one.x})

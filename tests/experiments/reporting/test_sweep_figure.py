@@ -2,11 +2,11 @@
 
 import pytest
 
-from reporting.sweep_figure import Series, sweep_figure
+from reporting.sweep_figure import SweepSeries, sweep_figure
 
 
 def drawn(*values, error=0.0, levels=None):
-    series = Series("ours", list(range(len(values))), list(values), [error] * len(values))
+    series = SweepSeries("ours", list(range(len(values))), list(values), [error] * len(values))
     (axes,) = sweep_figure([series], title="t", x_title="x", y_title="y", levels=levels).axes
     return axes
 
