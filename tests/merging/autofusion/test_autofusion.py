@@ -161,6 +161,7 @@ def test_real_labels_are_used(mlp):
     assert with_labels.diagnostics["kept"] == 1.0
 
 
+@pytest.mark.slow
 def test_optimizer_is_an_option(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
     sgd = af.merge(a, b, mlp.perm_spec, x, optimizer=optax.sgd, epochs=2, zeta=0.0)
@@ -168,6 +169,7 @@ def test_optimizer_is_an_option(mlp):
     assert not np.allclose(sgd.soft_perms["dense_0"], adam.soft_perms["dense_0"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_divergence_is_named(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
     broken = dataclasses.replace(mlp.perm_spec, apply_fn=lambda params, x: mlp.apply(params, x) * jnp.nan)
@@ -177,6 +179,7 @@ def test_divergence_is_named(mlp):
         af.merge(a, b, broken, (x, np.zeros(24, int)), epochs=4)
 
 
+@pytest.mark.slow
 def test_progress_is_reported(mlp):
     calls = []
     af.merge_repeats(
@@ -187,6 +190,7 @@ def test_progress_is_reported(mlp):
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.slow
 def test_predict_pads_and_cuts(mlp):
     params, x = params_for(mlp, 0), inputs_for(mlp, 23)
     np.testing.assert_allclose(predict(mlp.apply, params, x, batch_size=5), mlp.apply(params, x), atol=1e-5)
