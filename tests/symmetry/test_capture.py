@@ -66,6 +66,7 @@ def captured(name):
 
 
 @pytest.mark.parametrize("name", ["attention_linen", "swin", "resnet20_group_norm", "gpt2"])
+@pytest.mark.slow
 def test_another_number_of_inputs(name):
     spec, params, x, two = captured(name)
     five = af.capture_sites(spec, params, jnp.concatenate([x, x, x[:1]]))

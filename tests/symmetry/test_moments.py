@@ -139,6 +139,7 @@ def test_vmap_and_jit_agree_with_a_loop():
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.tuples(*[st.sampled_from([1, 2, 30])] * 3), st.floats(-100, 100))
+@pytest.mark.slow
 def test_combine_is_associative_and_commutative(seed, sizes, mean):
     a, b, c = (
         batch_moments(jnp.asarray(draw((2, size, 3), mean=mean, seed=seed + number)), 0)

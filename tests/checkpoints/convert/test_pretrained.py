@@ -51,6 +51,7 @@ def vit(tmp_path):
 
 
 @pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.slow
 def test_outputs_are_theirs(name):
     check_parity(INTEROP / name)
 

@@ -24,6 +24,7 @@ def t5(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["t5", "t5_tied"])
+@pytest.mark.slow
 def test_greedy_decoding_token_by_token(name):
     stored, loaded = io(name), af.load_pretrained(INTEROP / name)
     written = stored["written"]

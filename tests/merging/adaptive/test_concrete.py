@@ -32,6 +32,7 @@ def expect_close(got, expected, atol=1e-5):
 
 @pytest.mark.parametrize("level", ["task", "layer"])
 @pytest.mark.parametrize("mask", ["soft", "hard", "sampled"])
+@pytest.mark.slow
 def test_the_result_is_what_mask_and_coefficients_say(mlp, level, mask):
     base, models = fine_tuned(mlp, 3)
     result = merged(mlp, inputs_for(mlp), level=level, mask=mask)

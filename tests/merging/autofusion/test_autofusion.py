@@ -164,6 +164,7 @@ def test_real_labels_are_used(mlp):
     assert with_labels.diagnostics["kept"] == 1.0
 
 
+@pytest.mark.slow
 def test_optimizer_is_an_option(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
     sgd = af.merge(a, b, mlp.perm_spec, x, optimizer=optax.sgd, epochs=2, zeta=0.0)
@@ -171,6 +172,7 @@ def test_optimizer_is_an_option(mlp):
     assert not np.allclose(sgd.soft_perms["dense_0"], adam.soft_perms["dense_0"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_divergence_is_named(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
     broken = dataclasses.replace(mlp.perm_spec, apply_fn=lambda params, x: mlp.apply(params, x) * jnp.nan)
@@ -180,6 +182,7 @@ def test_divergence_is_named(mlp):
         af.merge(a, b, broken, x, labels=np.zeros(24, int), epochs=4)
 
 
+@pytest.mark.slow
 def test_progress_is_logged_and_shown(mlp, caplog, capsys):
     with caplog.at_level("DEBUG", logger="autofusion_jax"):
         result = af.merge(
@@ -193,6 +196,7 @@ def test_progress_is_logged_and_shown(mlp, caplog, capsys):
     chex.assert_trees_all_close(result.params, quiet.params, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_predict_pads_and_cuts(mlp):
     params, x = params_for(mlp, 0), inputs_for(mlp, 23)
     np.testing.assert_allclose(predict(mlp.apply, params, x, batch_size=5), mlp.apply(params, x), atol=1e-5)

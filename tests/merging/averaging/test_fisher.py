@@ -109,6 +109,7 @@ def test_the_surer_network_counts_by_what_it_needs(mlp):
         np.testing.assert_allclose(result.diagnostics["norms"], norms, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_own_inputs(mlp):
     models = [params_for(mlp, seed) for seed in range(2)]
     own = [inputs_for(mlp, 10, seed=1), (inputs_for(mlp, 6, seed=2), jnp.zeros(6, int))]

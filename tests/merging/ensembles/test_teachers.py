@@ -93,6 +93,7 @@ def mixture_in_numpy(features, labels, num_components, num_axes, rounds, ridge):
 
 
 @pytest.mark.parametrize("num_axes", [3, 100])
+@pytest.mark.slow
 def test_the_mixture_agrees_with_numpy(num_axes):
     rng = np.random.default_rng(2)
     labels = np.arange(90) % 3
@@ -118,6 +119,7 @@ def specialists(model):
 
 
 @pytest.mark.parametrize("name", sorted(TEACHERS))
+@pytest.mark.slow
 def test_every_teacher_labels_and_answers_alike(name, mlp):
     """The pseudo-labels are the ensemble's own answers on the same inputs."""
     x, _ = blobs(3, 40, mlp.input_shape)

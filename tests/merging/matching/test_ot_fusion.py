@@ -43,6 +43,7 @@ def coupling(cost, reg):
 
 
 @pytest.mark.parametrize("reg", [None, 0.1])
+@pytest.mark.slow
 def test_follows_the_paper(reg):
     rng = np.random.default_rng(0)
     shapes = [(6, 4), (7, 6), (3, 7)]
@@ -65,6 +66,7 @@ def test_follows_the_paper(reg):
 
 @pytest.mark.parametrize("ground", ["weights", "activations"])
 @pytest.mark.parametrize("name", ["attention", "nested_twice"])
+@pytest.mark.slow
 def test_copies_are_found_in_nested_groups(name, ground):
     spec, params, x = nested(name)
     copy = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(7)))

@@ -21,6 +21,7 @@ def upscaled(model, params, **options):
     ("layers", "order"),
     [(None, (0, 1, 2, 0, 1, 2)), ("0-1,1-2", (0, 1, 1, 2)), ([2], (2,)), ("0,2,1,0,2", (0, 2, 1, 0, 2))],
 )
+@pytest.mark.slow
 def test_a_deeper_vit_runs_the_result_as_it_is(layers, order, tmp_path):
     params, x = params_for(VIT, 0), inputs_for(VIT)
     result = upscaled(VIT, params, layers=layers)
@@ -39,6 +40,7 @@ def test_a_deeper_vit_runs_the_result_as_it_is(layers, order, tmp_path):
     expect_saved(result, VIT, again, tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_the_new_blocks_can_be_trained_apart():
     """A block that stands twice has leaves of its own each time."""
     params, x = params_for(VIT, 0), inputs_for(VIT)
@@ -48,6 +50,7 @@ def test_the_new_blocks_can_be_trained_apart():
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_what_stands_between_blocks_goes_along():
     """ResNet's blocks end before their ReLU; a deeper stage is what `build_model` makes of it."""
     params, x = params_for(RESNET, 0), inputs_for(RESNET)

@@ -50,6 +50,7 @@ def test_one_module_at_one_preference_is_the_reference():
 
 
 @pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.slow
 def test_one_vmap_sweeps_the_preference(mlp, depth):
     x = inputs_for(mlp)
     result = merged(mlp, x, depth=depth, preference=[3, 1])
@@ -80,6 +81,7 @@ def test_every_module_has_a_gate_of_its_own(mlp):
 
 
 @pytest.mark.parametrize("variant", ["ls", "epo"])
+@pytest.mark.slow
 def test_a_task_that_is_preferred_has_a_smaller_loss(mlp, variant):
     """With labels of two contradicting tasks: the more a task counts, the smaller its loss."""
     x = inputs_for(mlp, 48)
@@ -98,6 +100,7 @@ def test_a_task_that_is_preferred_has_a_smaller_loss(mlp, variant):
 
 
 @pytest.mark.parametrize("num", [2, 3, 5])
+@pytest.mark.slow
 def test_linear_programs_on_the_simplex(num):
     """Against scipy's exact ones, of the form in which they arise, where any rule may be left out."""
     rng = np.random.default_rng(num)
@@ -118,6 +121,7 @@ def test_linear_programs_on_the_simplex(num):
 
 
 @pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.slow
 def test_weights_of_the_exact_search(balanced):
     """Against the definition in float64, solved by scipy: the same value of what is maximised."""
     rng = np.random.default_rng(7)
@@ -144,6 +148,7 @@ def test_weights_of_the_exact_search(balanced):
         assert abs(gain @ np.asarray(task_weights(*arrays)) + exact.fun) < 1e-2 * np.linalg.norm(gain)
 
 
+@pytest.mark.slow
 def test_exact_search_ends_where_the_preference_says():
     """Two quadratic losses: descending by its weights ends with equal r * loss on the Pareto front."""
     centres = jnp.array([[0.0, 0.0], [1.0, 0.0]])
@@ -162,6 +167,7 @@ def test_exact_search_ends_where_the_preference_says():
     np.testing.assert_allclose(point[1], 0, atol=0.05)
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded(model, tmp_path):
     x = inputs_for(model)
     result = merged(model, x[:7])
@@ -173,6 +179,7 @@ def test_it_is_saved_and_loaded(model, tmp_path):
     assert result.diagnostics["num_params"] == sum(np.size(leaf) for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_networks_and_losses_that_cannot_be(mlp):
     for options, message in [
         ({"preference": [0.5, 0.2, 0.3]}, "preference must be 2 numbers, one for each network"),

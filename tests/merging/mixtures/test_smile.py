@@ -78,6 +78,7 @@ def test_a_smaller_rank_is_smaller(mlp):
     assert sizes[1] < sizes[3] < sizes[None]
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded(model, tmp_path):
     """Bit for bit; the function made again gives the same outputs, under jit, at another batch size."""
     base, models = fine_tuned(model, 3)

@@ -59,6 +59,7 @@ def merged(model, **options):
 
 
 @cases
+@pytest.mark.slow
 def test_the_same_coefficients_for_all_inputs(case):
     """The scale of the rest: task arithmetic. 1 for one network, 0 for the other: its own blocks."""
     model, pattern = CASES[case]
@@ -76,6 +77,7 @@ def test_the_same_coefficients_for_all_inputs(case):
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.slow
 def test_depths(depth):
     """A router has so many layers, and starts at the scale but for weights near 0."""
     result = merged(MLP, depth=depth, num_steps=1, scale=0.4, learning_rate=1e-12)
@@ -101,6 +103,7 @@ def test_a_router_by_hand():
 
 
 @pytest.mark.parametrize("variant", ["paper", "fusionbench"])
+@pytest.mark.slow
 def test_samples_have_weights_of_their_own(variant):
     """What is run beside an input makes no difference; in FusionBench's form it does."""
     base, models = tuned(VIT)
@@ -116,6 +119,7 @@ def test_samples_have_weights_of_their_own(variant):
 
 
 @pytest.mark.parametrize("variant", ["paper", "fusionbench"])
+@pytest.mark.slow
 def test_it_becomes_surer(variant):
     """Routers learn, the network does not; with inputs of each network the entropies add up."""
     base, models = tuned(MLP, 3)

@@ -87,6 +87,7 @@ def test_cosines_are_no_head():
     assert LinearLayers(flatten_program(model.perm_spec, params, x, caller="test"), params).head is None
 
 
+@pytest.mark.slow
 def test_pleas_with_labels_changes_the_head_alone(mlp):
     models, x, spec = [params_for(mlp, seed) for seed in (0, 1)], inputs_for(mlp, 60), mlp.perm_spec
     y = np.random.default_rng(0).integers(3, size=60)
@@ -113,6 +114,7 @@ def test_pleas_with_labels_changes_the_head_alone(mlp):
         af.methods.pleas(pseudo_labels="confident")
 
 
+@pytest.mark.slow
 def test_real_labels_take_the_place_of_the_teachers(mlp):
     models, x, spec = [params_for(mlp, seed) for seed in (0, 1)], inputs_for(mlp, 60), mlp.perm_spec
     probs = jnp.stack([jax.nn.softmax(mlp.apply(params, x)) for params in models])

@@ -54,6 +54,7 @@ def test_measured_grams_are_fusionbenchs():
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.slow
 def test_the_loss_is_stationary(name):
     """The gradient of `sum_k E |layer(W) z_k - layer(W_k) z_k|^2`, by autodiff, is zero at the merge."""
     layer, shape, weight, bias, _ = LAYERS[name]
@@ -85,6 +86,7 @@ def test_the_loss_is_stationary(name):
     np.testing.assert_allclose(result.params["b"], (models[0]["b"] + models[1]["b"]) / 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_first_layer_is_fitted_and_biases_are_averaged(vgg):
     models, x = [params_for(vgg, seed) for seed in range(2)], inputs_for(vgg)
     result = af.merge_many(models, vgg.perm_spec, x, method="regmean")
@@ -128,6 +130,7 @@ def test_many_alphas_at_once():
         np.testing.assert_allclose(many[i], regression_mean(kernels, grams, alpha, 1e-4), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_grams_can_be_measured_elsewhere(mlp):
     models = [params_for(mlp, seed) for seed in range(3)]
     inputs = [inputs_for(mlp, 20, seed=seed) for seed in range(3)]

@@ -110,6 +110,7 @@ def test_wudi_finds_the_minimum():
         lambda base, models, scale: add_undisturbed(base, models, scale, 1e-5),
     ],
 )
+@pytest.mark.slow
 def test_vmap_over_the_scale(fn):
     base, models = fusionbench_networks()
     scales = jnp.array([0.3, 1.0])

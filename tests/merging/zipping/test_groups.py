@@ -84,6 +84,7 @@ def planted(num_models, num_groups, k, seed):
 
 
 @pytest.mark.parametrize("num_models", [2, 3])
+@pytest.mark.slow
 def test_planted_groups_and_units_are_found(num_models):
     similarity, outer = planted(num_models, 3, 5, seed=0)
     values = match_blocks(similarity, num_models, 3)
@@ -111,6 +112,7 @@ def test_inner_groups_share_the_outer_permutation_of_their_sum():
     np.testing.assert_array_equal(match_outer(values), outer)
 
 
+@pytest.mark.slow
 def test_one_group_is_the_plain_matching(similarity):
     """But that a group has a budget of its own, which binds where `b` is more than 1."""
     whole = match_outer(match_blocks(similarity, 2, 1))
@@ -133,6 +135,7 @@ def test_the_budget_is_shared_by_all_groups(similarity, outer_perms):
     assert within.sum() > 0
 
 
+@pytest.mark.slow
 def test_stacks_and_jit_give_the_same():
     rng = np.random.default_rng(0)
     noise = [0.2 * rng.standard_normal((24, 24)).astype(np.float32) for _ in range(2)]

@@ -109,6 +109,7 @@ def test_heads_share_one_permutation():
 
 
 @pytest.mark.parametrize("name", ZOO)
+@pytest.mark.slow
 def test_a_permuted_copy_keeps_the_function(name):
     apply_fn, params, x = CASES[name].make()
     x = jax.random.normal(jax.random.key(3), (32, *x.shape[1:]))
@@ -120,6 +121,7 @@ def test_a_permuted_copy_keeps_the_function(name):
         assert result.diagnostics["converged"] and result.history["similarity"].max() > 1 - 1e-5
 
 
+@pytest.mark.slow
 def test_alpha_is_chosen_on_the_inputs(mlp):
     models, x = [params_for(mlp, seed) for seed in range(2)], inputs_for(mlp)
     result = af.merge_many(models, mlp.perm_spec, x, method="mudsc", alpha="auto", max_sweeps=2)
@@ -138,6 +140,7 @@ def test_alpha_is_chosen_on_the_inputs(mlp):
     assert labelled.diagnostics["scores"][labelled.diagnostics["alpha"]] == pytest.approx(right)
 
 
+@pytest.mark.slow
 def test_stored_statistics_are_no_weights_and_are_measured_again():
     stored = oracle("e2e_zipit_resnet_full_a0.5_b1.npz")
     models, x = networks(stored), jnp.asarray(stored["X"])
@@ -150,6 +153,7 @@ def test_stored_statistics_are_no_weights_and_are_measured_again():
     assert score(task, models[0]) == pytest.approx(score(task, reset), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_alone_need_no_data(mlp):
     models = [params_for(mlp, seed) for seed in range(3)]
     result = af.merge_many(models, mlp.perm_spec, None, method="mudsc", alpha=1.0, matching="align")
