@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 # Type checkers and editors read the imports; at run time a name is imported when it is first asked for.
 if TYPE_CHECKING:
+    from autofusion_jax import evaluation as evaluation
     from autofusion_jax import functional as functional
     from autofusion_jax import methods as methods
     from autofusion_jax.checkpoints.convert.pretrained import load_pretrained as load_pretrained
@@ -53,6 +54,7 @@ else:
         "capture_sites": "symmetry.capture",
         "check_perm_spec": "symmetry.check",
         "compose": "symmetry.transform",
+        "evaluation": "evaluation",
         "functional": "functional",
         "fuse": "merging.fuse",
         "fused_apply": "merging.fuse",

@@ -52,7 +52,8 @@ TEACHERS = {
     "teacher_confidence": "confidence_ensemble", "teacher_z": "z_ensemble", "teacher_em": "em_ensemble",
 }  # fmt: skip
 """Rows that run all networks -> the methods that they are: what a merge is measured against."""
-CONTROL = "control_random_network"
+RANDOM_CONTROL, OWN_CONTROL = "control_random_network", "control_model_a"
+"""Rows that merge nothing: a fresh network and A itself, trained on the EM teacher's answers."""
 FROM_SCRATCH = DistilOptions(epochs=30, learning_rate=1e-3, batch_size=64)
 RESULTS_FILE, CONFIG_FILE, TABLE_FILE = "results.jsonl", "config.json", "table.md"
 
@@ -104,8 +105,9 @@ def compare(
 ) -> Comparison:
     """Merge networks of your own by several methods, evaluate all, and print the table.
 
-    Beside the merges stand the networks, the teachers that run all of them, and, where `init` is given, the
-    control that a merge must beat to mean anything: a fresh network trained on the EM teacher's answers.
+    Beside the merges stand the networks, the teachers that run all of them, and the controls that a merge
+    must beat to mean anything: network A trained on with the EM teacher's answers, and, where `init` is
+    given, a fresh network trained on them as long.
 
     Args:
         models: parameters of the networks, one for each task, A first.
@@ -142,7 +144,7 @@ def compare(
         >>> test, quiet = (x, np.arange(8) % 2), Console(quiet=True)
         >>> found = compare(models, spec, x, test=test, tasks=[[0], [1]], methods=["average"], console=quiet)
         >>> [row.method for row in found.rows][:3], found.rows[-1].method
-        (['model_a', 'model_b', 'average'], 'teacher_em')
+        (['model_a', 'model_b', 'average'], 'control_model_a')
     """
     apply_fn, console = spec.apply_fn, console or Console()
     if apply_fn is None:
@@ -175,8 +177,10 @@ def compare(
         ))  # fmt: skip
     for row, teacher in TEACHERS.items():
         add(row, merge_networks(models, spec, batch, method=get_method(teacher), keys=keys[:1], **options))
-    if init is not None:
-        add(CONTROL, [_fresh_network(models, spec, apply_fn, batch, init, seed)])
+    init_key, key = jax.random.split(jax.random.key(seed))
+    starts = {OWN_CONTROL: models[0]} | ({} if init is None else {RANDOM_CONTROL: init(init_key)})
+    for row, start in starts.items():
+        add(row, [_distilled(models, spec, apply_fn, batch, start, key)])
     comparison = Comparison(tuple(results), f"{name}: accuracy on the test inputs (%)")
     comparison.print(console)
     if out is not None:
@@ -187,15 +191,18 @@ def compare(
     return comparison
 
 
-def _fresh_network(
-    models: Sequence[Params], spec: PermSpec, apply_fn: ApplyFn, batch: Any, init: Any, seed: int
+def _distilled(
+    models: Sequence[Params],
+    spec: PermSpec,
+    apply_fn: ApplyFn,
+    batch: Any,
+    start: Params,
+    key: Key[Array, ""],
 ) -> Network:
-    """The control: how much of the networks' weights is needed at all."""
+    """A control: what the teacher's answers alone make of a network that was not merged."""
     began = time.perf_counter()
-    init_key, key = jax.random.split(jax.random.key(seed))
     task = MergeTask(tuple(models), spec, apply_fn, batch)
     probs = find_targets("compare", task, pseudo_labels="em", zeta=0.0).probs
-    start = init(init_key)
     params, _ = jax.block_until_ready(distil_network(spec, start, batch, probs, FROM_SCRATCH, key=key))
     seconds = time.perf_counter() - began
     return Network(params, apply_fn, num_learned=num_params(params), seconds=seconds)

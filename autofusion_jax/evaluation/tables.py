@@ -28,9 +28,10 @@ TITLES = {
     "teacher_confidence": "Confidence ensemble (teacher)",
     "teacher_z": "Standardised-logit ensemble (teacher)",
     "teacher_em": "EM ensemble (teacher)",
+    "control_model_a": "Model A, trained on with pseudo-labels (control)",
     "control_random_network": "Fresh network on pseudo-labels (control)",
 }
-"""Methods, teachers and the control of `compare` -> what tables call them."""
+"""Methods, teachers and the controls of `compare` -> what tables call them."""
 HEADINGS = {"joint": "Joint", "avg": "Avg", "task_a_within": "A within", "task_b_within": "B within"}
 """Metrics -> what tables call them."""
 FULL_WIDTH = 110

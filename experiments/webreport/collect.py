@@ -43,7 +43,7 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunFolder:
     """The folder of a merge run, of a reproduced table or of one of its panels.
 
     Attributes:
@@ -88,7 +88,7 @@ class FigureRun:
     data: Mapping[str, Any]
 
 
-def collect(runs_dir: Path) -> tuple[list[Run], list[FigureRun]]:
+def collect(runs_dir: Path) -> tuple[list[RunFolder], list[FigureRun]]:
     """Read all results under a folder, in the natural order of their paths, merges before tables.
 
     Args:
@@ -136,12 +136,12 @@ def _read(path: Path, reader: Any) -> Any:
         ) from error
 
 
-def _read_run(path: Path) -> Run:
+def _read_run(path: Path) -> RunFolder:
     folder = path.parent
     config_file = folder / CONFIG_FILE
     stored = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
     table = stored.get("table")
-    return Run(
+    return RunFolder(
         folder, table, stored.get("panel"), stored.get("config", {}) if table else stored,
         stored.get("rows", {}) if table else {}, tuple(read_results(path)), read_prose(folder),
         _read_lines(folder / CSV_FILE), stored.get("command"),
@@ -178,7 +178,7 @@ def _read_figure(path: Path) -> FigureRun:
     return FigureRun(path.parent, data)
 
 
-def read_curves(run: Run) -> dict[Key, dict[str, np.ndarray]]:
+def read_curves(run: RunFolder) -> dict[Key, dict[str, np.ndarray]]:
     """Accuracies in percent over gamma from 0 to 1, by method and variant, then by metric: `[points]`."""
     curves: dict[Key, dict[str, np.ndarray]] = {}
     for key, metric, values in _arrays(run, "curve"):
@@ -186,12 +186,12 @@ def read_curves(run: Run) -> dict[Key, dict[str, np.ndarray]]:
     return curves
 
 
-def read_matrices(run: Run) -> Iterator[tuple[Key, str, np.ndarray]]:
+def read_matrices(run: RunFolder) -> Iterator[tuple[Key, str, np.ndarray]]:
     """Permutation matrices `[n, n]`, rows model A's units: method and variant, group, values."""
     return (item for item in _arrays(run, "matrix") if item[2].ndim == 2)
 
 
-def _arrays(run: Run, wanted: str) -> Iterator[tuple[Key, str, np.ndarray]]:
+def _arrays(run: RunFolder, wanted: str) -> Iterator[tuple[Key, str, np.ndarray]]:
     path = run.folder / DRAWN_FILE
     if not path.is_file():
         return
@@ -202,7 +202,7 @@ def _arrays(run: Run, wanted: str) -> Iterator[tuple[Key, str, np.ndarray]]:
                 yield (method, variant or None), part, stored[name]
 
 
-def read_histories(run: Run) -> dict[str, dict[str, np.ndarray]]:
+def read_histories(run: RunFolder) -> dict[str, dict[str, np.ndarray]]:
     """What learned merges of the first pair recorded: method -> quantity -> `[repeats, steps]`."""
     found: dict[str, dict[str, list[list[float]]]] = {}
     seen = set()

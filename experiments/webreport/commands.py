@@ -10,13 +10,13 @@ from configs import CONFIGS, get_config
 from configs.schema import identity
 from tables import find_panel
 from tables.commands import RanPanel, differences, table_command
-from webreport.collect import Run
+from webreport.collect import RunFolder
 
 PLACES = ("out_dir", "runs_dir")
 """Fields that say where files lay on the machine of the run: no setting."""
 
 
-def shown_config(run: Run) -> dict[str, Any]:
+def shown_config(run: RunFolder) -> dict[str, Any]:
     """The resolved settings but where files lay, with the rows of a table."""
     config = {name: value for name, value in run.config.items() if name not in PLACES}
     if isinstance(config.get("data"), Mapping):
@@ -50,7 +50,7 @@ def _empty(value: Any) -> bool:
     return value is None or value in ({}, [], "")
 
 
-def command(runs: Sequence[Run]) -> str | None:
+def command(runs: Sequence[RunFolder]) -> str | None:
     """The command of one run, or of the panels of one table, a line each where their settings differ.
 
     As stored, or from the settings: what was changed of the config or of the panel follows as flags.
@@ -66,7 +66,7 @@ def command(runs: Sequence[Run]) -> str | None:
     return " ".join(["python experiments/merge.py", f"--config={first.name}", *changes(first)])
 
 
-def _ran_panel(run: Run) -> RanPanel | None:
+def _ran_panel(run: RunFolder) -> RanPanel | None:
     try:
         table, panel = find_panel(run.table or "", run.panel or "")
     except KeyError:
@@ -74,7 +74,7 @@ def _ran_panel(run: Run) -> RanPanel | None:
     return RanPanel(table, panel, run.config, {record.method for record in run.records})
 
 
-def changes(run: Run) -> list[str]:
+def changes(run: RunFolder) -> list[str]:
     """What a run of `merge.py` changed of its config, as flags; nothing for a config that is no more."""
     if run.table or run.name not in CONFIGS:
         return []
@@ -88,7 +88,7 @@ def _config_flag(field: str, value: Any) -> str:
     return f"--config.{field}={shlex.quote(str(value))}"
 
 
-def title_of_run(run: Run, runs: Sequence[Run]) -> str:
+def title_of_run(run: RunFolder, runs: Sequence[RunFolder]) -> str:
     """The name of a run of `merge.py`, with what sets it apart from the other `runs` of its config."""
     same = [set(changes(other)) for other in runs if other.name == run.name]
     own = [flag for flag in changes(run) if any(flag not in flags for flags in same)]

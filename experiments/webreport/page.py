@@ -21,7 +21,7 @@ from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import require
 from reporting.tables import heading
 from webreport import charts, headline, pictures
-from webreport.collect import FigureRun, Run
+from webreport.collect import FigureRun, RunFolder
 from webreport.glossary import GLOSSARY
 from webreport.sections import IMAGES, Builder
 
@@ -38,7 +38,7 @@ class Page(NamedTuple):
     contents: str
 
 
-def write_page(runs: Sequence[Run], figures: Sequence[FigureRun], out: Path) -> Page:
+def write_page(runs: Sequence[RunFolder], figures: Sequence[FigureRun], out: Path) -> Page:
     """Write the page and its images.
 
     Args:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from reporting.figures import visible_entries
 from reporting.tables import title_of
-from webreport.collect import FigureRun, Run, read_matrices
+from webreport.collect import FigureRun, RunFolder, read_matrices
 from webreport.summary import PLAIN
 
 LEVELS = 64
@@ -64,7 +64,7 @@ def choices(pictures: Sequence[Picture]) -> dict[str, list[str]]:
     return found
 
 
-def matrix_pictures(run: Run, folder: Path) -> list[Picture]:
+def matrix_pictures(run: RunFolder, folder: Path) -> list[Picture]:
     """Draw the permutation matrices of a run's first pair into a folder of images."""
     pictures = []
     for (method, variant), group, values in read_matrices(run):

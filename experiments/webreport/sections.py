@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from tables import TABLES
 from webreport import charts, pictures, summary
-from webreport.collect import FigureRun, Run, read_curves, read_histories, read_prose
+from webreport.collect import FigureRun, RunFolder, read_curves, read_histories, read_prose
 from webreport.commands import command, describe, setting_lines, shown_config, title_of_run
 from webreport.headline import worth
 
@@ -62,11 +62,11 @@ class Builder:
     """
 
     images: Path
-    runs: Sequence[Run]
+    runs: Sequence[RunFolder]
     settings: list[summary.Setting] = dataclasses.field(default_factory=list)
     anchors: list[str] = dataclasses.field(default_factory=list)
 
-    def run_section(self, runs: Sequence[Run]) -> Section:
+    def run_section(self, runs: Sequence[RunFolder]) -> Section:
         """The section of one run, or of the panels of one table."""
         first = runs[0]
         table = TABLES.get(first.table or "")
@@ -97,7 +97,7 @@ class Builder:
         self.anchors.append(anchor)
         return anchor
 
-    def _part(self, run: Run, section: str, anchor: str) -> Part:
+    def _part(self, run: RunFolder, section: str, anchor: str) -> Part:
         folder, curves, histories = self.images / anchor, read_curves(run), read_histories(run)
         found = summary.settings(run, anchor, section)
         self.settings += found
@@ -121,7 +121,7 @@ def _heading(text: str) -> str:
     return first.removeprefix("# ") if first.startswith("# ") else ""
 
 
-def _prose(run: Run) -> Markup:
+def _prose(run: RunFolder) -> Markup:
     """What a run's Markdown file says under its heading: of a merge, only its notes."""
     paragraphs = [part for part in re.split(r"\n\s*\n", run.text) if not part.startswith("# ")]
     if run.table is None:

@@ -8,7 +8,7 @@ from autofusion_jax.evaluation.results import Result, Summary, summarise
 from pipeline.endpoints import MODEL_ROLES
 from pipeline.reference_rows import ENSEMBLE
 from reporting.tables import heading, title_of
-from webreport.collect import Published, Run
+from webreport.collect import Published, RunFolder
 
 MERGED, SOME, HEADS, SPECIALIST, START = "merge", "merge of some", "several heads", "specialist", "start"
 TEACHER, ORACLE, CONTROL, REFERENCE = "ensemble", "oracle", "control", "reference"
@@ -141,7 +141,7 @@ def kind_of(method: str) -> str:
     return next(known, TEACHER if method.endswith(ENSEMBLES) else MERGED)
 
 
-def settings(run: Run, anchor: str, title: str) -> list[Setting]:
+def settings(run: RunFolder, anchor: str, title: str) -> list[Setting]:
     """Summarise each config of a run, in order of appearance.
 
     Args:
@@ -164,7 +164,7 @@ def settings(run: Run, anchor: str, title: str) -> list[Setting]:
     return found
 
 
-def _lines(run: Run, records: Sequence[Result], stored: Sequence[Published]) -> list[Line]:
+def _lines(run: RunFolder, records: Sequence[Result], stored: Sequence[Published]) -> list[Line]:
     rows = summarise(records)
     order = list(run.rows)
     rows.sort(key=lambda row: order.index(row.method) if row.method in order else len(order))
@@ -198,7 +198,7 @@ def _kind(name: str, method: str, entry: Mapping[str, Any]) -> str:
     return kind if kind != MERGED else kind_of(method)
 
 
-def _metrics(run: Run, lines: Sequence[Line]) -> list[str]:
+def _metrics(run: RunFolder, lines: Sequence[Line]) -> list[str]:
     """The columns of a table: its own, or all accuracies over all classes, or those within tasks."""
     measured = list(dict.fromkeys(metric for line in lines for metric in line.row.mean))
     own = [metric for metric in (run.lines[0].values if run.lines else ()) if metric in measured]

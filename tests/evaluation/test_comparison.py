@@ -42,7 +42,7 @@ def test_own_networks_in_the_table_and_the_files_of_the_report(tmp_path):
     found, printed, models, spec = compared(out=tmp_path / "mine", repeats=2, **options)
     assert [row.method for row in found.rows] == [
         "model_a", "model_b", "average", "weight_matching", "ties", "teacher_confidence", "teacher_z",
-        "teacher_em", "control_random_network",
+        "teacher_em", "control_model_a", "control_random_network",
     ]  # fmt: skip
     assert {row.method: row.num_repeats for row in found.rows}["weight_matching"] == 2
     mean = af.merge(*models, spec, None, method="average").params
