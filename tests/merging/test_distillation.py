@@ -77,6 +77,7 @@ def test_equal_runs_share_one_trace(mlp):
     assert len(set(traced)) == 1 and len(traced) <= 2
 
 
+@pytest.mark.slow
 def test_batch_norm_in_training_is_that_of_the_model():
     """The program with the batch's own statistics is flax's training mode; they are measured at the end."""
     net = build_model("resnet", (4, 4, 2), num_classes=3, widths=(4,), depths=(1,))
@@ -87,6 +88,7 @@ def test_batch_norm_in_training_is_that_of_the_model():
     chex.assert_trees_all_close(got, reset_norm(spec, got, x)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_functions_keep_their_own_derivatives_in_training():
     """A convolution's own gradient is many times faster in a compiled loop than that of its program."""
 

@@ -45,6 +45,7 @@ def test_merging_fine_tuned_networks(name, networks):
     assert moved == list(leaves[0])
 
 
+@pytest.mark.slow
 def test_regmean_fits_every_projection(networks):
     tuned = networks[1]
     merged = af.merge_many(tuned, T5.perm_spec, inputs_for(T5), method="regmean")
@@ -53,6 +54,7 @@ def test_regmean_fits_every_projection(networks):
     assert set(merged.diagnostics["fitted"]) == kernels
 
 
+@pytest.mark.slow
 def test_weight_matching_finds_a_permuted_copy():
     params, x = params_for(T5, 0), inputs_for(T5)
     copy = af.apply_perm(T5.perm_spec, params, af.random_perms(T5.perm_spec, jax.random.key(1)))

@@ -39,6 +39,7 @@ def test_own_gradient_equals_the_libraries(k, stride, max_patches, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [4, 7])
+@pytest.mark.slow
 def test_max_pool(size):
     x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
     expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")

@@ -49,6 +49,7 @@ def test_ten_steps_of_adam():
 
 
 @pytest.mark.parametrize("level", ["layer", "task"])
+@pytest.mark.slow
 def test_it_becomes_surer(mlp, level):
     """Small batches, over many steps; the result is what its coefficients say."""
     base = params_for(mlp, 0)
@@ -68,6 +69,7 @@ def test_it_becomes_surer(mlp, level):
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_clamped_coefficients_stay_inside(mlp):
     base, x = params_for(mlp, 0), inputs_for(mlp)
     models = [params_for(mlp, 1), params_for(mlp, 2)]

@@ -53,6 +53,7 @@ def test_the_result_is_what_mask_and_coefficients_say(mlp, level, mask):
 
 
 @pytest.mark.parametrize("level", ["task", "layer"])
+@pytest.mark.slow
 def test_it_becomes_surer_than_without_a_mask(mlp, level):
     x = inputs_for(mlp, 64)
     base, models = fine_tuned(mlp, 3)
@@ -100,6 +101,7 @@ def test_masks_are_drawn_from_the_concrete_distribution():
     assert between[0] < between[1] < between[2]
 
 
+@pytest.mark.slow
 def test_leaves_that_are_no_floats_are_the_base_s(mlp):
     base, models = fine_tuned(mlp, 2)
     base, *models = ({"net": params, "step": jnp.asarray(n)} for n, params in enumerate((base, *models)))
@@ -110,6 +112,7 @@ def test_leaves_that_are_no_floats_are_the_base_s(mlp):
     assert result.params["step"].dtype == jnp.int32 and int(result.params["step"]) == 0
 
 
+@pytest.mark.slow
 def test_inputs_and_losses_that_cannot_be(mlp):
     for options, message in [
         ({"inputs": [jnp.zeros((2, 4, 4))]}, "inputs must be 3 batches, one for each network; got 1"),

@@ -30,6 +30,7 @@ def test_the_head_reads_what_the_head_reads(model):
     np.testing.assert_allclose(seen @ kernel + bias, model.apply(params, x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_heads_are_what_the_formula_says(model):
     """Each head: the merged trunk, the module, and the own network's head."""
     x = inputs_for(model)
@@ -48,6 +49,7 @@ def test_heads_are_what_the_formula_says(model):
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "adamerging"])
+@pytest.mark.slow
 def test_representations_come_nearer_to_those_of_the_own_networks(mlp, method):
     x = inputs_for(mlp, 64)
     chosen = af.methods.adamerging(num_steps=5) if method == "adamerging" else method
@@ -96,6 +98,7 @@ def test_inputs_and_losses_that_cannot_be(mlp):
             merged(mlp, inputs_for(mlp), **options)
 
 
+@pytest.mark.slow
 def test_what_follows_the_head_may_hold_nothing_learned():
     """A CLIP-style head: the module changes what the projection reads, cosines follow."""
     model = build_model("mlp", (4, 4), num_classes=3, widths=(6,), head="cosine", embed_dim=5)

@@ -42,6 +42,7 @@ def test_every_weight_is_weighted_on_both_sides():
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.slow
 def test_the_start_is_the_average(norm):
     model = build_model("vgg", (8, 8, 2), widths=(4, 6), pool_after=(0,), num_classes=3, norm=norm)
     a, b = params_for(model, 0), params_for(model, 1)
@@ -49,6 +50,7 @@ def test_the_start_is_the_average(norm):
     chex.assert_trees_all_close(got, jax.tree.map(lambda x, y: (x + y) / 2, a, b), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_statistics_are_averaged_whatever_the_weights():
     model = build_model("vgg", (8, 8, 2), widths=(4, 6), pool_after=(0,), num_classes=3, norm="batch")
     a, b = params_for(model, 0), params_for(model, 1)
@@ -78,6 +80,7 @@ def test_head_rows_start_with_the_network_that_knows_the_class(mlp):
     np.testing.assert_array_equal(same, np.full((2, 3), 0.5))
 
 
+@pytest.mark.slow
 def test_learned_mixing_is_what_the_result_is_made_of(mlp):
     """Both variants are rebuilt from the permutations and the weights that the result reports."""
     a, b, spec, x = params_for(mlp, 0), params_for(mlp, 1), mlp.perm_spec, inputs_for(mlp)

@@ -16,6 +16,7 @@ def pre(spec, params, x):
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("method", ["interpolation", "weight_matching"])
+@pytest.mark.slow
 def test_means_and_deviations_are_those_of_the_parts(method, norm):
     params_a, params_b, spec, x = pair(norm=norm)
     result = af.merge(params_a, params_b, spec, x, method=method, gamma=0.3, correction="repair")
@@ -69,6 +70,7 @@ def test_a_network_with_itself_stays_as_it_is():
     np.testing.assert_allclose(apply(result.params, x), apply(params, x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_soft_and_hard_variants_have_targets_of_their_own():
     params_a, params_b, spec, x = pair()
     options = {"method": "autofusion", "epochs": 2, "zeta": 0.0}
@@ -89,6 +91,7 @@ def test_soft_and_hard_variants_have_targets_of_their_own():
     assert result.params is result.variants["soft"]
 
 
+@pytest.mark.slow
 def test_heads_are_corrected_once_and_unit_by_unit():
     """Nested groups: the query, key and value of every head have the spread of their parts."""
     from tests.symmetry.zoo import CASES

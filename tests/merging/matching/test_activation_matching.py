@@ -66,6 +66,7 @@ def test_kinds_disagree_on_independent_networks():
     assert share < 0.6
 
 
+@pytest.mark.slow
 def test_planted_heads_are_found():
     apply_fn, params, x = CASES["attention_bare"].make()
     spec = af.infer_perm_spec(apply_fn, params, x, check=False)

@@ -82,6 +82,7 @@ def test_maps_between_networks_are_consistent_over_cycles(recorded):
 
 
 @pytest.mark.parametrize(("name", "num_fixed"), [("attention", 0), ("concat", 1)])
+@pytest.mark.slow
 def test_objective_on_the_way_is_the_polynomial(name, num_fixed):
     """Nested groups and concatenated axes included, at places that are no nodes."""
     spec, params, _ = CASES[name]
@@ -106,6 +107,7 @@ def test_objective_on_the_way_is_the_polynomial(name, num_fixed):
 
 
 @pytest.mark.parametrize("name", ["attention", "concat"])
+@pytest.mark.slow
 def test_copies_are_found_in_nested_and_concatenated_groups(name):
     """Two of them, for any key; three can stall on symmetric points (docs/papers/rebasin-and-others.md)."""
     spec, params, x = CASES[name]
@@ -122,6 +124,7 @@ def test_two_networks_are_matched_to_the_first(mlp):
     chex.assert_trees_all_close(result.params, af.fuse(a, b, result.perms, 0.5, mlp.perm_spec), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_random_starts_depend_on_the_key(mlp):
     models = [params_for(mlp, seed) for seed in range(3)]
     keys = jax.random.split(jax.random.key(0), 2)

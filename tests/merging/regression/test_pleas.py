@@ -54,6 +54,7 @@ LAYERS = {  # the layer, what it reads, its weight, its bias
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.slow
 def test_the_loss_is_stationary(name):
     """The gradient of `E |layer(z) - y|^2`, by autodiff, is zero at the fit; zero also: W read back."""
     layer, shape, weight, bias, fits_bias = LAYERS[name]

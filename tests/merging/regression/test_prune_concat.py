@@ -70,6 +70,7 @@ def without_half(model, params, half):
 
 
 @pytest.mark.parametrize("name", ["mlp", "vgg", SLOW[0]])
+@pytest.mark.slow
 def test_networks_that_fit_beside_each_other_lose_nothing(name, request):
     model = MODELS[name] if name in MODELS else request.getfixturevalue(name)
     models = [without_half(model, params_for(model, seed), seed) for seed in (0, 1)]
@@ -91,6 +92,7 @@ def test_a_fit_lacks_no_more_than_the_networks_side_by_side(name, request):
     assert set(residuals) < set(result.diagnostics["fitted"])
 
 
+@pytest.mark.slow
 def test_the_residual_is_what_it_says(vgg):
     """The pre-activations of the second convolution, captured from the networks."""
     models, x, spec = [params_for(vgg, seed) for seed in (0, 1)], inputs_for(vgg, 40), vgg.perm_spec
@@ -114,6 +116,7 @@ def test_a_permuted_network_leads_to_the_same_function(name, request):
     np.testing.assert_allclose(got, expected, atol=2e-3 * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.slow
 def test_three_networks_share_what_there_is(mlp):
     models, x = [params_for(mlp, seed) for seed in range(3)], inputs_for(mlp, 200)
     result = merged(mlp, models, x)
@@ -127,6 +130,7 @@ def test_three_networks_share_what_there_is(mlp):
         np.testing.assert_array_equal(first, models[k]["params"]["dense_0"]["kernel"][:, units])
 
 
+@pytest.mark.slow
 def test_heads_are_kept_whole():
     model = MODELS["vit"]
     models, x = [params_for(model, seed) for seed in (0, 1)], inputs_for(model, 40)
@@ -153,6 +157,7 @@ def test_neither_batches_nor_memory_change_the_result(vgg, monkeypatch):
     chex.assert_trees_all_close(merged(vgg, models, x).params, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_product_per_unit_of_a_group_is_left_as_selected():
     def apply_fn(params, x):
         h = jnp.tanh(jnp.einsum("nd,dhk->nhk", x, params["up"]))
@@ -171,6 +176,7 @@ def test_a_product_per_unit_of_a_group_is_left_as_selected():
     assert {size for sizes in result.diagnostics["units"].values() for size in sizes} == {2, 6, 12}
 
 
+@pytest.mark.slow
 def test_images_are_fitted_to_the_mean():
     model = MODELS["encoder_decoder"]
     result = merged(model, [params_for(model, seed) for seed in (0, 1)], pseudo_labels="confidence")
