@@ -148,7 +148,7 @@ def test_a_merge_is_worth_what_it_adds_to_its_controls(merge, fresh, distilled, 
     joints = {"autofusion": merge, "control_random_network": fresh, "control_distillation": distilled}
     records = [record("one", name, None, pair, 0, joint + pair)
                for name, joint in joints.items() for pair in (0, 1)]  # fmt: skip
-    write_records(tmp_path / "results.jsonl", records)
+    write_results(tmp_path / "results.jsonl", records)
     (setting,) = summary.settings(collect(tmp_path)[0][0], "anchor", "one")
     assert headline.worth(setting).startswith(f"The best merge {said}")
     assert ("merging is worth nothing" in headline.worth(setting)) == (distilled == 99.0)

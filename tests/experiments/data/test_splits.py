@@ -1,12 +1,14 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data import splits
 from data.dataset import join
 from data.registry import load_dataset
 from data.splits import (
@@ -112,5 +114,8 @@ def test_out_of_range():
 
 def test_the_same_in_every_process():
     code = "from data.splits import generator; print(generator('x', 3).integers(1 << 30))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    folder = Path(splits.__file__).parents[1]
+    other = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
     assert int(other.stdout) == generator("x", 3).integers(1 << 30)
