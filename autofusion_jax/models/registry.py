@@ -1,4 +1,4 @@
-"""The one table of bundled models. A new model is one file, one line here, one test file."""
+"""The one table of bundled models. docs/extending/model.md says how to add one."""
 
 import dataclasses
 import functools
