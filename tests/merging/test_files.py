@@ -17,19 +17,16 @@ from autofusion_jax.checkpoints.safetensors_io import INDEX, open_safetensors
 from autofusion_jax.merging.files import merge_files
 from autofusion_jax.merging.streaming import can_stream
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
+from tests.merging.test_contracts import BUILT, OF_BLOCKS, RUN_NETWORKS
 
 FILES = sys.modules[merge_files.__module__]
-NEEDS_NETWORKS = {
-    "adamerging", "concrete", "dare", "depth_upscaling", "fisher", "moe_merging", "moe_upscaling", "pareto",
-    "recombination", "regmean", "smile", "surgery", "wemoe",
-}  # fmt: skip
-"""In place, but not part by part: they run the networks, or draw over all leaves."""
-
 IN_PARTS = sorted(
     name
-    for name in af.list_methods()
-    if af.methods.__dict__[name]().assumes_aligned and name not in NEEDS_NETWORKS
+    for name, method in BUILT.items()
+    if method.assumes_aligned and not method.uses_key and name not in RUN_NETWORKS | OF_BLOCKS
 )
+"""Methods that leave units in their places, and neither run the networks nor draw over all leaves."""
+
 VARIANTS = [
     *((name, {}) for name in IN_PARTS),
     ("ties", {"variant": "fusionbench", "merge": "sum"}),
