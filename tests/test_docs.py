@@ -1,4 +1,4 @@
-"""The documentation: its examples run, its links lead somewhere, its tables are complete."""
+"""The documentation: its examples run, its links lead somewhere, its tables hold."""
 
 import importlib.util
 import re
@@ -72,12 +72,12 @@ def test_lines_are_short():
     assert not long
 
 
-def test_every_method_is_in_the_table():
+def test_methods_side_by_side_exist():
     text = (DOCS / "choosing-a-method.md").read_text(encoding="utf-8")
-    named = {
-        name for line in text.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line)
+    names = {
+        name for cell in re.findall(r"^\| (`.+?) \|", text, re.M) for name in re.findall(r"`(\w+)`", cell)
     }
-    assert set(af.list_methods()) <= named
+    assert len(names) > 30 and names <= {*af.list_methods()}
 
 
 def test_pages_of_results_hold_what_is_stored():
