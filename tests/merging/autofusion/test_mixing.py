@@ -107,6 +107,7 @@ def test_learned_mixing_fits_the_labels_better(mlp):
     assert losses["learned"] < 0.8 * losses[0.5]
 
 
+@pytest.mark.slow
 def test_the_start_is_near_the_matched_permutation(mlp):
     """With rates too small to move anything, what is rounded is where it started."""
     a, b, spec, x = params_for(mlp, 0), params_for(mlp, 1), mlp.perm_spec, inputs_for(mlp, 64)

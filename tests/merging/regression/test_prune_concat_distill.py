@@ -29,6 +29,7 @@ def by_hand(mlp, start, x, targets, round_number):
     return distil(mlp.apply, start, x, targets, DistilOptions(4, 1e-3, 8), key=key)
 
 
+@pytest.mark.slow
 def test_one_after_the_other(mlp):
     """Teacher's probabilities, prune_concat on its labels, distillation, and one round of self-training."""
     models, x, spec = (params_for(mlp, 0), params_for(mlp, 1)), inputs_for(mlp), mlp.perm_spec
@@ -49,6 +50,7 @@ def test_one_after_the_other(mlp):
     assert set(result.diagnostics) == {*start.diagnostics, "teacher", "agreement"} - {"head"}
 
 
+@pytest.mark.slow
 def test_every_copy_has_the_label_of_its_image(vgg):
     """At a rate of nothing the result is `prune_concat` on the inputs and two augmented copies of each."""
     models, x, spec = (params_for(vgg, 0), params_for(vgg, 1)), inputs_for(vgg), vgg.perm_spec
