@@ -50,6 +50,7 @@ def pair(runs_dir):
     return opened(tiny_config(runs_dir))
 
 
+@pytest.mark.slow
 def test_images_say_which_classes_they_ask_about():
     plain = build_model("vit", (8, 8, 1), num_classes=5, patch=4, dim=8, depth=1, num_heads=2, head="cosine")
     model = TaskModel(plain.module, (8, 8, 2), ((0, 1), (2, 3, 4)), 0.5)
@@ -63,6 +64,7 @@ def test_images_say_which_classes_they_ask_about():
     assert grown == {group.name for group in plain.perm_spec.groups.values()}
 
 
+@pytest.mark.slow
 def test_who_sees_which_images(pair):
     split, data = pair.split, pair.run.dataset
     assert split.roles == ("model_a", "model_b", "model_c") and split.names == NAMES
@@ -75,6 +77,7 @@ def test_who_sees_which_images(pair):
     assert jax.tree.leaves(moved).count(True) > len(jax.tree.leaves(moved)) / 2
 
 
+@pytest.mark.slow
 def test_what_is_measured(pair):
     """Told the task, of all classes, and the means over seen and unseen tasks."""
     params, model = pair.models[1], pair.run.model
@@ -93,6 +96,7 @@ def test_what_is_measured(pair):
     assert metrics["joint"] == pytest.approx(100 * np.mean(logits.argmax(1) == labels))
 
 
+@pytest.mark.slow
 def test_merges_see_the_corrupted_images_that_are_measured(pair, runs_dir):
     config = tiny_config(runs_dir, unseen=(), corruption="contrast", sees_test=True)
     corrupted = opened(config)

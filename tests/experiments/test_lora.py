@@ -54,6 +54,7 @@ def test_only_adapters_are_trained(model):
     assert learned == expected < num_params(params)
 
 
+@pytest.mark.slow
 def test_statistics_are_measured_again():
     net = build_model("resnet", (4, 4, 2), num_classes=3, widths=(4,), depths=(1,))
     params, x = params_for(net, 0), inputs_for(net)

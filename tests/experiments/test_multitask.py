@@ -193,6 +193,7 @@ def test_answers_are_words_with_an_end_and_read_shifted():
     assert written[0, :6].tolist() == [*b"file", END, UNSCORED]
 
 
+@pytest.mark.slow
 def test_exact_match_is_that_of_greedy_decoding():
     """By induction it is right where every token is the likeliest after the right ones before it."""
     source = questions("man_section", RNG.integers(65, 90, (12, 6)).astype(np.int32))

@@ -41,6 +41,7 @@ def matrices(num: int) -> tuple[np.ndarray, np.ndarray]:
     return np.moveaxis(found[:2], (0, 1, 2), (2, 0, 1)), found[2]
 
 
+@pytest.mark.slow
 def test_affine_changes_keep_their_ranges_and_fill_them():
     found, move = matrices(400)
     assert 0.95 * MAX_MOVE * SIZE < abs(move).max() <= MAX_MOVE * SIZE * (1 + 1e-5)
@@ -54,6 +55,7 @@ def test_affine_changes_keep_their_ranges_and_fill_them():
         assert abs(values.mean()) < 0.15 * abs(values).max()
 
 
+@pytest.mark.slow
 def test_affine_changes_are_reproducible_and_differ():
     x = jax.random.uniform(jax.random.key(1), (3, 8, 10, 2))
     once, again = (augmented(jax.random.key(2), x, "affine") for _ in range(2))

@@ -137,6 +137,7 @@ def test_fuse_refuses_gamma_outside(good):
         af.fuse(a, b, af.identity_perms(spec), 1.01, spec)
 
 
+@pytest.mark.slow
 def test_zeta_that_keeps_nothing_warns_and_stays_finite(good):
     a, b, spec, x = good
     with pytest.warns(UserWarning, match=r"zeta=0.999999 keeps 0.0% of the inputs"):

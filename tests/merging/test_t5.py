@@ -33,6 +33,7 @@ def networks():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in METHODS]
 )
+@pytest.mark.slow
 def test_merging_fine_tuned_networks(name, networks):
     base, tuned = networks
     merged = af.merge_many(tuned, T5.perm_spec, inputs_for(T5), base=base, method=name, **METHODS[name])

@@ -105,6 +105,7 @@ def test_zipit_of_two_networks_by_hand():
         np.testing.assert_allclose(first[path] + second[path], params[path], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_donated_parameters_are_given_away():
     spec, params, permuted = case("densenet")
     perms = af.random_perms(spec, jax.random.key(1))

@@ -63,6 +63,7 @@ def test_it_becomes_surer_than_without_a_mask(mlp, level):
     assert after < 0.9 * before
 
 
+@pytest.mark.slow
 def test_one_step_by_hand(mlp):
     """Adam's first step goes against the sign of the gradient, through one inner step with a fixed mask."""
     base, models = fine_tuned(mlp, 3)

@@ -122,6 +122,7 @@ def test_one_compiled_program(mlp):
     assert run_epochs._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_both_losses_fall(mlp):
     a, b = params_for(mlp, 0), params_for(mlp, 1)
     x = inputs_for(mlp, 64)

@@ -94,6 +94,7 @@ def test_learned_mixing_is_what_the_result_is_made_of(mlp):
     assert not np.allclose(mixings["soft"]["in"]["dense_0"], mixings["hard"]["in"]["dense_0"])
 
 
+@pytest.mark.slow
 def test_learned_mixing_fits_the_labels_better(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp, 64)
     y = np.asarray(mlp.apply(params_for(mlp, 7), x).argmax(-1))
@@ -106,6 +107,7 @@ def test_learned_mixing_fits_the_labels_better(mlp):
     assert losses["learned"] < 0.8 * losses[0.5]
 
 
+@pytest.mark.slow
 def test_the_start_is_near_the_matched_permutation(mlp):
     """With rates too small to move anything, what is rounded is where it started."""
     a, b, spec, x = params_for(mlp, 0), params_for(mlp, 1), mlp.perm_spec, inputs_for(mlp, 64)

@@ -27,6 +27,7 @@ def test_weights_alone_find_a_planted_permutation(model, inputs):
 
 
 @pytest.mark.parametrize("loss", ["midpoint", "random"])
+@pytest.mark.slow
 def test_losses_on_data_fall(mlp, loss):
     params_a, params_b = params_for(mlp, 0), params_for(mlp, 1)
     options = {"loss": loss, "steps": 60, "batch_size": 24}

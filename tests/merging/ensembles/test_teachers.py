@@ -143,6 +143,7 @@ def test_em_finds_the_classes_that_the_features_separate(mlp):
     assert (np.asarray(got) == np.asarray(labels)).mean() > 0.97
 
 
+@pytest.mark.slow
 def test_networks_that_share_classes_add_up(mlp):
     """Two that know the same classes: two Gaussians for each, answers that sum to one."""
     x, _ = blobs(3, 40, mlp.input_shape)

@@ -45,6 +45,7 @@ def recovered(spec, params, seed, x=None, **options):
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_one_run_finds_all_or_nothing_and_several_find_all(narrow, seed):
     spec, params, _ = narrow
     share, result = recovered(spec, params, seed, num_restarts=12)

@@ -15,6 +15,7 @@ def cross_entropy(model, params, x, probs):
     return float(-(probs * jax.nn.log_softmax(model.apply(params, x))).sum(-1).mean())
 
 
+@pytest.mark.slow
 def test_the_best_permutations_are_kept(mlp):
     """The start is weight matching; what is kept is the best of it and of all epochs, not the last."""
     a, b, x, spec = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp), mlp.perm_spec
@@ -61,6 +62,7 @@ def test_labels_are_used_where_given(mlp):
     assert best < result.diagnostics["start_loss"]
 
 
+@pytest.mark.slow
 def test_leaves_that_are_no_floats_stay_as_they_are():
     def apply_fn(params, x):
         return jnp.maximum(x @ params["up"], 0) @ params["down"] + params["count"]

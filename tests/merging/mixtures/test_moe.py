@@ -92,6 +92,7 @@ def test_saved_and_loaded(case, tmp_path):
     expect_saved(result, model, moe_apply(model.apply, blocks=pattern), tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_base():
     """In FusionBench's form; and the experts are the networks' own blocks in both forms."""
     models, base = [params_for(VIT, 1), params_for(VIT, 2)], params_for(VIT, 0)
@@ -123,6 +124,7 @@ def test_counts_and_keys():
     np.testing.assert_allclose(np.std(np.concatenate(kernels)), 0.02, rtol=0.3)
 
 
+@pytest.mark.slow
 def test_all_experts_with_a_share_are_trained():
     params, x = params_for(VIT, 0), inputs_for(VIT)
     result = mixture("moe_upscaling", VIT, [params], "*block_{}/mlp_*", num_experts=3, experts_per_token=1)

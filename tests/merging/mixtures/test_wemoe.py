@@ -145,12 +145,14 @@ def test_it_becomes_surer(variant):
     ("model", "variant"),
     [pytest.param(VIT, "paper", marks=pytest.mark.slow), (MLP, "paper"), (MLP, "fusionbench")],
 )
+@pytest.mark.slow
 def test_saved_and_loaded(model, variant, tmp_path):
     options = {} if model is VIT else {"blocks": DENSE}
     again = wemoe_apply(model.apply, variant=variant, **options)
     expect_saved(merged(model, variant=variant), model, again, tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_one_vmap_sweeps_the_scale():
     base, models = tuned(VIT)
     scales = jnp.array([0.1, 0.5])

@@ -29,6 +29,7 @@ def by_hand(mlp, start, x, targets, round_number):
     return distil(mlp.apply, start, x, targets, DistilOptions(4, 1e-3, 8), key=key)
 
 
+@pytest.mark.slow
 def test_one_after_the_other(mlp):
     """Teacher's probabilities, prune_concat on its labels, distillation, and one round of self-training."""
     models, x, spec = (params_for(mlp, 0), params_for(mlp, 1)), inputs_for(mlp), mlp.perm_spec
@@ -49,6 +50,7 @@ def test_one_after_the_other(mlp):
     assert set(result.diagnostics) == {*start.diagnostics, "teacher", "agreement"} - {"head"}
 
 
+@pytest.mark.slow
 def test_every_copy_has_the_label_of_its_image(vgg):
     """At a rate of nothing the result is `prune_concat` on the inputs and two augmented copies of each."""
     models, x, spec = (params_for(vgg, 0), params_for(vgg, 1)), inputs_for(vgg), vgg.perm_spec
@@ -56,8 +58,7 @@ def test_every_copy_has_the_label_of_its_image(vgg):
     labels = teacher.apply_fn(teacher.params, x).argmax(-1)
     assert len(set(labels.tolist())) > 1
     copies = augmented_copies(jax.random.split(jax.random.split(KEY, 1)[0])[0], x, "affine", 3)
-    batch = copies, jnp.concatenate([labels, labels, labels])
-    expected = af.merge(*models, spec, batch, method="prune_concat")
+    expected = af.merge(*models, spec, copies, labels=jnp.tile(labels, 3), method="prune_concat")
     result = af.merge(
         *models, spec, x, method="prune_concat_distill", key=KEY, pseudo_labels="z", augment="affine",
         copies=3, epochs=1, learning_rate=1e-20, rounds=0,
@@ -67,7 +68,8 @@ def test_every_copy_has_the_label_of_its_image(vgg):
 
 def test_real_labels_take_the_teachers_place(mlp):
     x = inputs_for(mlp)
-    result = merged(mlp, (x, jnp.arange(24) % 3), epochs=200, learning_rate=1e-2, augment="none", rounds=0)
+    options = {"epochs": 200, "learning_rate": 1e-2, "augment": "none", "rounds": 0}
+    result = merged(mlp, x, labels=jnp.arange(24) % 3, **options)
     assert result.diagnostics["teacher"] == "labels"
     assert result.diagnostics["agreement"]["distilled"] == 1.0
     np.testing.assert_array_equal(mlp.apply(result.params, x).argmax(-1), np.arange(24) % 3)

@@ -74,6 +74,7 @@ def test_the_cut_value_is_unmerged_for_each_head():
         np.testing.assert_allclose(output, apply(params_a, x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resnet_cut_between_blocks():
     network, params, spec, x = resnet()
     cut = find_cut(spec, params, x, "b20_conv1/kernel.read")
@@ -85,6 +86,7 @@ def test_a_resnet_cut_between_blocks():
     assert set(cut_params["unmerge"][0]) == {"b10_conv2"}
 
 
+@pytest.mark.slow
 def test_zipit_stops_where_it_is_told():
     """Two copies of one network, up to a permutation: both heads give its outputs."""
     network, params, spec, x = resnet()

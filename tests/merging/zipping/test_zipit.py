@@ -96,6 +96,7 @@ def test_a_permuted_copy_keeps_the_function(name):
         np.testing.assert_allclose(total.sum(-1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_three_networks_and_every_variant(mlp):
     models = [params_for(mlp, seed) for seed in range(3)]
     x = inputs_for(mlp)
