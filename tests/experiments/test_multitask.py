@@ -169,6 +169,7 @@ def test_next_tokens():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_language_model_reads_only_what_was_before():
     model = build_model(
         "gpt2", (6,), num_classes=1, pad=0, vocab=16, length=6, dim=8, depth=1, num_heads=2, mlp_dim=8

@@ -12,6 +12,7 @@ from tests.conftest import inputs_for, params_for
 from tests.models.test_models import T5, build
 
 
+@pytest.mark.slow
 def test_a_token_sees_those_before_it_and_the_last_one_is_read():
     model = build("gpt2")
     params = params_for(model, 0)
@@ -24,6 +25,7 @@ def test_a_token_sees_those_before_it_and_the_last_one_is_read():
     np.testing.assert_allclose(y, hidden[range(4), [3, 5, 5, 3]] @ kernel, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_zero_shot_classifier_is_clip_with_the_texts_of_the_classes():
     clip = build("clip")
     params, x = params_for(clip, 0), inputs_for(clip, 6)

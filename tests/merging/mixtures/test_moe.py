@@ -111,6 +111,7 @@ def test_the_rest_of_the_base():
         mixture("moe_merging", VIT, models, pattern, variant="fusionbench")
 
 
+@pytest.mark.slow
 def test_counts_and_keys():
     params = params_for(VIT, 0)
     first, second = (
