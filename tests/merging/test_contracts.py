@@ -184,7 +184,8 @@ def test_a_permuted_copy_is_as_good_as_the_model_itself(name, model):
     results = [merged(name, model, [params, other], **options) for other in (params, copy)]
     outputs = [result.apply_fn(result.params, x) for result in results]
     probs = [jax.nn.softmax(out) for out in outputs]
-    np.testing.assert_allclose(probs[0], probs[1], atol=2e-3)
+    # Sums over reordered units round differently; EM on 24 inputs magnifies that to a few thousandths.
+    np.testing.assert_allclose(probs[0], probs[1], atol=5e-3)
 
 
 @on_networks([name for name in MOVES if name not in NOT_ITSELF])
