@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax import Array
 from jaxtyping import Key
 
@@ -15,7 +14,7 @@ from autofusion_jax.merging.checks import Batch, Labels, check_batch, check_mode
 from autofusion_jax.merging.corrections.apply import check_correction, corrected
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.progress import reported
-from autofusion_jax.merging.registry import as_method
+from autofusion_jax.merging.registry import as_method, changed_options
 from autofusion_jax.merging.repeats import merge_for_keys
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.spec import PermSpec
@@ -250,11 +249,10 @@ def _recipe(
     aligner: Method | None,
     correction: str | None,
 ) -> tuple[tuple[str, str], ...]:
-    """What was done, in words."""
+    """What was done, in words; options that are as they are by default are left out."""
     given = {
         "method": method.name,
-        **{name: str(getattr(value, "__qualname__", value)) for name, value in method.options.items()
-           if np.ndim(value) == 0 and not callable(value)},
+        **{name: _said(value) for name, value in changed_options(method).items()},
         "networks": str(len(models)),
         "inputs": "" if x is None else f"{len(x):,}" + ("" if y is None else ", labelled"),
         "base": "" if base is None else "given",
@@ -262,3 +260,11 @@ def _recipe(
         "correction": correction or "",
     }  # fmt: skip
     return tuple((name, value) for name, value in given.items() if value)
+
+
+def _said(value: Any) -> str:
+    """An option in a few characters: numbers and words as they are, others by their name or number."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    named = getattr(value, "name", getattr(value, "__qualname__", ""))
+    return named or (f"{len(value)} given" if isinstance(value, Sequence) else "given")

@@ -41,6 +41,26 @@ def get_method(name: str, **options: Any) -> Method:
     return dataclasses.replace(METHODS[name](**options), options=bound.arguments)
 
 
+def changed_options(method: Method) -> dict[str, Any]:
+    """The options of a method that are not those of its factory by default.
+
+    Example:
+        >>> changed_options(get_method("ties", density=0.5))
+        {'density': 0.5}
+    """
+    known = inspect.signature(METHODS[method.name]).parameters if method.name in METHODS else {}
+    return {
+        name: value
+        for name, value in method.options.items()
+        if name not in known or not _same(value, known[name].default)
+    }
+
+
+def _same(value: Any, default: Any) -> bool:
+    plain = isinstance(value, str | int | float)  # arrays have no one answer
+    return value is default or (plain and value == default)
+
+
 def as_method(method: str | Method, options: dict[str, Any]) -> Method:
     """Build a method by name, or take one as it is.
 

@@ -6,6 +6,8 @@
 # for your data. Two minutes.
 
 # %%
+import os
+import tempfile
 import time
 
 import jax
@@ -14,7 +16,7 @@ import numpy as np
 from digits import apply_fn, fit, init, test_x, test_y, train_x, train_y
 
 import autofusion_jax as af
-from autofusion_jax.evaluation.accuracy import evaluate
+from autofusion_jax.evaluation import compare, evaluate
 
 # %% [markdown]
 # ## Your networks, your data
@@ -134,7 +136,28 @@ assert mean["real labels"] > mean["control"]
 # Three groups: what moves units only, what learns from the teacher, and the teacher itself with the networks trained
 # on as many images. Look at the dots before you believe in a difference: three pairs do not tell methods apart that
 # are within a point or two.
+
+# %% [markdown]
+# ## The same in one call
 #
+# `compare` does this for one pair: networks, merges, teachers and two controls (A trained on, and a fresh network from
+# `init`). The folder that it writes is what the report reads: `python experiments/report.py --runs=FOLDER`.
+
+# %%
+folder = tempfile.mkdtemp()
+found = compare(
+    pairs[0],
+    spec,
+    train_x,
+    test=(test_x, test_y),
+    tasks=tasks,
+    methods=["average", "prune_concat"],
+    init=init,
+    out=f"{folder}/digits",
+)
+assert "results.jsonl" in os.listdir(f"{folder}/digits")
+
+# %% [markdown]
 # ## How many inputs does it take?
 #
 # Both the merge and the control learn from the teacher's answers, but the merge also has the two networks' weights. Is
