@@ -36,6 +36,7 @@ def define_config() -> flags.FlagHolder[Config]:
         parse_fn=get_config,
     )
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # for --help
+    flags.FLAGS["config"].default_as_str = ""  # --help would print all of a config that nobody asked for
     return holder
 
 
