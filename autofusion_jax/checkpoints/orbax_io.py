@@ -53,7 +53,7 @@ def save(
         path: the folder to write; its parents are made.
         params: a pytree of arrays in dicts and lists.
         spec: the permutation spec, saved beside them.
-        meta: anything that JSON can hold.
+        meta: anything that JSON can hold, and arrays, which become lists.
 
     Returns:
         The path.
@@ -68,7 +68,7 @@ def save(
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         _write_arrays(work / ARRAYS, jax.tree.map(np.asarray, params))
-        (work / META).write_text(json.dumps(meta or {}, indent=2, sort_keys=True))
+        (work / META).write_text(json.dumps(meta or {}, indent=2, sort_keys=True, default=_as_list))
         if spec is not None:
             (work / SPEC).write_text(spec.to_json())
         (work / MANIFEST).write_text(json.dumps(_checksums(work), indent=2, sort_keys=True))
@@ -133,6 +133,13 @@ def _read_arrays(path: Path, like: Params | None) -> Params:
 
     with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         return checkpointer.restore(path, args=ocp.args.StandardRestore(like))
+
+
+def _as_list(value: Any) -> Any:
+    """An array as JSON holds it."""
+    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+        raise TypeError(f"save: meta must be what JSON can hold, or arrays; got a {type(value).__name__}.")
+    return np.asarray(value).tolist()
 
 
 def _checksums(folder: Path) -> dict[str, str]:

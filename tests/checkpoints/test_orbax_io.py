@@ -12,11 +12,11 @@ from tests.conftest import params_for
 
 def test_round_trip(tmp_path, model):
     params, spec = params_for(model, 0), model.perm_spec
-    save(tmp_path / "a" / "b", params, spec=spec, meta={"seed": 3})
+    save(tmp_path / "a" / "b", params, spec=spec, meta={"seed": 3, "coefficients": np.arange(2)})
     stored = load(tmp_path / "a" / "b")
     chex.assert_trees_all_equal(stored.params, params)
     assert dataclasses.replace(stored.spec, apply_fn=model.apply) == spec
-    assert stored.meta == {"seed": 3}
+    assert stored.meta == {"seed": 3, "coefficients": [0, 1]}
 
 
 def test_optimizer_state_needs_its_structure(tmp_path, mlp):
