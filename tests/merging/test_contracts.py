@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
+from autofusion_jax.merging.diagnostics import READINGS
 from tests.conftest import MODELS, inputs_for, params_for
 
 SHORT = {"epochs": 3, "batch_size": 8, "zeta": 0.0}
@@ -153,9 +154,19 @@ def test_structure_finiteness_and_the_same_bits_twice(name, model):
     outputs = result.apply_fn(result.params, inputs_for(model))
     chex.assert_shape(outputs, (24, 3) if result.num_heads == 1 else (result.num_heads, 24, 3))
     chex.assert_tree_all_finite(outputs)
+    expect_described(result)
     if name not in OTHER_PROGRAM:
         chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
         expect_whole_units(model.perm_spec, result)
+
+
+def expect_described(result):
+    """A pytree without words among its leaves, short as text, and every diagnostic is explained."""
+    assert not any(isinstance(leaf, str) for leaf in jax.tree.leaves(result))
+    again = jax.tree.map(lambda leaf: leaf, result)
+    assert again.recipe == result.recipe and dict(again.diagnostics).keys() == dict(result.diagnostics).keys()
+    assert len(repr(result)) < 2000 and repr(result).count("\n") < 20
+    assert set(result.diagnostics) <= set(READINGS)
 
 
 def expect_whole_units(spec, result):

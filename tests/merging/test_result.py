@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.diagnostics import READINGS
 from autofusion_jax.merging.registry import METHODS
 from tests.conftest import inputs_for, params_for
 
@@ -86,8 +85,3 @@ def test_every_formula_is_documented():
     assert len(names) >= 25
     for name in names:
         assert inspect.getdoc(getattr(af.functional, name)), name
-
-
-def test_every_diagnostic_has_a_reading(distilled, mlp):
-    for result in (distilled, merged(mlp, "pleas"), merged(mlp, "ste", epochs=1, batch_size=8, zeta=0.0)):
-        assert set(result.diagnostics) <= set(READINGS)
