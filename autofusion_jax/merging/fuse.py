@@ -1,5 +1,6 @@
 """The merging operator of AutoFusion (Eq. 15) for whole pytrees."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.merging.leafwise import merge_leaves
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.types import Params, Perms, SoftPerms
@@ -26,14 +28,7 @@ def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, 
     """
     ok = not isinstance(gamma, int | float) or 0 <= gamma <= 1
     require(ok, "interpolate", "gamma", "in [0, 1], the weight of model A", gamma)
-
-    def leaf(a: Array, b: Array) -> Array:
-        if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):
-            return a
-        weight = jnp.asarray(gamma, jnp.result_type(a))
-        return weight * a + (1 - weight) * b
-
-    return jax.tree.map(leaf, params_a, params_b)
+    return average([params_a, params_b], [gamma, 1 - gamma])
 
 
 def average(
@@ -51,14 +46,29 @@ def average(
         >>> average([{"w": jnp.array([1.0])}, {"w": jnp.array([5.0])}], [0.75, 0.25])["w"].tolist()
         [2.0]
     """
+    shares = jnp.stack([jnp.asarray(weight) for weight in weights])
+    # weights that were divided by their sum add up to one but for rounding
+    is_one = jnp.abs(jnp.sum(shares) - 1) <= len(models) * jnp.finfo(shares.dtype).eps
 
     def leaf(*values: Array) -> Array:
-        dtype = jnp.result_type(values[0])
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            return values[0]
-        return sum((jnp.asarray(w, dtype) * v for w, v in zip(weights, values)), jnp.zeros((), dtype))
+        summed = sum(weight * value for weight, value in zip(shares, values))
+        # 1/3 + 1/3 + 1/3 of a number is not that number to the last bit; what all networks share stays as
+        # it is, so layers that were frozen come back as they were
+        shared = functools.reduce(jnp.logical_and, [value == values[0] for value in values[1:]], True)
+        return _replaced(shared & is_one, values[0], summed)
 
-    return jax.tree.map(leaf, *models)
+    return merge_leaves(leaf, models)
+
+
+@jax.custom_jvp
+def _replaced(where: Array, value: Array, summed: Array) -> Array:
+    """`value` in place of the sum where the two are one number; its derivatives stay those of the sum."""
+    return jnp.where(where, value, summed)
+
+
+@_replaced.defjvp
+def _replaced_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    return _replaced(*primals), tangents[2]
 
 
 def fuse(

@@ -9,15 +9,17 @@ from jax import Array
 
 from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import rounded, widened
 from autofusion_jax.symmetry.transform import identity_perms
 from autofusion_jax.types import Params
 
 
 def merge_leaves(fn: Callable[..., Array], models: Sequence[Params]) -> Params:
-    """Apply a function to the corresponding leaves of all networks.
+    """Apply a function to the corresponding leaves of all networks, in float32 or wider.
 
     Args:
-        fn: takes one leaf of each network, returns the merged leaf in the same shape.
+        fn: takes one leaf of each network, `widened`; returns the merged leaf in the same shape. It is
+            rounded once, to the first one's dtype.
         models: parameters of one structure.
 
     Returns:
@@ -31,7 +33,9 @@ def merge_leaves(fn: Callable[..., Array], models: Sequence[Params]) -> Params:
 
     def leaf(*values: Array) -> Array:
         dtype = jnp.result_type(values[0])
-        return fn(*values).astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else values[0]
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            return values[0]
+        return rounded(fn(*map(widened, values)), dtype)
 
     return jax.tree.map(leaf, *models)
 
