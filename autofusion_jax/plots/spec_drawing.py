@@ -1,5 +1,6 @@
 """A drawing of a permutation spec: its layers, the axes of their leaves, and the groups as lanes."""
 
+import io
 from collections.abc import Sized
 from pathlib import Path
 from typing import Any
@@ -195,11 +196,10 @@ def _draw_names(panel: Axes, layout: Layout, spec: PermSpec) -> None:
 
 def _save_svg(figure: Figure, path: Path, spec: PermSpec) -> None:
     """Write a figure as SVG, text as text, tooltips on the leaves, whole or not at all."""
-    part = path.with_name(f".{path.stem}.part.svg")
+    drawn = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "autofusion_jax"}):
-        FigureCanvasSVG(figure).print_svg(str(part), metadata={"Date": None})
-    text = part.read_text(encoding="utf-8")
-    part.unlink()
+        FigureCanvasSVG(figure).print_svg(drawn, metadata={"Date": None})
+    text = drawn.getvalue()
     for leaf in spec.leaves:
         opening = f"<g id={quoteattr(TOOLTIP + leaf.path)}>"
         tooltip = f"{leaf.path} {leaf.shape}: [{', '.join(map(str, leaf.axes))}]"
