@@ -191,11 +191,23 @@ def moments(
         ValueError: something does not fit, there is no batch, or an activation is not finite.
     """
     wanted = spec.sites if sites is None else tuple(sites)
-    outer = {site.name: len(spec.groups[site.group].nested_in) for site in wanted}
-
-    def capture(models: Sequence[Params], batch: Any) -> dict[str, tuple[Array, int]]:
-        captured = [capture_sites(spec, params, batch, sites=wanted) for params in models]
-        return {name: (jnp.stack([c[name] for c in captured]), outer[name]) for name in outer}
-
     # bound by Partial, the models are arguments of the compiled step and not constants in it
-    return stream_moments(Partial(capture, list(models)), batches)
+    return stream_moments(Partial(_Stacked(spec, wanted), list(models)), batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stacked:
+    """The values at sites, of all models side by side, as `stream_moments` takes them."""
+
+    spec: PermSpec
+    sites: tuple[Site, ...]
+
+    def __call__(self, models: Sequence[Params], batch: Any) -> dict[str, tuple[Array, int]]:
+        captured = [capture_sites(self.spec, params, batch, sites=self.sites) for params in models]
+        return {
+            site.name: (
+                jnp.stack([values[site.name] for values in captured]),
+                len(self.spec.groups[site.group].nested_in),
+            )
+            for site in self.sites
+        }

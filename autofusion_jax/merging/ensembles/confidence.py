@@ -1,5 +1,7 @@
 """The confidence ensemble: AutoFusion's teacher (Eq. 17-19) as a network of its own."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -8,7 +10,7 @@ from jaxtyping import Float
 from autofusion_jax.merging.ensembles.members import logits_shape, run_members, stack_members
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.types import Params
+from autofusion_jax.types import ApplyFn, Params
 
 
 def most_confident(probs: Float[Array, "models *batch classes"]) -> Float[Array, "*batch classes"]:
@@ -40,10 +42,16 @@ def confidence_ensemble() -> Method:
     def run(task: MergeTask, key: Array) -> MergeResult:
         apply_fn = task.require_apply_fn()
         logits_shape("confidence_ensemble", task)
-
-        def ensemble(stacked: Params, x: Array) -> Array:
-            return jnp.log(most_confident(jax.nn.softmax(run_members(apply_fn, stacked, x))))
-
-        return MergeResult(stack_members(task.models), ensemble)
+        return MergeResult(stack_members(task.models), _MostConfident(apply_fn))
 
     return Method("confidence_ensemble", run, uses_key=False, max_models=None, changes_program=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _MostConfident:
+    """The ensemble as a network; those of one `apply_fn` are equal, so that they share their programs."""
+
+    apply_fn: ApplyFn
+
+    def __call__(self, stacked: Params, x: Array) -> Array:
+        return jnp.log(most_confident(jax.nn.softmax(run_members(self.apply_fn, stacked, x))))

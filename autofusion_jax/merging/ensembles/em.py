@@ -1,10 +1,12 @@
 """The EM ensemble: a Gaussian mixture in the networks' joint hidden features."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -77,27 +79,11 @@ def em_ensemble(*, rounds: int = 3, num_axes: int = 200, ridge: float = 0.01) ->
         features = [predict(read, params, x) for params in task.models]
         start = component_labels(logits, standard)
         mixture = fit_mixture(features, start, int(standard.known.sum()), num_axes, rounds, ridge)
-        classes = jnp.nonzero(standard.known)[1]  # of every component
-        num_classes = logits.shape[-1]
-
-        def ensemble(params: Params, x: Array) -> Array:
-            return joint_log_probs(read, params, x, classes, num_classes)
-
+        classes = tuple(np.nonzero(standard.known)[1].tolist())  # of every component
         params = {"members": stack_members(task.models), "mixture": mixture._asdict()}
-        return MergeResult(params, ensemble)
+        return MergeResult(params, _Posterior(read, classes, logits.shape[-1]))
 
     return Method("em_ensemble", run, uses_key=False, max_models=None, changes_program=True)
-
-
-def joint_log_probs(
-    read: "_Features", params: Params, x: Array, classes: Int[Array, " components"], num_classes: int
-) -> Float[Array, "batch classes"]:
-    """The log posterior of the classes: of each, the sum over its components."""
-    features = jax.vmap(read, (0, None))(params["members"], x)  # [models, batch, features]
-    joint = jnp.moveaxis(features, 0, 1).reshape(x.shape[0], -1)
-    log_probs = jax.nn.log_softmax(joint @ params["mixture"]["kernel"] + params["mixture"]["bias"])
-    member = classes[:, None] == jnp.arange(num_classes)  # [components, classes]
-    return jax.nn.logsumexp(jnp.where(member, log_probs[..., None], -jnp.inf), axis=-2)
 
 
 def feature_sites(spec: PermSpec, params: Params, x: Array) -> tuple[Site, ...]:
@@ -125,7 +111,8 @@ def feature_sites(spec: PermSpec, params: Params, x: Array) -> tuple[Site, ...]:
     return tuple(last.values())[-NUM_GROUPS:]
 
 
-class _Features(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Features:
     """The function from parameters and inputs to the hidden features `[batch, features]`."""
 
     spec: PermSpec
@@ -134,6 +121,25 @@ class _Features(NamedTuple):
     def __call__(self, params: Params, x: Array) -> Array:
         captured = capture_sites(self.spec, params, x, sites=self.sites)
         return jnp.concatenate([captured[site.name].reshape(x.shape[0], -1) for site in self.sites], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Posterior:
+    """The ensemble as a network: the log posterior of the classes, of each the sum over its components.
+
+    Those of equal fields are equal, so that they share their programs.
+    """
+
+    read: _Features
+    classes: tuple[int, ...]
+    num_classes: int
+
+    def __call__(self, params: Params, x: Array) -> Float[Array, "batch classes"]:
+        features = jax.vmap(self.read, (0, None))(params["members"], x)  # [models, batch, features]
+        joint = jnp.moveaxis(features, 0, 1).reshape(x.shape[0], -1)
+        log_probs = jax.nn.log_softmax(joint @ params["mixture"]["kernel"] + params["mixture"]["bias"])
+        member = np.equal.outer(self.classes, range(self.num_classes))  # [components, classes]
+        return jax.nn.logsumexp(jnp.where(member, log_probs[..., None], -jnp.inf), axis=-2)
 
 
 def component_labels(

@@ -1,5 +1,6 @@
 """The max-model predictor: for every class, the largest logit that any network gives it."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from jax import Array
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.types import Params
+from autofusion_jax.types import ApplyFn, Params
 
 
 def max_model() -> Method:
@@ -32,11 +33,16 @@ def max_model() -> Method:
     """
 
     def run(task: MergeTask, key: Array) -> MergeResult:
-        apply_fn = task.require_apply_fn()
-
-        def ensemble(stacked: Params, x: Array) -> Any:
-            return jax.tree.map(lambda out: out.max(0), run_members(apply_fn, stacked, x))
-
-        return MergeResult(stack_members(task.models), ensemble)
+        return MergeResult(stack_members(task.models), _Maximum(task.require_apply_fn()))
 
     return Method("max_model", run, uses_key=False, max_models=None, changes_program=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maximum:
+    """The ensemble as a network; those of one `apply_fn` are equal, so that they share their programs."""
+
+    apply_fn: ApplyFn
+
+    def __call__(self, stacked: Params, x: Array) -> Any:
+        return jax.tree.map(lambda out: out.max(0), run_members(self.apply_fn, stacked, x))

@@ -1,5 +1,6 @@
 """The weighted ensemble: a weighted mean of what all networks say."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from autofusion_jax.merging.ensembles.members import run_members, stack_members
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import check_weights, weights_for
-from autofusion_jax.types import Params
+from autofusion_jax.types import ApplyFn, Params
 
 
 def weighted_ensemble(*, weights: Sequence[int | float] | None = None, normalize: bool = True) -> Method:
@@ -41,12 +42,18 @@ def weighted_ensemble(*, weights: Sequence[int | float] | None = None, normalize
     def run(task: MergeTask, key: Array) -> MergeResult:
         apply_fn = task.require_apply_fn()
         each = weights_for("weighted_ensemble", weights, len(task.models), normalize=normalize)
-        shares = jnp.asarray(each)
-
-        def ensemble(stacked: Params, x: Array) -> Any:
-            outputs = run_members(apply_fn, stacked, x)
-            return jax.tree.map(lambda out: jnp.tensordot(shares.astype(out.dtype), out, 1), outputs)
-
-        return MergeResult(stack_members(task.models), ensemble)
+        return MergeResult(stack_members(task.models), _WeightedMean(apply_fn, each))
 
     return Method("weighted_ensemble", run, uses_key=False, max_models=None, changes_program=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WeightedMean:
+    """The ensemble as a network; those of equal weights are equal, so that they share their programs."""
+
+    apply_fn: ApplyFn
+    weights: tuple[float, ...]
+
+    def __call__(self, stacked: Params, x: Array) -> Any:
+        shares, outputs = jnp.asarray(self.weights), run_members(self.apply_fn, stacked, x)
+        return jax.tree.map(lambda out: jnp.tensordot(shares.astype(out.dtype), out, 1), outputs)

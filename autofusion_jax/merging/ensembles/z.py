@@ -1,5 +1,6 @@
 """The z ensemble: a teacher that compares networks by standardised logits."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.members import known_classes, logits_shape, run_members, stack_members
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.types import Params
+from autofusion_jax.types import ApplyFn, Params
 
 
 class Standard(NamedTuple):
@@ -67,13 +68,19 @@ def z_ensemble() -> Method:
     def run(task: MergeTask, key: Array) -> MergeResult:
         logits_shape("z_ensemble", task)
         apply_fn, stacked = task.require_apply_fn(), stack_members(task.models)
-
-        def ensemble(params: Params, x: Array) -> Array:
-            logits = run_members(apply_fn, params["members"], x)
-            return standardised(logits, Standard(**params["standard"])).max(0)
-
         logits = jnp.stack([predict(apply_fn, params, task.require_x()) for params in task.models])
         params = {"members": stacked, "standard": measure(logits)._asdict()}
-        return MergeResult(params, ensemble)
+        return MergeResult(params, _LargestStandardised(apply_fn))
 
     return Method("z_ensemble", run, uses_key=False, max_models=None, changes_program=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LargestStandardised:
+    """The ensemble as a network; those of one `apply_fn` are equal, so that they share their programs."""
+
+    apply_fn: ApplyFn
+
+    def __call__(self, params: Params, x: Array) -> Array:
+        logits = run_members(self.apply_fn, params["members"], x)
+        return standardised(logits, Standard(**params["standard"])).max(0)

@@ -263,19 +263,8 @@ def activation_distances(
         waiting += [(child, paired + 1) for child in inside]
         if not inside:
             wanted[name, paired] = _site(spec, name, position)
-
-    def capture(models: Sequence[Params], batch: Any) -> dict[str, tuple[Array, int]]:
-        sites = tuple(dict.fromkeys(wanted.values()))
-        values = [capture_sites(spec, params, batch, sites=sites) for params in models]
-        stacked = {name: jnp.stack([captured[name] for captured in values]) for name in values[0]}
-        return {
-            f"{name} {paired}": (
-                _joined(stacked[site.name], paired, 0), len(spec.groups[name].nested_in) - paired,
-            )
-            for (name, paired), site in wanted.items()
-        }  # fmt: skip
-
     batches = [x[start : start + BATCH_SIZE] for start in range(0, len(x), BATCH_SIZE)]
+    capture = _Activations(spec, tuple(wanted.items()))
     measured = stream_moments(Partial(capture, list(models)), batches)
 
     def distances(group: str, paired: int) -> Array | float:
@@ -286,6 +275,25 @@ def activation_distances(
         return norms[..., :n, None] + norms[..., None, n:] - 2 * second[..., :n, n:]
 
     return distances
+
+
+@dataclasses.dataclass(frozen=True)
+class _Activations:
+    """The values at one site of each `(group, paired)` of `Distances`, as `stream_moments` takes them."""
+
+    spec: PermSpec
+    sites: tuple[tuple[tuple[str, int], Site], ...]
+
+    def __call__(self, models: Sequence[Params], batch: Any) -> dict[str, tuple[Array, int]]:
+        sites = tuple(dict.fromkeys(site for _, site in self.sites))
+        values = [capture_sites(self.spec, params, batch, sites=sites) for params in models]
+        stacked = {name: jnp.stack([captured[name] for captured in values]) for name in values[0]}
+        return {
+            f"{name} {paired}": (
+                _joined(stacked[site.name], paired, 0), len(self.spec.groups[name].nested_in) - paired,
+            )
+            for (name, paired), site in self.sites
+        }  # fmt: skip
 
 
 def _site(spec: PermSpec, group: str, position: Position) -> Site:

@@ -5,6 +5,7 @@ head), and any block of one network may belong to any block of another. So its s
 are those of all `G n` units of each network, `G` blocks in a row.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -136,17 +137,24 @@ def block_moments(
     sites = {name: site for name, site in found.items() if site is not None}
     if spec.sites and not sites:
         return {}
-    wanted = tuple(sites.values())
-
-    def capture(models: Sequence[Params], batch: Array) -> dict[str, tuple[Array, int]]:
-        captured = [capture_sites(spec, params, batch, sites=wanted) for params in models]
-        return {
-            name: (
-                jnp.stack([in_blocks(spec, name, values[site.name]) for values in captured]),
-                num_stacks(spec, name),
-            )
-            for name, site in sites.items()
-        }
-
     batches = [x[start : start + BATCH_SIZE] for start in range(0, len(x), BATCH_SIZE)]
-    return stream_moments(Partial(capture, list(models)), batches)
+    return stream_moments(Partial(_Blocks(spec, tuple(sites.values())), list(models)), batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """The values at one site of each group, all blocks in a row, as `stream_moments` takes them."""
+
+    spec: PermSpec
+    sites: tuple[Site, ...]
+
+    def __call__(self, models: Sequence[Params], batch: Array) -> dict[str, tuple[Array, int]]:
+        spec = self.spec
+        captured = [capture_sites(spec, params, batch, sites=self.sites) for params in models]
+        return {
+            site.group: (
+                jnp.stack([in_blocks(spec, site.group, values[site.name]) for values in captured]),
+                num_stacks(spec, site.group),
+            )
+            for site in self.sites
+        }
