@@ -15,7 +15,17 @@ from autofusion_jax.extras import OPTIONAL
 
 PACKAGE = Path(af.__file__).parent
 LAYERS = [
-    {"types", "trees", "validation", "precision", "atomic", "runtime", "extras", "html_tables"},
+    {
+        "types",
+        "trees",
+        "validation",
+        "precision",
+        "atomic",
+        "runtime",
+        "extras",
+        "html_tables",
+        "json_reader",
+    },
     {"transport", "batching"},
     {"symmetry"},
     {"models", "checkpoints", "plots"},

@@ -5,8 +5,7 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from autofusion_jax.atomic import new_folder, standing
 from autofusion_jax.extras import need
-from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.json_reader import read_json
+from autofusion_jax.symmetry.spec import PermSpec, spec_from_json
 from autofusion_jax.types import Params
 
 ARRAYS, MANIFEST, META, SPEC = "arrays", "manifest.json", "meta.json", "spec.json"
 
 
 class CheckpointError(ValueError):
-    """An error of a checkpoint that exists but cannot be read or verified."""
+    """An error of a file that exists but cannot be read or verified."""
 
 
 class Checkpoint(NamedTuple):
@@ -47,7 +48,9 @@ def save(
     spec: PermSpec | None = None,
     meta: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint folder, never in part; one that is there is replaced.
+    """Write a checkpoint folder, never in part; a checkpoint that is there is replaced.
+
+    At every moment `load` finds the old one or the new one, even if the process is killed.
 
     Args:
         path: the folder to write; its parents are made.
@@ -60,33 +63,21 @@ def save(
 
     Raises:
         MissingExtra: Orbax is not installed.
-        OSError: the folder cannot be written.
+        FileExistsError: the folder is there and is no checkpoint.
+        OSError: the folder cannot be written, or the disk is full.
     """
     need("orbax.checkpoint", what="af.save")
     target = Path(path).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    texts = {META: json.dumps(meta or {}, indent=2, sort_keys=True, default=_as_list)}
+    if spec is not None:
+        texts[SPEC] = spec.to_json()
+    with new_folder(target) as work:
+        if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+            raise FileExistsError(f"save: path must be a new folder or a checkpoint; {target} holds others.")
         _write_arrays(work / ARRAYS, jax.tree.map(np.asarray, params))
-        (work / META).write_text(json.dumps(meta or {}, indent=2, sort_keys=True, default=_as_list))
-        if spec is not None:
-            (work / SPEC).write_text(spec.to_json())
+        for name, text in texts.items():
+            (work / name).write_text(text, encoding="utf-8")
         (work / MANIFEST).write_text(json.dumps(_checksums(work), indent=2, sort_keys=True))
-        work.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            os.replace(target, old / target.name)
-            try:
-                os.replace(work, target)
-            except OSError:
-                os.replace(old / target.name, target)
-                raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 
@@ -107,25 +98,53 @@ def load(path: str | os.PathLike[str], *, like: Params | None = None) -> Checkpo
         CheckpointError: a file is missing, truncated or changed; names it.
     """
     need("orbax.checkpoint", what="af.load")
-    folder = Path(path).absolute()
+    while True:
+        folder = standing(path)
+        seen = _identity(folder)
+        try:
+            return _load(folder, like)
+        except (CheckpointError, OSError):
+            if _identity(standing(path)) == seen:
+                raise
+            # A writer has replaced the folder while it was read: read the new one.
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        stat = folder.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _load(folder: Path, like: Params | None) -> Checkpoint:
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"load: {folder} must be a checkpoint folder; it has no {MANIFEST}.")
     _check_manifest(folder)
+    spec_file = folder / SPEC
+    spec = spec_from_json(read_json(spec_file, "load", CheckpointError)) if spec_file.is_file() else None
+    meta = read_json(folder / META, "load", CheckpointError, finite=False)
+    meta.mapping()
     try:
         params = _read_arrays(folder / ARRAYS, None if like is None else jax.tree.map(np.asarray, like))
     except Exception as error:  # orbax raises many kinds, with pages of text
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(f"load: {folder} cannot be read by orbax: {reason}") from error
-    spec_file = folder / SPEC
-    spec = PermSpec.from_json(spec_file.read_text()) if spec_file.is_file() else None
-    return Checkpoint(jax.tree.map(np.asarray, params), spec, json.loads((folder / META).read_text()))
+    return Checkpoint(jax.tree.map(np.asarray, params), spec, meta.value)
 
 
 def _write_arrays(path: Path, params: Params) -> None:
     import orbax.checkpoint as ocp  # imports for a second: only those who save pay for it
 
-    with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, args=ocp.args.StandardSave(params))
+    try:
+        with _quiet_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, args=ocp.args.StandardSave(params))
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        # Its message is a page of text around what the system said.
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
 def _read_arrays(path: Path, like: Params | None) -> Params:
@@ -144,14 +163,18 @@ def _as_list(value: Any) -> Any:
 
 def _checksums(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {str(p.relative_to(folder)): sha256(p) for p in files}
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_manifest(folder: Path) -> None:
-    try:
-        expected = json.loads((folder / MANIFEST).read_text())
-    except ValueError as error:
-        raise CheckpointError(f"load: {folder / MANIFEST} must be JSON; {error}. Remove {folder}.") from error
+    manifest = read_json(folder / MANIFEST, "load", CheckpointError).mapping()
+    expected = {name: digest.text() for name, digest in manifest.items()}
     found = _checksums(folder)
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
@@ -164,10 +187,10 @@ def _check_manifest(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Keep orbax's notes on defaults out of the user's terminal."""
+    """Keep orbax's notes, and its tracebacks beside an error, out of the user's terminal."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,7 +10,9 @@ depends on the index along a fixed factor elsewhere in the leaf (`Family`).
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
+
+from autofusion_jax.json_reader import Json
 
 Role = Literal["in", "out"]
 
@@ -122,12 +124,17 @@ def block_str(block: Block) -> str:
 
 def factors_of(block: Block) -> Iterator[Factor]:
     """All factors of a block, in order, at any depth."""
+    return (term for term in terms_of(block) if isinstance(term, Factor))
+
+
+def terms_of(block: Block) -> Iterator[Factor | Family]:
+    """All factors and families of a block, in order, at any depth."""
     for term in block:
-        if isinstance(term, Factor):
+        if not isinstance(term, Concat):
             yield term
-        else:
+        if not isinstance(term, Factor):
             for inner in term.blocks if isinstance(term, Concat) else term.members:
-                yield from factors_of(inner)
+                yield from terms_of(inner)
 
 
 def axes_to_json(axes: tuple[Axis, ...]) -> list[Any]:
@@ -143,20 +150,35 @@ def axes_to_json(axes: tuple[Axis, ...]) -> list[Any]:
     return [{"role": axis.role, "blocks": [list(map(term, b)) for b in axis.blocks]} for axis in axes]
 
 
-def axes_from_json(data: list[Any]) -> tuple[Axis, ...]:
+def axes_from_json(data: Json) -> tuple[Axis, ...]:
     """Read what `axes_to_json` wrote."""
 
-    def block(items: list[Any]) -> Block:
-        return tuple(map(term, items))
+    def block(items: Json) -> Block:
+        return tuple(map(term, items.items()))
 
-    def term(item: Any) -> Term:
-        if isinstance(item, list):
-            return Factor(*item)
-        if "concat" in item:
-            return Concat(tuple(map(block, item["concat"])))
-        return Family(item["stack"], tuple(map(block, item["members"])))
+    def factor(item: Json) -> Factor:
+        parts = item.items()
+        item.require(len(parts) == 4, "[size, group, part, stack]")
+        size, group, part, stack = parts
+        names = (None if name.value is None else name.text() for name in (group, stack))
+        return Factor(size.integer(), next(names), part.integer(), next(names))
 
-    return tuple(Axis(tuple(map(block, axis["blocks"])), axis["role"]) for axis in data)
+    def term(item: Json) -> Term:
+        if isinstance(item.value, list):
+            return factor(item)
+        if "concat" in item.mapping():
+            return Concat(tuple(map(block, item.fields("concat")["concat"].items())))
+        fields = item.fields("stack", "members")
+        members = tuple(map(block, fields["members"].items()))
+        fields["members"].require(len({*map(block_size, members)}) == 1, "blocks of one size")
+        return Family(fields["stack"].text(), members)
+
+    def axis(item: Json) -> Axis:
+        fields = item.fields("role", "blocks")
+        blocks = tuple(map(block, fields["blocks"].items()))
+        return Axis(blocks, fields["role"].one_of((*get_args(Role), None)))
+
+    return tuple(map(axis, data.items()))
 
 
 def fixed_axis(size: int) -> Axis:

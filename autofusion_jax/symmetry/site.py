@@ -1,8 +1,9 @@
 """Sites: the places in a traced program where a group's activations are live."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from autofusion_jax.json_reader import Json
 from autofusion_jax.symmetry.axes import Axis, axes_from_json, axes_to_json
 
 Position = Literal["pre", "read"]
@@ -46,7 +47,21 @@ class Site:
         return {**data, "axes": axes_to_json(self.axes)}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Site":
+    def from_json(cls, data: Json) -> "Site":
         """Read what `to_json` wrote."""
-        lists = {"shape": tuple(data["shape"]), "path": tuple(data["path"])}
-        return cls(**{**data, **lists, "axes": axes_from_json(data["axes"])})
+        fields = data.fields(*(field.name for field in dataclasses.fields(cls)))
+        axes, shape = axes_from_json(fields["axes"]), tuple(n.integer() for n in fields["shape"].items())
+        group = fields["group"].text()
+        fields["shape"].require(shape == tuple(axis.size for axis in axes), "the sizes of the axes")
+        fields["axes"].require(any(group in axis.groups for axis in axes), f"axes that carry {group!r}")
+        return cls(
+            name=fields["name"].text(),
+            group=group,
+            position=fields["position"].one_of(get_args(Position)),
+            leaf=fields["leaf"].text(),
+            shape=shape,
+            axes=axes,
+            occurrence=fields["occurrence"].integer(),
+            path=tuple(n.integer() for n in fields["path"].items()),
+            operand=None if fields["operand"].value is None else fields["operand"].integer(),
+        )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
@@ -12,10 +13,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from autofusion_jax.html_tables import html_table
-from autofusion_jax.symmetry.axes import Axis, AxisPattern, axes_from_json, axes_to_json, resolve_pattern
+from autofusion_jax.json_reader import Json, parse_json
+from autofusion_jax.symmetry.axes import (
+    Axis,
+    AxisPattern,
+    Factor,
+    Family,
+    axes_from_json,
+    axes_to_json,
+    resolve_pattern,
+    terms_of,
+)
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import require
 
 LISTED = 8
 """Groups that `repr` lists."""
@@ -197,15 +209,13 @@ class PermSpec:
 
     @classmethod
     def from_json(cls, text: str, *, apply_fn: ApplyFn | None = None) -> "PermSpec":
-        """Read what `to_json` wrote; the function it belongs to may be given with it."""
-        data = json.loads(text)
-        leaves = tuple(LeafSpec(leaf["path"], axes_from_json(leaf["axes"])) for leaf in data["leaves"])
-        groups = {
-            g["name"]: Group(g["name"], g["size"], tuple(g["nested_in"]), g["combined"])
-            for g in data["groups"]
-        }
-        sites = tuple(Site.from_json(site) for site in data["sites"])
-        return cls(leaves, groups, apply_fn, data["stacks"], tuple(data["notes"]), sites)
+        """Read what `to_json` wrote; the function it belongs to may be given with it.
+
+        Raises:
+            ValueError: the text is something else; names the place in it.
+        """
+        spec = spec_from_json(parse_json(text, "PermSpec.from_json: text"))
+        return dataclasses.replace(spec, apply_fn=apply_fn)
 
     def __repr__(self) -> str:
         names = [f"{group.name}: {group.size}" for group in self.groups.values()]
@@ -247,6 +257,64 @@ class PermSpec:
             axes = ", ".join(map(str, leaf.axes))
             lines.append(f"{leaf.path:<{width}}  {leaf.shape!s:<18}  [{axes}]")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def spec_from_json(data: Json) -> PermSpec:
+    """Read a spec that fits together: names once, sizes that agree, groups and stacks that are there."""
+    parts = data.fields("groups", "leaves", "stacks", "notes", "sites")
+    groups = [_group_from_json(group) for group in parts["groups"].items()]
+    leaves = []
+    for leaf in parts["leaves"].items():
+        fields = leaf.fields("path", "axes")
+        leaves.append(LeafSpec(fields["path"].text(), axes_from_json(fields["axes"])))
+    sites = [Site.from_json(site) for site in parts["sites"].items()]
+    stacks = {name: size.integer() for name, size in parts["stacks"].mapping().items()}
+    notes = tuple(note.text() for note in parts["notes"].items())
+    for name, names in (
+        ("groups", [group.name for group in groups]),
+        ("leaves", paths := [leaf.path for leaf in leaves]),
+        ("sites", [site.name for site in sites]),
+    ):
+        parts[name].require(len({*names}) == len(names), "a list without one name twice")
+    for site in sites:
+        parts["sites"].require(site.leaf in paths, "of leaves of the spec", f"There is no {site.leaf!r}.")
+    axes = [axis for place in (*leaves, *sites) for axis in place.axes]
+    try:
+        spec = PermSpec(tuple(leaves), {g.name: g for g in groups}, None, stacks, notes, tuple(sites))
+        _check_terms(axes, spec)
+    except ValueError as why:
+        raise data.error(f"{data.source}: {why}") from None
+    return spec
+
+
+def _group_from_json(data: Json) -> Group:
+    fields = data.fields("name", "size", "nested_in", "combined")
+    nested_in = tuple(outer.text() for outer in fields["nested_in"].items())
+    combined = fields["combined"].one_of(("product", "sum", None))
+    return Group(fields["name"].text(), fields["size"].integer(), nested_in, combined)
+
+
+def _check_terms(axes: Sequence[Axis], spec: PermSpec) -> None:
+    """Raise ValueError if a group is not what its parts make, or a stack is missing or of another size."""
+    parts: dict[str, dict[int, int]] = {name: {} for name in spec.groups}
+    for term in (term for axis in axes for block in axis.blocks for term in terms_of(block)):
+        stack, size = term.stack, len(term.members) if isinstance(term, Family) else term.size
+        require(
+            stack is None or spec.stacks.get(stack) == size,
+            "PermSpec", f"stack {stack!r}", f"of size {size}, as in an axis", spec.stacks.get(stack or ""),
+        )  # fmt: skip
+        if isinstance(term, Factor) and term.group is not None:
+            require(term.group in parts, "PermSpec", "axes", "of groups of the spec", repr(term.group))
+            known = parts[term.group].setdefault(term.part, size)
+            require(
+                known == size, "PermSpec", f"part {term.part} of {term.group!r}", f"of size {known}", size
+            )
+    for name, sizes in parts.items():
+        group = spec.groups[name]
+        whole = {"product": math.prod, "sum": sum, None: max}[group.combined](sizes.values() or [group.size])
+        require(
+            whole == group.size, "PermSpec", f"group {name!r}", f"of size {whole}, as axes have", group.size
+        )
 
 
 def _check_axis(path: str, number: int, axis: Axis, groups: Mapping[str, Group]) -> None:
