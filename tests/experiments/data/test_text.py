@@ -177,7 +177,7 @@ def test_fortunes(monkeypatch):
 
 
 def test_other_texts_than_those_of_the_checksums_are_refused(monkeypatch, tmp_path):
-    """From a package they are no source; in a folder of the user's they are an error that says what to get."""
+    """From a package they are no source; in the user's folder they are an error that says what to get."""
     monkeypatch.setitem(registry.DATASETS, MAN_SECTION.name, MAN_SECTION)
     fake_apt(monkeypatch, lambda work: write_pages(work / MAN_SECTION.package.folder),
              {"manpages": "6.03-2", "manpages-dev": "6.03-2"})  # fmt: skip
