@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+import interrupts
 from autofusion_jax import runtime
 from autofusion_jax.extras import OPTIONAL, MissingExtra, need
 
@@ -21,7 +22,7 @@ except MissingExtra as error:
 from configs import CONFIGS, check_overrides, get_config
 from configs.schema import Config
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+USAGE_ERROR = 2
 LOG_WIDTH = 120
 
 
@@ -50,14 +51,17 @@ def run(main: Callable[[Console], None], *, with_config: bool = True) -> None:
             console = Console(width=LOG_WIDTH)
         if len(argv) > 1:
             fail(f"unknown argument {argv[1]!r}; flags begin with --")
-        runtime.configure()
+        interrupts.begin()
         try:
+            runtime.configure()
             main(console)
-        except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
-            fail(str(error))
-        except KeyboardInterrupt:
-            console.print("\ninterrupted; the same command goes on where it stopped")
-            sys.exit(INTERRUPTED)
+        except (ValueError, KeyError, OSError, ModuleNotFoundError, MemoryError) as error:
+            interrupts.exit_if_received()
+            fail(str(error) or type(error).__name__)
+        except BaseException:
+            interrupts.exit_if_received()
+            raise
+        interrupts.exit_if_received()
 
     app.run(guarded, flags_parser=lambda argv: _parse(argv, with_config))
 

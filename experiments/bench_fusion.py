@@ -6,6 +6,8 @@ Takes the flags of `reproduce.py`: `--fast`, `--pairs`, `--seed`, `--out_dir` an
 the same command goes on.
 """
 
+import interrupts  # noqa: F401, I001  # first: it takes signals while the others are imported
+
 from rich.console import Console
 
 import reproduce

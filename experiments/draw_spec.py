@@ -3,6 +3,8 @@
 python experiments/draw_spec.py --config=mnist_vgg
 """
 
+import interrupts  # noqa: F401, I001  # first: it takes signals while the others are imported
+
 from app import define_config, run
 from pipeline.spec_drawing import draw_config
 

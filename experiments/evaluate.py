@@ -6,6 +6,8 @@ these alone.
 python experiments/evaluate.py --checkpoint=runs/NAME/checkpoints/pair0/autofusion_soft_repeat0
 """
 
+import interrupts  # noqa: F401, I001  # first: it takes signals while the others are imported
+
 import itertools
 import json
 from pathlib import Path

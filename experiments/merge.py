@@ -3,6 +3,8 @@
 python experiments/merge.py --config=mnist_vgg
 """
 
+import interrupts  # noqa: F401, I001  # first: it takes signals while the others are imported
+
 import dataclasses
 
 from rich.console import Console

@@ -3,6 +3,8 @@
 python experiments/report.py --runs=runs --out=report
 """
 
+import interrupts  # noqa: F401, I001  # first: it takes signals while the others are imported
+
 from pathlib import Path
 
 from rich.console import Console

@@ -3,6 +3,8 @@
 python experiments/reproduce.py --table=5
 """
 
+import interrupts  # noqa: F401, I001  # first: it takes signals while the others are imported
+
 import functools
 import time
 from collections.abc import Callable

@@ -3,6 +3,8 @@
 python experiments/train.py --config=mnist_vgg
 """
 
+import interrupts  # noqa: F401, I001  # first: it takes signals while the others are imported
+
 from rich.console import Console
 from rich.table import Table
 

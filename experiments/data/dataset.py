@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from autofusion_jax.validation import require
+from data.files import DamagedFile
 
 Arrays = dict[str, np.ndarray]
 """`train_images`, `train_labels`, `test_images`, `test_labels`; the train pair may lack."""
-
-
-class ChecksumError(ValueError):
-    """An error of data that exists but fails its checksum."""
 
 
 class SourceUnavailable(Exception):
@@ -28,15 +25,14 @@ class Package:
 
     Attributes:
         kind: `"npm"` or `"deb"`.
-        names: their names in that registry; one of `"npm"`.
-        version: their version, or empty for the one the registry has.
+        versions: name in that registry -> version, or empty where any version has the same files; one of
+            `"npm"`.
         folder: where the files lie once all are unpacked in one place.
         megabytes: size of the download, for the progress line.
     """
 
     kind: str
-    names: tuple[str, ...]
-    version: str
+    versions: Mapping[str, str]
     folder: str
     megabytes: int
 
@@ -51,8 +47,7 @@ class DatasetInfo:
         num_classes: number of classes.
         files: the names of its files, for messages.
         read_folder: reads those files from a folder; FileNotFoundError names a missing one.
-        sha256: split (`"train"`, `"test"`) -> checksum of its canonical rows; empty where the content
-            depends on the version of the packages.
+        sha256: split (`"train"`, `"test"`) -> checksum of its canonical rows; empty where nothing is fetched.
         tfds_name: its name in tensorflow-datasets, or None.
         package: a registry package with the original files, or None.
         read_package: reads the unpacked package where its files are of another form.
@@ -170,19 +165,41 @@ def verify(info: DatasetInfo, arrays: Arrays, origin: str) -> Arrays:
     """Bring rows into canonical order and check each split against its checksum.
 
     Raises:
-        ChecksumError: a split is not what it should be; names it and where it came from.
+        DamagedFile: a split is not what it should be; names it and where it came from.
     """
     out: Arrays = {}
     for split in ("train", "test"):
-        if f"{split}_images" not in arrays:
+        if split == "train" and "train_images" not in arrays:
             continue
-        images, labels = canonical_order(arrays[f"{split}_images"], arrays[f"{split}_labels"])
+        images, labels = canonical_order(*_pair(info, arrays, split, origin))
         expected, got = info.sha256.get(split), rows_sha256(images, labels)
         if expected is not None and got != expected:
-            raise ChecksumError(
+            raise DamagedFile(
                 f"load_dataset: the {split} split of {info.name} from {origin} must have SHA-256 "
-                f"{expected[:16]}...; got {got[:16]}... The files are damaged or of another data set: "
-                "remove them and run again."
+                f"{expected[:16]}...; got {got[:16]}... The files are damaged, of another data set or, where "
+                f"they came in packages, of another version{_versions(info)}: remove them and run again."
             )
         out[f"{split}_images"], out[f"{split}_labels"] = images, labels
     return out
+
+
+def _pair(info: DatasetInfo, arrays: Arrays, split: str, origin: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels of a split, once they have the form that they must have."""
+    images, labels = (arrays.get(f"{split}_{name}", np.zeros(0)) for name in ("images", "labels"))
+    shape = (len(labels), *info.input_shape)
+    good = images.dtype == np.uint8 and images.shape == shape and len(labels) > 0
+    if not good or labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.max() >= info.num_classes:
+        raise DamagedFile(
+            f"load_dataset: the {split} split of {info.name} from {origin} must be images uint8 "
+            f"[N, {', '.join(map(str, info.input_shape))}] and labels [N] below {info.num_classes}; got "
+            f"{images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}. "
+            "Remove these files and run again."
+        )
+    return images, labels
+
+
+def _versions(info: DatasetInfo) -> str:
+    """The versions of the packages that the checksums are of."""
+    given = info.package.versions if info.package else {}
+    named = ", ".join(f"{name} {version}" for name, version in given.items() if version)
+    return f" ({named})" if named else ""

@@ -14,5 +14,5 @@ FASHION_MNIST = DatasetInfo(
         "test": "7ff84c2972beeeeb4f29d3b5752cc6bc495abdeb11a986df59929fa92f1fa251",
     },
     tfds_name="fashion_mnist",
-    package=Package("deb", ("dataset-fashion-mnist",), "", "usr/share/datasets/fashion-mnist", 31),
+    package=Package("deb", {"dataset-fashion-mnist": ""}, "usr/share/datasets/fashion-mnist", 31),
 )

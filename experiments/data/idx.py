@@ -1,12 +1,13 @@
 """The IDX format of the MNIST family, gzipped or not."""
 
-import gzip
+import math
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from data.dataset import Arrays, ChecksumError
+from data.dataset import Arrays
+from data.files import MOST_BYTES, opened, read_bounded, reading
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -14,26 +15,27 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+UNSIGNED_BYTES, MOST_AXES = 8, 4
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read one IDX file of bytes.
+    """Read one IDX file of bytes: no more of it is inflated than its header promises.
 
     Raises:
-        ChecksumError: it is not a whole IDX file of bytes.
+        DamagedFile: it is not a whole IDX file of bytes, or one of more than `MOST_BYTES`.
     """
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, rank = struct.unpack(">HBB", raw[:4])
-        shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
-        values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
-        if zeros != 0 or kind != 8 or values.size != np.prod(shape):
+    with reading(path, "a whole IDX file of bytes"), opened(path) as file:
+        zeros, kind, rank = struct.unpack(">HBB", file.read(4))
+        if zeros != 0 or kind != UNSIGNED_BYTES or not 1 <= rank <= MOST_AXES:
+            raise ValueError(f"its header is {zeros}, kind {kind}, {rank} axes")
+        shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+        size = math.prod(shape)
+        if size > MOST_BYTES:
+            raise ValueError(f"its shape is {shape}")
+        values = np.frombuffer(read_bounded(file, size), np.uint8)
+        if values.size != size:
             raise ValueError(f"{values.size} bytes for shape {shape}")
-    except (OSError, EOFError, ValueError, struct.error) as error:
-        raise ChecksumError(
-            f"load_dataset: {path} must be a whole IDX file of bytes; {error}. Remove it and run again."
-        ) from error
-    return values.reshape(shape)
+        return values.reshape(shape)
 
 
 def read_idx_folder(folder: Path) -> Arrays:
@@ -41,7 +43,7 @@ def read_idx_folder(folder: Path) -> Arrays:
 
     Raises:
         FileNotFoundError: names the first file that lacks.
-        ChecksumError: a file is damaged.
+        DamagedFile: a file is damaged.
     """
     present = {name: _find(folder, name) for name in IDX_FILES}
     wanted = IDX_FILES if present[IDX_FILES[0]] or present[IDX_FILES[1]] else IDX_FILES[2:]

@@ -1,10 +1,10 @@
 """Manual pages as text; the classes are languages, or sections of the manual."""
 
-import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from data.dataset import Arrays, ChecksumError, DatasetInfo, Package
+from data.dataset import Arrays, DatasetInfo, Package
+from data.files import opened, read_bounded, reading
 from data.roff import paragraphs
 from data.text import LENGTH, cut, text_arrays
 
@@ -19,7 +19,13 @@ FOLDER = "usr/share/man"
 MOST = 2000
 """Training passages of each class at most."""
 
-ENGLISH = ("manpages", "manpages-dev")
+MOST_OF_PAGE = 2**23
+"""Bytes of one page at most."""
+
+ENGLISH = {"manpages": "6.03-2", "manpages-dev": "6.03-2"}
+TRANSLATIONS = {f"manpages-{place.lower().replace('_', '-')}": "4.18.1-1"
+                for place in LANGUAGES.values() if place} | {"manpages-pl": "1:4.18.1-1"}  # fmt: skip
+"""Packages -> their versions: those of Debian 12."""
 
 
 def page_passages(folder: Path) -> Iterator[tuple[str, str]]:
@@ -30,18 +36,14 @@ def page_passages(folder: Path) -> Iterator[tuple[str, str]]:
 
     Raises:
         FileNotFoundError: there are no pages.
-        ChecksumError: a page is damaged.
+        DamagedFile: a page is damaged.
     """
     pages = sorted(path for path in folder.glob("man[1-9]/*.gz") if not path.is_symlink())
     if not pages:
         raise FileNotFoundError(f"{folder} lacks man1/*.gz and the like")
     for page in pages:
-        try:
-            source = gzip.decompress(page.read_bytes()).decode(errors="replace")
-        except (OSError, EOFError) as error:
-            raise ChecksumError(
-                f"load_dataset: {page} must be a gzipped page; {error}. Remove it and run again."
-            ) from error
+        with reading(page, "a gzipped page"), opened(page) as file:
+            source = read_bounded(file, MOST_OF_PAGE).decode(errors="replace")
         for paragraph in paragraphs(source):
             yield from ((page.name, passage) for passage in cut(paragraph))
 
@@ -61,20 +63,18 @@ def read_sections(folder: Path) -> Arrays:
     return text_arrays(found, most=MOST)
 
 
-def _packages(names: Sequence[str], megabytes: int) -> Package:
-    return Package("deb", tuple(names), "", FOLDER, megabytes)
-
-
 MAN_LANGUAGE = DatasetInfo(
     name="man_language",
     input_shape=(LENGTH,),
     num_classes=len(LANGUAGES),
     files=("man1/*.gz", *(f"{place}/man1/*.gz" for place in LANGUAGES.values() if place), "and the like"),
     read_folder=read_languages,
-    sha256={},
-    package=_packages([*ENGLISH, *(f"manpages-{place.lower().replace('_', '-')}"
-                                   for place in LANGUAGES.values() if place)], 14),
-)  # fmt: skip
+    sha256={
+        "train": "af2cc92e7bf80a974d3914e77a1f233fedca67dc82d27008065815a46ae48206",
+        "test": "c6e8a3210cb0da7a328c48f555385052dd90942caec3befba52d7513d40f0f91",
+    },
+    package=Package("deb", {**ENGLISH, **TRANSLATIONS}, FOLDER, 14),
+)
 
 MAN_SECTION = DatasetInfo(
     name="man_section",
@@ -82,6 +82,9 @@ MAN_SECTION = DatasetInfo(
     num_classes=len(SECTIONS),
     files=tuple(f"man{section}/*.{section}.gz" for section in SECTIONS),
     read_folder=read_sections,
-    sha256={},
-    package=_packages(ENGLISH, 4),
+    sha256={
+        "train": "ff8a987afa95011e38bce2bc8063fa88c1efbbdcff27b55041d610a14df5ca16",
+        "test": "a9245306fbdd6955df1c8c7f76d0544de017518d6052e046c42af266148f61f2",
+    },
+    package=Package("deb", ENGLISH, FOLDER, 4),
 )

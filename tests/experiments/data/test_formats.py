@@ -5,7 +5,7 @@ import pytest
 
 from data import registry
 from data.cifar10 import read_binary_batches
-from data.dataset import ChecksumError
+from data.dataset import DamagedFile
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +19,7 @@ def test_cifar_binary_batches(tmp_path):
     np.testing.assert_array_equal(arrays["test_images"], image)
     assert arrays["train_labels"].tolist() == [3, 9] * 5
     (tmp_path / "test_batch.bin").write_bytes(b"short")
-    with pytest.raises(ChecksumError, match="must hold rows of 3073 bytes"):
+    with pytest.raises(DamagedFile, match="must be rows of 3073 bytes"):
         read_binary_batches(tmp_path)
 
 

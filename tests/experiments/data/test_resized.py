@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.dataset import ChecksumError, join, rows_sha256
+from data.dataset import DamagedFile, join, rows_sha256
 from data.registry import DATASETS, load_dataset
 from data.resized import DIGITS_28, to_mnist_form
 
@@ -41,6 +41,6 @@ def test_digits_are_checked_and_can_be_joined_with_data_of_their_form(monkeypatc
     turned = dataclasses.replace(DIGITS_28, convert=lambda images: to_mnist_form(images[:, ::-1]))
     monkeypatch.setitem(DATASETS, "digits_28", turned)
     with pytest.raises(
-        ChecksumError, match="the train split of digits_28 from digits of scikit-learn, resized"
+        DamagedFile, match="the train split of digits_28 from digits of scikit-learn, resized"
     ):
         load_dataset("digits_28")

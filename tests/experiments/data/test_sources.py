@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data import registry, sources
-from data.dataset import ChecksumError, SourceUnavailable, canonical_order, rows_sha256
+from data.dataset import DamagedFile, SourceUnavailable, canonical_order, rows_sha256
 from data.idx import IDX_FILES
 from data.kmnist import KMNIST
 from data.mnist import MNIST
@@ -267,7 +267,7 @@ def test_wrong_checksum_is_refused(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(bytes(raw))
-    with pytest.raises(ChecksumError, match="the train split of mnist .* must have SHA-256"):
+    with pytest.raises(DamagedFile, match="the train split of mnist .* must have SHA-256"):
         load(folder=str(tmp_path))
 
 
@@ -275,7 +275,7 @@ def test_truncated_file_is_refused(tmp_path):
     write_idx(tmp_path)
     path = tmp_path / IDX_FILES[2]
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ChecksumError, match="must be a whole IDX file"):
+    with pytest.raises(DamagedFile, match="must be a whole IDX file"):
         load(folder=str(tmp_path))
 
 

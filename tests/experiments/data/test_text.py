@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data import registry, sources
-from data.dataset import ChecksumError, SourceUnavailable
-from data.fortunes import COLLECTIONS
+from data.dataset import DamagedFile, SourceUnavailable
+from data.fortunes import COLLECTIONS, FORTUNES
 from data.man_pages import LANGUAGES, MAN_LANGUAGE, MAN_SECTION, SECTIONS
 from data.roff import paragraphs
 from data.text import LENGTH, PAD, decode, encode, text_arrays
@@ -100,6 +100,8 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOFUSION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv(registry.FOLDER_VARIABLE, raising=False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a package client was run"))
+    for info in (MAN_LANGUAGE, MAN_SECTION, FORTUNES):  # whose texts here are others
+        monkeypatch.setitem(registry.DATASETS, info.name, dataclasses.replace(info, sha256={}))
 
 
 def test_languages_and_sections_are_read_from_a_folder(tmp_path):
@@ -120,7 +122,7 @@ def test_a_damaged_page_is_named(tmp_path):
     write_pages(tmp_path)
     page = tmp_path / "man2" / "page3.2.gz"
     page.write_bytes(page.read_bytes()[:-9])
-    with pytest.raises(ChecksumError, match="page3.2.gz must be a gzipped page"):
+    with pytest.raises(DamagedFile, match="page3.2.gz must be a gzipped page"):
         registry.load_dataset("man_section", folder=str(tmp_path), report=lambda line: None)
 
 
@@ -132,6 +134,7 @@ def fake_apt(monkeypatch, fill, versions):
         commands.append(command)
         if command[0] == "apt-get":
             for name in command[2:]:
+                name = name.partition("=")[0]
                 (cwd / f"{name}_{versions[name]}_all.deb").write_bytes(b"")
         elif not (cwd / "usr").exists():
             fill(cwd)
@@ -141,20 +144,21 @@ def fake_apt(monkeypatch, fill, versions):
 
 
 def test_several_packages_are_one_source(monkeypatch, tmp_path):
-    """The note names all versions, of the cached data, too."""
-    versions = dict.fromkeys(MAN_LANGUAGE.package.names, "1%3a4.18-1")
+    """Each in its one version; the cached data say the same of themselves."""
+    wanted = MAN_LANGUAGE.package.versions
+    versions = dict.fromkeys(wanted, "1%3a4.18-1")
     commands = fake_apt(monkeypatch, lambda work: write_pages(work / MAN_LANGUAGE.package.folder), versions)
     data = registry.load_dataset("man_language", report=lambda line: None)
-    assert commands[0] == ["apt-get", "download", *MAN_LANGUAGE.package.names]
+    assert commands[0] == ["apt-get", "download", *map("=".join, wanted.items())]
     assert len(commands) == 1 + len(versions)
     for name in versions:
         assert f"{name} 1:4.18-1" in data.source
-    assert data.notes == (
-        f"man_language: {data.source}; other versions have other content, so it is not held against a "
-        "checksum.",
-    )
     again = registry.load_dataset("man_language", report=lambda line: None)
-    assert again.notes == data.notes and again.sha256 == data.sha256 and len(commands) == 1 + len(versions)
+    assert (
+        again.source == f"{data.source} (cached)"
+        and again.sha256 == data.sha256
+        and len(commands) == 1 + len(versions)
+    )
 
 
 def test_fortunes(monkeypatch):
@@ -172,6 +176,19 @@ def test_fortunes(monkeypatch):
     assert data.source == "deb package fortunes 1-2"
 
 
+def test_other_texts_than_those_of_the_checksums_are_refused(monkeypatch, tmp_path):
+    """From a package they are no source; in the user's folder they are an error that says what to get."""
+    monkeypatch.setitem(registry.DATASETS, MAN_SECTION.name, MAN_SECTION)
+    fake_apt(monkeypatch, lambda work: write_pages(work / MAN_SECTION.package.folder),
+             {"manpages": "6.03-2", "manpages-dev": "6.03-2"})  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="refused: .* must have SHA-256 .*manpages 6.03-2"):
+        registry.load_dataset("man_section", report=lambda line: None)
+    assert not (tmp_path / "cache").exists()
+    write_pages(tmp_path / "man")
+    with pytest.raises(DamagedFile, match=r"of another version \(manpages 6.03-2, manpages-dev 6.03-2\)"):
+        registry.load_dataset("man_section", folder=str(tmp_path / "man"), report=lambda line: None)
+
+
 def test_text_that_no_source_has(monkeypatch):
     def missing(*_, **__):
         raise FileNotFoundError
@@ -183,7 +200,7 @@ def test_text_that_no_source_has(monkeypatch):
 
 def test_a_package_that_lacks_is_one_line(monkeypatch):
     few = dataclasses.replace(
-        MAN_SECTION, package=dataclasses.replace(MAN_SECTION.package, names=("one", "two"))
+        MAN_SECTION, package=dataclasses.replace(MAN_SECTION.package, versions={"one": "1", "two": ""})
     )
     fake_apt(monkeypatch, lambda work: None, {"one": "1", "two": "1"})
     with pytest.raises(SourceUnavailable, match=r"lacks a file \(.*man1/\*.gz"):
