@@ -14,6 +14,18 @@ def require(condition: bool, caller: str, argument: str, must_be: str, got: Any,
 def unknown_name(caller: str, kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is not registered: the nearest match first, then all."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{caller}: unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(names))}.")
+    hint = nearest(name, names)
+    return ValueError(
+        f"{caller}: unknown {kind} {name!r}.{' ' * bool(hint)}{hint} Known: {', '.join(sorted(names))}."
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question for the known name that is most like a wrong one, or nothing.
+
+    Example:
+        >>> nearest("identiy", ["identity", "random"])
+        "Did you mean 'identity'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else ""

@@ -17,6 +17,7 @@ PACKAGE = Path(af.__file__).parent
 LAYERS = [
     {
         "types",
+        "arguments",
         "trees",
         "validation",
         "precision",

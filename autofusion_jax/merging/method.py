@@ -1,16 +1,22 @@
 """The protocol of a merging method: the task that it gets, and the record of what it is."""
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.arguments import checked_arguments
 from autofusion_jax.merging.progress import OnProgress
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import unknown_name
+
+P = ParamSpec("P")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Method:
         granularity: what an entry of the merged network depends on: `"entry"`, the same entry of each
             network; `"leaf"`, the same leaf; `"network"`, more than that. `merge_files` reads no more
             at a time, and gives `run` a part as a network of one leaf.
-        options: all its options by name, defaults too, where it comes from the registry.
+        options: all its options by name, defaults too.
     """
 
     name: str
@@ -111,3 +117,24 @@ class Method:
     propagates_nan: bool = False
     granularity: Literal["entry", "leaf", "network"] = "network"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+
+def factory(build: Callable[P, Method]) -> Callable[P, Method]:
+    """Have a factory's options checked by its annotations (see `arguments`), and recorded in what it builds.
+
+    Raises:
+        ValueError: an option is unknown, or not what it must be.
+    """
+    known = inspect.signature(build).parameters
+
+    @functools.wraps(build)
+    def build_checked(*args: P.args, **kwargs: P.kwargs) -> Method:
+        for option in kwargs:
+            if option not in known:
+                raise unknown_name(build.__name__, "option", option, known)
+        bound = checked_arguments(build, args, kwargs)
+        method = build(*bound.args, **bound.kwargs)
+        bound.apply_defaults()
+        return dataclasses.replace(method, options=bound.arguments)
+
+    return build_checked

@@ -1,17 +1,20 @@
 """Inputs for networks that were trained on different data."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from jax import Array
 
+from autofusion_jax.arguments import anything, list_of
 from autofusion_jax.merging.checks import Batch, check_batch
 from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.validation import require
 
+Batches = Annotated[Sequence[Batch], list_of(anything("a batch", "batches"))]
+"""Inputs `[N, ...]`, or a pair `(x, y)`, for each network."""
 
-def inputs_of_each(
-    caller: str, task: MergeTask, inputs: Sequence[Batch] | None
-) -> list[tuple[Array, Array | None]]:
+
+def inputs_of_each(caller: str, task: MergeTask, inputs: Batches | None) -> list[tuple[Array, Array | None]]:
     """The inputs of every network, and its labels if there are any.
 
     Args:

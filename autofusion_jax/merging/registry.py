@@ -1,6 +1,5 @@
 """Methods by name, with options by name."""
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -32,13 +31,7 @@ def get_method(name: str, **options: Any) -> Method:
     """
     if name not in METHODS:
         raise unknown_name("merge", "method", name, METHODS)
-    signature = inspect.signature(METHODS[name])
-    for option in options:
-        if option not in signature.parameters:
-            raise unknown_name(f"merge: {name}", "option", option, signature.parameters)
-    bound = signature.bind(**options)
-    bound.apply_defaults()
-    return dataclasses.replace(METHODS[name](**options), options=bound.arguments)
+    return METHODS[name](**options)
 
 
 def changed_options(method: Method) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from jax import Array
 
 from autofusion_jax.merging.averaging.weighted_average import weighted_sum
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import weights_for
 
 
+@factory
 def average() -> Method:
     """Take the mean of all networks: `1/n sum_k params_k`, leaf by leaf.
 

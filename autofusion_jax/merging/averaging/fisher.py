@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,35 +10,34 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Count, NonNegativeWeights, Positive, Pytrees
 from autofusion_jax.merging.averaging.fisher_information import (
+    Predictions,
     batch_summed_fisher,
-    check_predictions,
     diagonal_fisher,
 )
-from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
-from autofusion_jax.merging.per_model_inputs import inputs_of_each
+from autofusion_jax.merging.method import MergeTask, Method, factory
+from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.weights import check_weights, weights_for
+from autofusion_jax.merging.weights import weights_for
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
-
-VARIANTS = ("paper", "fusionbench")
+from autofusion_jax.validation import require
 
 
+@factory
 def fisher(
     *,
-    weights: Sequence[int | float] | None = None,
-    fishers: Sequence[Params] | None = None,
-    inputs: Sequence[Batch] | None = None,
-    predictions: str = "expectation",
+    weights: NonNegativeWeights | None = None,
+    fishers: Pytrees | None = None,
+    inputs: Batches | None = None,
+    predictions: Predictions = "expectation",
     normalize: bool = False,
-    min_fisher: float = 1e-6,
-    batch_size: int = 32,
-    variant: str = "paper",
+    min_fisher: Positive = 1e-6,
+    batch_size: Count = 32,
+    variant: Literal["paper", "fusionbench"] = "paper",
 ) -> Method:
     r"""Average every parameter with its Fisher information as the weight:
 
@@ -47,7 +47,7 @@ def fisher(
     `inputs` gives it its own.
 
     Args:
-        weights: `c_k`, one for each network, 0 or more; all the same if left out.
+        weights: `c_k`, one for each network, >= 0, with a sum above 0; all the same if left out.
         fishers: `F_k`, one for each network, in its structure, if they are known; with `align`, those of
             the aligned networks. Nothing is run then.
         inputs: inputs `[N, ...]` or pairs `(x, y)`, one for each network, where their data differ; the
@@ -84,7 +84,6 @@ def fisher(
         >>> [round(value, 3) for value in result.params["w"].tolist()]
         [2.0, 3.0]
     """
-    _check_options(weights, min_fisher, batch_size, predictions, variant)
 
     def measure(task: MergeTask) -> list[Params]:
         apply_fn = task.require_apply_fn()
@@ -138,18 +137,6 @@ def fisher_norms(fishers: Sequence[Params]) -> Float[Array, " models"]:
     return jnp.stack(
         [jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(known))) for known in fishers]
     )
-
-
-def _check_options(
-    weights: Sequence[int | float] | None, min_fisher: float, batch_size: int, predictions: str, variant: str
-) -> None:
-    check_weights("fisher", weights)
-    require(weights is None or min(weights) >= 0, "fisher", "weights", "0 or more", weights)
-    require(min_fisher > 0, "fisher", "min_fisher", "> 0", min_fisher)
-    require(batch_size >= 1, "fisher", "batch_size", ">= 1", batch_size)
-    check_predictions("fisher", predictions)
-    if variant not in VARIANTS:
-        raise unknown_name("fisher", "variant", variant, VARIANTS)
 
 
 def _check_outputs(task: MergeTask) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,13 @@ from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, Override
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import unknown_name
 
 Leaves = dict[str, Array]
 Squares = Callable[[Leaves, Any], Leaves]
 """`(leaves, (x, y, counts)) -> ` the squared gradients of a batch, by path."""
 
-PREDICTIONS = ("expectation", "argmax")
-
-
-def check_predictions(caller: str, name: str) -> None:
-    """Raise ValueError unless `name` says what stands for labels: a member of `PREDICTIONS`."""
-    if name not in PREDICTIONS:
-        raise unknown_name(caller, "predictions", name, PREDICTIONS)
+Predictions = Literal["expectation", "argmax"]
+"""What stands for labels."""
 
 
 @functools.partial(jax.jit, static_argnames=("apply_fn", "predictions", "batch_size"))
@@ -36,7 +30,7 @@ def diagonal_fisher(
     x: Array,
     y: Int[Array, " N"] | None = None,
     *,
-    predictions: str = "expectation",
+    predictions: Predictions = "expectation",
     batch_size: int = 32,
 ) -> Params:
     r"""Average squared gradients of single inputs: `F = 1/N sum_i sum_c q_ic (d log p_ic / d params)^2`.

@@ -2,26 +2,26 @@
 
 from jax import Array
 
+from autofusion_jax.arguments import Share
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.validation import require
 
 
-def interpolation(*, gamma: float = 0.5) -> Method:
+@factory
+def interpolation(*, gamma: Share = 0.5) -> Method:
     """Interpolate the weights: `gamma * A + (1 - gamma) * B`.
 
     Args:
         gamma: weight of model A, in [0, 1].
 
     Raises:
-        ValueError: gamma outside [0, 1].
+        ValueError: gamma is not in [0, 1].
 
     References:
         Wortsman et al.: Model soups, ICML 2022; AutoFusion, Eq. 5.
     """
-    require(0 <= gamma <= 1, "interpolation", "gamma", "in [0, 1], the weight of model A", gamma)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         params_a, params_b = task.models

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
-def karcher(*, num_iters: int = 10, tolerance: float = 1e-6) -> Method:
+@factory
+def karcher(*, num_iters: Count = 10, tolerance: Positive = 1e-6) -> Method:
     r"""Take the point of the sphere whose squared arcs to all networks are least in sum.
 
     Leaf by leaf, with `u_k = params_k / |params_k|`: the mean direction `m` starts at the mean of the
@@ -47,8 +48,6 @@ def karcher(*, num_iters: int = 10, tolerance: float = 1e-6) -> Method:
         >>> print(af.merge_many(models, None, None, method="karcher").params["w"])
         [1.4142135 1.4142135]
     """
-    require(num_iters >= 1, "karcher", "num_iters", ">= 1", num_iters)
-    require(tolerance > 0, "karcher", "tolerance", "> 0", tolerance)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         return aligned_result(task, karcher_mean(task.models, num_iters, tolerance))

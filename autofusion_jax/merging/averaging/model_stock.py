@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
 
@@ -17,6 +17,7 @@ SMALLEST = 1e-6
 """Of what divides: product of two lengths (mergekit's value), and `1 + (n - 1) cos`."""
 
 
+@factory
 def model_stock() -> Method:
     r"""Go from the base towards the average, leaf by leaf: `base + t (mean_k params_k - base)`,
 

@@ -7,17 +7,19 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Weights
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.weights import check_weights, weights_for
+from autofusion_jax.merging.weights import weights_for
 from autofusion_jax.types import Params
 
 SMALLEST_MEAN = 1e-6
 """Length of the mean direction below which it is rounding."""
 
 
-def multislerp(*, weights: Sequence[int | float] | None = None) -> Method:
+@factory
+def multislerp(*, weights: Weights | None = None) -> Method:
     r"""Average directions and lengths apart from each other: leaf by leaf,
 
     `base + (sum_k w_k |v_k|) m / |m|` with `m = sum_k w_k v_k / |v_k|` and `v_k = params_k - base`;
@@ -48,7 +50,6 @@ def multislerp(*, weights: Sequence[int | float] | None = None) -> Method:
         >>> print(af.merge_many(models, None, None, method="multislerp").params["w"])
         [1.4142135 1.4142135]
     """
-    check_weights("multislerp", weights)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         each = weights_for("multislerp", weights, len(task.models))

@@ -5,17 +5,18 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Share
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 ALMOST_PARALLEL = 0.9995
 """Absolute cosine above which the arc is taken for a line (mergekit's value)."""
 
 
-def slerp(*, gamma: float = 0.5) -> Method:
+@factory
+def slerp(*, gamma: Share = 0.5) -> Method:
     r"""Go from B to A along the arc between them: leaf by leaf, with `theta` the angle between A and B,
 
     `(sin(gamma theta) A + sin((1 - gamma) theta) B) / sin(theta)`.
@@ -31,7 +32,7 @@ def slerp(*, gamma: float = 0.5) -> Method:
         formula as a pure function, vmap-able over `gamma`.
 
     Raises:
-        ValueError: gamma outside [0, 1].
+        ValueError: gamma is not in [0, 1].
 
     References:
         Shoemake: Animating rotation with quaternion curves, SIGGRAPH 1985; for each tensor of a
@@ -44,7 +45,6 @@ def slerp(*, gamma: float = 0.5) -> Method:
         >>> print(af.merge_many(models, None, None, method="slerp").params["w"])
         [0.70710677 0.70710677]
     """
-    require(0 <= gamma <= 1, "slerp", "gamma", "in [0, 1], the weight of model A", gamma)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         params = interpolate_on_sphere(*task.models, gamma)

@@ -1,18 +1,18 @@
 """The weighted average of any number of networks."""
 
-from collections.abc import Sequence
-
 import jax
 from jax import Array
 
+from autofusion_jax.arguments import Weights
 from autofusion_jax.merging import fuse
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.weights import check_weights, weights_for
+from autofusion_jax.merging.weights import weights_for
 
 
-def weighted_average(*, weights: Sequence[int | float] | None = None, normalize: bool = True) -> Method:
+@factory
+def weighted_average(*, weights: Weights | None = None, normalize: bool = True) -> Method:
     """Take the weighted mean of all networks: `sum_k w_k params_k`, leaf by leaf.
 
     Args:
@@ -40,7 +40,6 @@ def weighted_average(*, weights: Sequence[int | float] | None = None, normalize:
         >>> result.params["w"].tolist()
         [2.0]
     """
-    check_weights("weighted_average", weights)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         each = weights_for("weighted_average", weights, len(task.models), normalize=normalize)

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.ensembles.members import logits_shape, run_members, stack_members
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import ApplyFn, Params
 
@@ -26,6 +26,7 @@ def most_confident(probs: Float[Array, "models *batch classes"]) -> Float[Array,
     return jnp.take_along_axis(probs, winner[None, ..., None], axis=0)[0]
 
 
+@factory
 def confidence_ensemble() -> Method:
     """Run every network and answer with the one that is most confident on that input (Eq. 18).
 

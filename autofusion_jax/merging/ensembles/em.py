@@ -10,10 +10,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.members import logits_shape, stack_members
 from autofusion_jax.merging.ensembles.z import Standard, measure, standardised
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.site import Site
@@ -40,7 +41,8 @@ class Mixture(NamedTuple):
     bias: Float[Array, " components"]
 
 
-def em_ensemble(*, rounds: int = 3, num_axes: int = 200, ridge: float = 0.01) -> Method:
+@factory
+def em_ensemble(*, rounds: Count = 3, num_axes: Count = 200, ridge: Positive = 0.01) -> Method:
     """Run every network, and classify by a Gaussian mixture in the features of all of them.
 
     Features are the hidden units of each network's last two groups, centred and divided by their
@@ -61,9 +63,6 @@ def em_ensemble(*, rounds: int = 3, num_axes: int = 200, ridge: float = 0.01) ->
         ValueError: an option is out of its range, the networks' output is not one vector of logits for
             every input, or the spec has no sites to read features from.
     """
-    require(rounds >= 1, "em_ensemble", "rounds", ">= 1", rounds)
-    require(num_axes >= 1, "em_ensemble", "num_axes", ">= 1", num_axes)
-    require(ridge > 0, "em_ensemble", "ridge", "> 0", ridge)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         apply_fn, spec, x = task.require_apply_fn(), task.require_perm_spec(), task.require_x()

@@ -7,11 +7,12 @@ import jax
 from jax import Array
 
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import ApplyFn, Params
 
 
+@factory
 def max_model() -> Method:
     """Run every network and answer with the elementwise maximum of their outputs: `max_k f(x; params_k)`.
 

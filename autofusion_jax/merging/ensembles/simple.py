@@ -3,9 +3,10 @@
 import dataclasses
 
 from autofusion_jax.merging.ensembles.weighted import weighted_ensemble
-from autofusion_jax.merging.method import Method
+from autofusion_jax.merging.method import Method, factory
 
 
+@factory
 def simple_ensemble() -> Method:
     """Run every network and answer with the mean of their outputs: `1/N sum_k f(x; params_k)`.
 

@@ -1,21 +1,22 @@
 """The weighted ensemble: a weighted mean of what all networks say."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from autofusion_jax.arguments import Weights
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.weights import check_weights, weights_for
+from autofusion_jax.merging.weights import weights_for
 from autofusion_jax.types import ApplyFn, Params
 
 
-def weighted_ensemble(*, weights: Sequence[int | float] | None = None, normalize: bool = True) -> Method:
+@factory
+def weighted_ensemble(*, weights: Weights | None = None, normalize: bool = True) -> Method:
     """Run every network and answer with a weighted mean of their outputs: `sum_k w_k f(x; params_k)`.
 
     Args:
@@ -37,7 +38,6 @@ def weighted_ensemble(*, weights: Sequence[int | float] | None = None, normalize
         >>> weighted_ensemble(weights=[3.0, 1.0]).name
         'weighted_ensemble'
     """
-    check_weights("weighted_ensemble", weights)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         apply_fn = task.require_apply_fn()

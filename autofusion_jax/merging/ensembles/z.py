@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.members import known_classes, logits_shape, run_members, stack_members
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import ApplyFn, Params
 
@@ -49,6 +49,7 @@ def standardised(
     return jnp.where(known, (logits - mean) / std * standard.scale, -jnp.inf)
 
 
+@factory
 def z_ensemble() -> Method:
     """Run every network; each class is answered by the networks that know it, in standard units.
 

@@ -51,9 +51,7 @@ def test_leaves_that_are_no_floats_are_the_first_networks():
 
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [0.5, -1.0], [1.0, float("nan")], []])
 def test_weights_that_add_up_to_nothing(weights):
-    wanted = (
-        r"weighted_average: weights must be finite numbers with a sum above 0, one for each network; got \["
-    )
+    wanted = r"weighted_average: weights must be a list of finite numbers with a sum above 0 or None; got \["
     with pytest.raises(ValueError, match=wanted):
         af.methods.weighted_average(weights=weights)
 

@@ -47,8 +47,8 @@ def test_several_outputs_are_averaged_one_by_one():
     ("weights", "message"),
     [
         ([1, 2], "weighted_ensemble: weights must be 3 numbers, one for each network; got"),
-        ([1, -1, 0], "weighted_ensemble: weights must be finite numbers with a sum above 0"),
-        ([1, float("nan"), 0], "weights must be finite numbers"),
+        ([1, -1, 0], "weighted_ensemble: weights must be a list of finite numbers with a sum above 0"),
+        ([1, float("nan"), 0], "weights must be a list of finite numbers"),
     ],
 )
 def test_bad_weights(weights, message):
