@@ -234,15 +234,14 @@ def array(axes: str) -> Rule:
 
 
 def random_key(axes: str = "") -> Rule:
-    """A typed random key, or several; a raw one, of `jax.random.PRNGKey`, becomes the typed one of its bits."""
+    """A typed random key, or several; one of `jax.random.PRNGKey` becomes the typed one of its bits."""
     several = axes.strip()
     advice = f"Give jax.random.{f'split(jax.random.key(0), {several})' if several else 'key(0)'}."
 
     def take(value: Any) -> Any:
         if not isinstance(value, jax.Array | np.ndarray):
             raise Refused(advice)
-        raw = jax.eval_shape(jax.random.key_data, jax.random.key(0))
-        if value.dtype == raw.dtype and value.shape[-1:] == raw.shape:
+        if value.dtype == np.uint32 and value.shape[-1:] == jax.random.key_data(jax.random.key(0)).shape:
             value = jax.random.wrap_key_data(jnp.asarray(value))
         if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or value.ndim != len(several.split()):
             raise Refused(advice)
