@@ -1,24 +1,18 @@
 """Small changes of the inputs that leave their labels as they are."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Float, Key, Num
 
-from autofusion_jax.validation import unknown_name
-
-AUGMENTATIONS = ("shift", "affine", "none")
+Augment = Literal["shift", "affine", "none"]
 MAX_SHARE = 28
 """Images are shifted by at most one pixel for so many of their height or width, and by at least one."""
 MAX_ANGLE, MAX_STRETCH, MAX_SHEAR, MAX_MOVE = 15 * jnp.pi / 180, 0.1, 0.1, 0.05
 """Affine changes at most: radians, shares of the size along each axis, of height a pixel, of the size."""
-
-
-def check_augment(caller: str, augment: str) -> None:
-    """Raise ValueError for an unknown augmentation."""
-    if augment not in AUGMENTATIONS:
-        raise unknown_name(caller, "augment", augment, AUGMENTATIONS)
 
 
 def augments(x: Num[Array, "batch ..."], augment: str) -> bool:

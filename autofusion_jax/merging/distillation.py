@@ -11,7 +11,8 @@ import optax
 from jax import Array
 from jaxtyping import Float, Key, Num
 
-from autofusion_jax.merging.augmentation import augmented, check_augment
+from autofusion_jax.arguments import Count, Positive
+from autofusion_jax.merging.augmentation import Augment, augmented
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics, training_rules
 from autofusion_jax.merging.teachers import retain_loss
 from autofusion_jax.symmetry.program import flatten_program
@@ -32,17 +33,10 @@ class DistilOptions:
         augment: see `augmentation.augmented`.
     """
 
-    epochs: int
-    learning_rate: float = 3e-4
-    batch_size: int = 128
-    augment: str = "affine"
-
-    def check(self, caller: str) -> None:
-        """Raise ValueError for a value out of its range."""
-        require(self.epochs >= 1, caller, "epochs", ">= 1", self.epochs)
-        require(self.learning_rate > 0, caller, "learning_rate", "> 0", self.learning_rate)
-        require(self.batch_size >= 1, caller, "batch_size", ">= 1", self.batch_size)
-        check_augment(caller, self.augment)
+    epochs: Count
+    learning_rate: Positive = 3e-4
+    batch_size: Count = 128
+    augment: Augment = "affine"
 
 
 def distil(
@@ -73,12 +67,11 @@ def distil(
         The trained parameters, and the mean loss of each epoch `[epochs]`.
 
     Raises:
-        ValueError: an option is out of its range, or a loss is NaN or infinite.
+        ValueError: a loss is NaN or infinite.
 
     References:
         Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015.
     """
-    options.check("distil")
     leaves = flatten_by_path(params)
     trained = {
         path: leaf

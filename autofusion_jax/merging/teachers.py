@@ -2,20 +2,21 @@
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from autofusion_jax.arguments import one_of
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.confidence import confidence_ensemble
 from autofusion_jax.merging.ensembles.em import em_ensemble
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.ensembles.z import z_ensemble
 from autofusion_jax.merging.method import MergeTask, Method
-from autofusion_jax.validation import require, unknown_name
+from autofusion_jax.validation import require
 
 TEACHERS: dict[str, Callable[[], Method]] = {
     "confidence": confidence_ensemble,
@@ -23,6 +24,7 @@ TEACHERS: dict[str, Callable[[], Method]] = {
     "z": z_ensemble,
 }
 """The ensemble behind each kind of `pseudo_labels`; the paper's is `"confidence"` (Eq. 18)."""
+PseudoLabels = Annotated[str, one_of(*TEACHERS)]
 
 
 class Targets(NamedTuple):
@@ -35,12 +37,6 @@ class Targets(NamedTuple):
 
     probs: Array
     keep: Array
-
-
-def check_pseudo_labels(caller: str, name: str) -> None:
-    """Raise ValueError for an unknown kind of pseudo-labels."""
-    if name not in TEACHERS:
-        raise unknown_name(caller, "pseudo_labels", name, TEACHERS)
 
 
 def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: float) -> Targets:

@@ -1,9 +1,12 @@
 """Features by which units are compared: all of their weights, and moments of their activations."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import one_of
 from autofusion_jax.symmetry.moments import Moments
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import transform
@@ -15,6 +18,7 @@ KINDS = {
     "second_moment": Moments.second_moment,
 }
 """What makes a similarity of the moments: Pearson correlation, covariance, or `E[a b]`."""
+Kind = Annotated[str, one_of(*KINDS)]
 
 BATCH_SIZE = 500
 """Inputs whose activations are held at once."""

@@ -117,7 +117,7 @@ def test_methods(good):
         af.merge(a, b, spec, x, method="weight_matching", sweeps=3)
     with pytest.raises(ValueError, match="options must be given to the method itself"):
         af.merge(a, b, spec, x, method=af.methods.interpolation(), gamma=0.3)
-    with pytest.raises(ValueError, match=r"interpolation: gamma must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"interpolation: gamma must be a number in \[0, 1\]"):
         af.merge(a, b, spec, None, method="interpolation", gamma=-0.1)
     with pytest.raises(ValueError, match="two or more networks"):
         af.merge_many([a], spec, x)

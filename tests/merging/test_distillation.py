@@ -124,15 +124,7 @@ def test_functions_keep_their_own_derivatives_in_training():
     assert float(jnp.abs(got).max()) > 0.1
 
 
-def test_bad_options_and_a_loss_that_explodes():
+def test_a_loss_that_explodes():
     x, params = jnp.ones((4, 4)), {"w": jnp.ones((4, 3)), "b": jnp.zeros(3)}
-    for changed, message in (
-        ({"epochs": 0}, "distil: epochs must be >= 1; got 0"),
-        ({"learning_rate": 0.0}, "distil: learning_rate must be > 0"),
-        ({"batch_size": 0}, "distil: batch_size must be >= 1"),
-        ({"augment": "shifts"}, "unknown augment 'shifts'. Did you mean 'shift'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            distil(affine, params, x, targets(4), DistilOptions(**{"epochs": 1, **changed}), key=KEY)
     with pytest.raises(ValueError, match=r"distil: the loss must be finite; got nan in epoch 1.*Lower the"):
         distil(affine, params, x, targets(4), DistilOptions(3, 1e39), key=KEY)

@@ -1,168 +1,197 @@
-"""Options that are refused when a method is made: one clear line, before any network is looked at."""
+"""Options of all methods: their tables, what these refuse, and what docstrings say of them.
 
+Whether a value is allowed is worked out here from the rule's words alone, not by the rule.
+"""
+
+import inspect
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import autofusion_jax as af
+from autofusion_jax.arguments import rules_of
+from autofusion_jax.merging.registry import METHODS
 
-SCALE = ({"scale": 0.0}, "scale must be > 0; got 0.0")
-RATE = ({"learning_rate": 0.0}, "learning_rate must be > 0")
-STEPS = ({"num_steps": 0}, "num_steps must be >= 1; got 0")
-EPOCHS = ({"epochs": 0}, "epochs must be >= 1; got 0")
-BATCH = ({"batch_size": 0}, "batch_size must be >= 1")
-RIDGE = ({"ridge": 0.0}, "ridge must be > 0; got 0")
-GAMMA = ({"gamma": 1.5}, r"gamma must be in \[0, 1\]")
-
-REFUSED = {
-    "activation_matching": [({"kind": "pearson"}, "unknown kind 'pearson'"), GAMMA],
-    "adamerging": [
-        ({"level": "layers"}, "unknown level 'layers'. Did you mean 'layer'"), SCALE, RATE, STEPS, BATCH,
-    ],
-    "autofusion": [
-        ({"tau": 0.0}, "tau must be > 0; got 0.0"),
-        ({"num_iters": 0}, "num_iters must be >= 1; got 0"),
-        ({"gamma": 1.5}, r"gamma must be in \[0, 1\]"),
-        ({"gamma": "normal"}, r"gamma must be in \[0, 1\], \"uniform\", or \"learned\""),
-        ({"gamma": "learnt"}, 'gamma must be in .*"learned"; got'),
-        ({"zeta": 1.0}, r"zeta must be in \[0, 1\)"),
-        ({"strategy": "normalised"}, "unknown strategy 'normalised'. Did you mean 'normalized'"),
-        ({"layer_weighting": "quadratic"}, "unknown layer_weighting"),
-        ({"start": "zero"}, "unknown start 'zero'"),
-        ({"augment": "rotate"}, "unknown augment 'rotate'"),
-        ({"mixing_rate": 0.0}, "mixing_rate must be > 0; got 0.0"),
-        ({"pseudo_labels": "eM"}, "unknown pseudo_labels 'eM'. Did you mean 'em'"),
-    ],
-    "breadcrumbs": [
-        ({"density": 1.5}, r"density must be in \(0, 1\].* got 1.5"),
-        ({"outliers": 1.0}, r"outliers must be in \[0, 1\).* got 1.0"),
-        ({"merge": "dare"}, "unknown merge 'dare'"),
-    ],
-    "c2m3": [
-        ({"start": "identiy"}, "unknown start 'identiy'. Did you mean 'identity'"),
-        ({"max_iters": 0}, "max_iters must be >= 1"),
-    ],
-    "concrete": [
-        ({"level": "layers"}, "unknown level 'layers'. Did you mean 'layer'"),
-        ({"mask": "smooth"}, "unknown mask 'smooth'"),
-        ({"temperature": 0.0}, "temperature must be > 0; got 0.0"),
-        ({"inner_rate": 0.0}, "inner_rate must be > 0; got 0.0"),
-        SCALE, RATE, STEPS, BATCH,
-    ],
-    "consensus": [
-        ({"selectivity": 0.0}, "selectivity must be > 0; got 0.0"),
-        ({"min_networks": 0}, "min_networks must be >= 1; got 0"),
-        SCALE,
-    ],
-    "dare": [
-        ({"density": 0.0}, r"density must be in \(0, 1\].* got 0.0"),
-        ({"merge": "tie"}, "unknown merge 'tie'. Did you mean 'ties'"),
-        ({"merge": af.methods.zipit()}, "merge must be a method for task vectors.* got 'zipit'"),
-        ({"variant": "fusionbench"}, "unknown variant 'fusionbench'"),
-    ],
-    "em_ensemble": [
-        ({"rounds": 0}, "rounds must be >= 1; got 0"),
-        ({"num_axes": 0}, "num_axes must be >= 1; got 0"), RIDGE,
-    ],
-    "fisher": [
-        ({"variant": "fusion_bench"}, "unknown variant 'fusion_bench'. Did you mean 'fusionbench'"),
-        ({"predictions": "argmx"}, "unknown predictions 'argmx'. Did you mean 'argmax'"),
-        ({"weights": [2, -1]}, r"weights must be 0 or more; got \[2, -1\]"),
-        ({"min_fisher": 0.0}, "min_fisher must be > 0; got 0"),
-        ({"batch_size": 0}, "batch_size must be >= 1; got 0"),
-    ],
-    "interpolation": [({"gamma": -0.1}, r"gamma must be in \[0, 1\]")],
-    "iso_c": [SCALE],
-    "iso_cts": [({"common": 1.1}, r"common must be in \[0, 1\].* got 1.1"), SCALE],
-    "karcher": [
-        ({"num_iters": 0}, "num_iters must be >= 1; got 0"),
-        ({"tolerance": 0.0}, "tolerance must be > 0; got 0"),
-    ],
-    "magmax": [SCALE],
-    "moe_merging": [({"experts_per_token": 0}, "experts_per_token must be >= 1; got 0"),
-                    ({"variant": "mixtral"}, "unknown variant 'mixtral'")],
-    "moe_upscaling": [
-        ({"num_experts": 0}, "num_experts must be >= 1; got 0"),
-        ({"experts_per_token": 9}, r"experts_per_token must be in \[1, 8\], the number of experts"),
-        ({"experts_per_token": 0}, r"experts_per_token must be in \[1, 8\]"),
-    ],
-    "mudsc": [
-        ({"alpha": 1.5}, "alpha must be in"),
-        ({"alpha": "best"}, "alpha must be in"),
-        ({"matching": "zap"}, "unknown matching 'zap'. Did you mean 'zip'"),
-        ({"max_sweeps": 0}, "max_sweeps must be >= 1"),
-        ({"a": 0.0}, "a must be in"),
-    ],
-    "multislerp": [({"weights": [1.0, -2.0]}, "weights must be finite numbers with a sum above 0")],
-    "ot_fusion": [
-        ({"ground": "weight"}, "unknown ground 'weight'. Did you mean 'weights'"),
-        ({"reg": 0.0}, "reg must be > 0"),
-        GAMMA,
-    ],
-    "pareto": [
-        ({"variant": "eop"}, "unknown variant 'eop'. Did you mean 'epo'"),
-        ({"preference": [0.5, -0.1]}, "preference must be numbers >= 0 with a sum above 0"),
-        ({"preference": [0.0, 0.0]}, "preference must be numbers >= 0 with a sum above 0"),
-        ({"depth": 3}, "depth must be 1 or 2; got 3"),
-        ({"concentration": 0.0}, "concentration must be > 0; got 0.0"),
-        SCALE, RATE, STEPS, BATCH,
-    ],
-    "pleas": [({"matching": "weight_machting"}, "unknown matching 'weight_machting'. Did you mean 'weight_m"),
-              RIDGE],
-    "prune_concat": [({"pseudo_labels": "em_"}, "unknown pseudo_labels 'em_'. Did you mean 'em'"), RIDGE],
-    "prune_concat_distill": [
-        ({"pseudo_labels": "emm"}, "unknown pseudo_labels 'emm'. Did you mean 'em'"),
-        ({"copies": 0}, "copies must be >= 1; got 0"),
-        ({"rounds": -1}, "rounds must be >= 0; got -1"),
-        ({"augment": "flip"}, "unknown augment 'flip'"),
-        EPOCHS,
-    ],
-    "regmean": [({"alpha": 1.1}, r"alpha must be in \[0, 1\]; got 1.1"), RIDGE],
-    "slerp": [({"gamma": 1.5}, r"gamma must be in \[0, 1\], the weight of model A; got 1.5")],
-    "smile": [
-        ({"rank": 0}, "rank must be >= 1, or None"),
-        ({"gate_k": 0}, "gate_k must be >= 1; got 0"),
-        ({"top_k": 0}, "top_k must be >= 1; got 0"),
-        ({"gate": "weights"}, "unknown gate 'weights'. Did you mean 'weight'"),
-    ],
-    "ste": [
-        ({"gamma": 1.0}, r"gamma must be in \[0, 1\)"),
-        ({"zeta": 1.0}, "zeta must be in"),
-        EPOCHS, BATCH, RATE,
-    ],
-    "surgery": [
-        ({"method": "adamergin"}, "unknown method 'adamergin'. Did you mean 'adamerging'"),
-        ({"rank": 0}, "rank must be >= 1; got 0"),
-        SCALE, RATE, STEPS, BATCH,
-    ],
-    "ties": [
-        ({"density": 0.0}, r"density must be in \(0, 1\].* got 0.0"),
-        ({"density": 20.0}, r"density must be in \(0, 1\].* got 20.0"),
-        ({"scale": -1.0}, "scale must be > 0; got -1.0"),
-        ({"merge": "average"}, "unknown merge 'average'.*Known: max, mean, sum"),
-        ({"variant": "mergkit"}, "unknown variant 'mergkit'. Did you mean 'mergekit'"),
-    ],
-    "tsv": [SCALE],
-    "weight_matching": [
-        ({"max_sweeps": 0}, "max_sweeps must be >= 1"),
-        ({"num_restarts": 0}, "num_restarts must be >= 1"),
-        ({"start": "activations"}, "unknown start 'activations'. Did you mean 'activation'"),
-    ],
-    "wemoe": [
-        ({"variant": "fusion"}, "unknown variant 'fusion'. Did you mean 'fusionbench'"),
-        ({"depth": -1}, "depth must be >= 0, the layers of a router; got -1"),
-        SCALE, RATE, STEPS, BATCH,
-    ],
-    "wudi": [SCALE, STEPS, RATE],
-    "zipit": [
-        ({"a": 0.0}, "a must be in"),
-        ({"b": 1.5}, "b must be in"),
-        ({"variant": "zap"}, "unknown variant 'zap'. Did you mean 'zip'"),
-        ({"kind": "cosine"}, "unknown kind"),
-    ],
-}  # fmt: skip
+OPTIONS = [
+    (name, option) for name, factory in METHODS.items() for option in inspect.signature(factory).parameters
+]
+WRONG = (
+    None, "x", "0.5", "y" * 1000, b"x", -1, 0, 1.5, 1j, 10**30, 10**400, 10**5000, 1e-50, math.inf, -math.inf,
+    math.nan, True, np.bool_(True), np.float32(math.nan), [], ["a"], [1, None], [1, math.nan], {}, range(2),
+    np.array([1, 2]), np.ones((2, 2)), jnp.zeros(3), object(), af.methods.ties,
+)  # fmt: skip
+REFUSED_TOGETHER = {
+    ("depth_upscaling", "blocks"),  # a pattern, which "x" is none
+    ("depth_upscaling", "layers"),  # indices written out, which "x" are none
+    ("moe_upscaling", "num_experts"),  # no fewer than experts_per_token
+}
+"""Options whose rule is not all: what fits it may still not fit other options, or hold no pattern."""
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name):
-    for options, message in REFUSED[name]:
-        with pytest.raises(ValueError, match=f"{name}: .*{message}"):
-            getattr(af.methods, name)(**options)
+def in_range(words, value):
+    """Whether a number lies where words such as "> 0" or "in (0, 1]" say."""
+    if not words:
+        return True
+    if words.startswith("in "):
+        low, high = map(float, words[4:-1].split(", "))
+        return (value > low or (words[3] == "[" and value == low)) and (
+            value < high or (words[-1] == "]" and value == high)
+        )
+    sign, bound = words.split()
+    return value > float(bound) or (sign == ">=" and value == float(bound))
+
+
+def is_number(words, value, whole=False):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int if whole else int | float):
+        return False
+    largest = 2**31 - 1 if whole else 3.4e38
+    tiny = abs(value) < 1.2e-38 and value != 0  # nothing in float32
+    return bool(abs(value) <= largest and in_range(words, 0 if tiny else value))
+
+
+def is_list(words, value):
+    if isinstance(value, np.ndarray | jax.Array):
+        return "numbers" in words and value.ndim == 1 and is_list(words, value.tolist())
+    if not isinstance(value, list | range):
+        return False
+    if match := re.match(r"a list of (finite )?numbers ?(>= 0)?", words):
+        adds_up = "sum above 0" not in words
+        return all(is_number(match[2] or "", item) for item in value) and (adds_up or math.fsum(value) > 0)
+    kinds = {"integers or strings": int | str, "strings": str, "dicts": dict}.get(
+        words.removeprefix("a list of ")
+    )
+    return kinds is None or all(isinstance(item, kinds) for item in value)
+
+
+def allows(kind, value):
+    """Whether one of a rule's kinds, in words, has room for a value."""
+    if kind in ("True", "False"):
+        return isinstance(value, bool | np.bool_) and str(bool(value)) == kind
+    if kind.startswith('"'):
+        return isinstance(value, str) and value == kind.strip('"')
+    for start, whole in (("a number", False), ("a finite number", False), ("an integer", True)):
+        if kind.startswith(start):
+            return is_number(kind.removeprefix(start).strip(), value, whole)
+    if kind.startswith("a list of "):
+        return is_list(kind, value)
+    known = {"None": value is None, "a string": isinstance(value, str), "a function": callable(value)}
+    return known.get(kind, False)  # the rest are classes, which none of the values is of
+
+
+def test_every_option_is_checked_and_its_default_allowed():
+    for name, factory in METHODS.items():
+        parameters = inspect.signature(factory).parameters
+        assert set(rules_of(factory)) == set(parameters), name
+        for option, rule in rules_of(factory).items():
+            assert rule.check(name, option, parameters[option].default) == parameters[option].default
+        assert dict(factory().options) == {option: p.default for option, p in parameters.items()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_wrong_values(name):
+    """Each is taken because its rule allows it, or refused in a line that names method, option and value."""
+    counts = {"taken": 0, "refused": 0}
+    for option, rule in rules_of(METHODS[name]).items():
+        for value in WRONG:
+            allowed = any(allows(kind, value) for kind in rule.kinds)
+            try:
+                METHODS[name](**{option: value})
+            except ValueError as error:
+                message = str(error)
+                assert message.startswith(f"{name}: "), message
+                assert option in message and " must be " in message and "; got " in message, message
+                assert "\n" not in message and len(message) < 400, message
+                assert not allowed or (name, option) in REFUSED_TOGETHER, message
+                counts["refused"] += 1
+            else:
+                assert allowed, (name, option, value)
+                counts["taken"] += 1
+    print(f"{name}: {counts}")
+    assert sum(counts.values()) == len(WRONG) * len(rules_of(METHODS[name]))
+
+
+SCALARS = (
+    np.float32(0.5), np.float64(0.5), jnp.float32(0.5), jnp.bfloat16(0.5), np.array(0.5), np.int64(2),
+    np.uint8(1), jnp.int32(2), np.array(1), np.bool_(True), jnp.array(False),
+)  # fmt: skip
+
+
+def test_numbers_of_numpy_and_jax():
+    """They are taken for Python's, which they become, so that programs are shared."""
+    taken = 0
+    for name, option in OPTIONS:
+        kinds = rules_of(METHODS[name])[option].kinds
+        for value in SCALARS:
+            plain = np.asarray(value).item()
+            if any(allows(kind, plain) for kind in kinds) and (name, option) not in REFUSED_TOGETHER:
+                kept = METHODS[name](**{option: value}).options[option]
+                assert kept == plain and type(kept) in (bool, int, float), (name, option, value)
+                taken += 1
+    assert taken > 500
+
+
+RANGE = r"[<>]=? \d+(?:\.\d+)?|in [\[(]\d[^\])]*[\])]"
+
+
+def entries(factory):
+    """The docstring's words for each option."""
+    if "Args:" not in (inspect.getdoc(factory) or ""):
+        factory = METHODS["autofusion"]  # `autofusion_paper` refers to it
+    section = re.search(r"^Args:\n(.*?)^\S", inspect.getdoc(factory) or "", re.S | re.M)
+    assert section
+    found = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1], re.S | re.M)
+    return {option: " ".join(words.split()) for option, words in found}
+
+
+@pytest.mark.parametrize("name", [name for name, factory in METHODS.items() if rules_of(factory)])
+def test_docstrings_say_what_the_table_says(name):
+    documented = entries(METHODS[name])
+    assert list(documented) == list(rules_of(METHODS[name]))
+    for option, rule in rules_of(METHODS[name]).items():
+        for words in rule.stated:
+            assert words in documented[option], f"{name}: {option} must be {rule}"
+        if re.search("number|integer", repr(rule)):
+            ranges = set(re.findall(RANGE, documented[option]))
+            assert ranges <= set(rule.stated), f"{name}: {option} must be {rule}, not {ranges}"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ties", {"density": 20.0}, "ties: density must be a number in (0, 1]; got 20.0."),
+        ("ties", {"merge": "meen"}, '"mean", "sum" or "max"; got \'meen\'. Did you mean \'mean\'?'),
+        ("ties", {"weights": [1, "a"]}, "weights must be a list of finite numbers or None; got [1, 'a']."),
+        ("karcher", {"tolerance": 1e-50}, "must be a number > 0; got 1e-50. As float32 it is 0."),
+        ("karcher", {"num_iters": 2**40}, "an integer >= 1; got 1099511627776. The largest is 2147483647."),
+        ("dare", {"merge": af.methods.zipit()}, "dare: merge must be a method for task vectors"),
+        (
+            "autofusion",
+            {"gamma": "learnt"},
+            "or \"learned\"; got 'learnt'. Did you mean 'learned'?",
+        ),
+        ("moe_upscaling", {"experts_per_token": 9}, "must be in [1, 8], num_experts; got 9."),
+        ("depth_upscaling", {"layers": "0-999999999"}, "layers must be indices, or strings such as"),
+        ("slerp", {"gama": 0.5}, "slerp: unknown option 'gama'. Did you mean 'gamma'? Known: gamma."),
+        ("average", {"weights": [1, 2]}, "average: unknown option 'weights'."),
+    ],
+)
+def test_messages(name, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        METHODS[name](**options)
+
+
+def test_options_by_position():
+    with pytest.raises(TypeError, match="slerp: too many positional arguments"):
+        af.methods.slerp(0.5)
+
+
+def test_a_merge_tells_its_options_however_they_are_given():
+    base, models = {"w": jnp.zeros(3)}, [{"w": jnp.array([1.0, 2.0, value])} for value in (3.0, -4.0)]
+    named = af.merge(*models, None, base=base, method="ties", density=np.float32(0.5))
+    built = af.merge(*models, None, base=base, method=af.methods.ties(density=0.5))
+    assert named.recipe == built.recipe
+    assert dict(named.recipe)["density"] == "0.5" and "scale" not in dict(named.recipe)

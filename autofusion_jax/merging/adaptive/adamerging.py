@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +11,21 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.adaptive.adaptation import (
     adaptation_data,
-    check_steps,
     finite_curve,
     is_float,
     minimise_entropy,
 )
-from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
+from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require, unknown_name
 
-LEVELS = ("layer", "task")
+Level = Literal["layer", "task"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +40,16 @@ class AdaOptions:
     clamp: bool
 
 
+@factory
 def adamerging(
     *,
-    level: str = "layer",
-    scale: float = 0.3,
-    learning_rate: float = 1e-3,
-    num_steps: int = 1000,
-    batch_size: int = 16,
+    level: Level = "layer",
+    scale: Positive = 0.3,
+    learning_rate: Positive = 1e-3,
+    num_steps: Count = 1000,
+    batch_size: Count = 16,
     clamp: bool = False,
-    inputs: Sequence[Batch] | None = None,
+    inputs: Batches | None = None,
 ) -> Method:
     r"""Learn how much of each task vector to add, so that the merged network is sure of its answers:
 
@@ -83,10 +84,6 @@ def adamerging(
         >>> adamerging(level="task").name
         'adamerging'
     """
-    if level not in LEVELS:
-        raise unknown_name("adamerging", "level", level, LEVELS)
-    require(scale > 0, "adamerging", "scale", "> 0", scale)
-    check_steps("adamerging", learning_rate, num_steps, batch_size)
     options = AdaOptions(level, scale, learning_rate, num_steps, batch_size, clamp)
 
     def run(task: MergeTask, key: Array) -> MergeResult:

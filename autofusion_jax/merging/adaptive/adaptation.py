@@ -132,13 +132,6 @@ def minimise_entropy(
     )
 
 
-def check_steps(caller: str, learning_rate: float, num_steps: int, batch_size: int) -> None:
-    """Raise ValueError for an option of `descend` out of its range."""
-    require(learning_rate > 0, caller, "learning_rate", "> 0", learning_rate)
-    require(num_steps >= 1, caller, "num_steps", ">= 1", num_steps)
-    require(batch_size >= 1, caller, "batch_size", ">= 1", batch_size)
-
-
 def finite_curve(caller: str, what: str, curve: Float[Array, "steps *more"]) -> np.ndarray:
     """A curve as numpy has it.
 

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,29 +10,26 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.adaptive.adamerging import (
     AdaOptions,
+    Level,
     add_task_vectors_by,
     learn_coefficients,
 )
 from autofusion_jax.merging.adaptive.adaptation import (
     adaptation_data,
-    check_steps,
     descend,
     finite_curve,
     is_float,
     mean_entropy,
 )
-from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
+from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require, unknown_name
-
-LEVELS = ("layer", "task")
-MASKS = ("hard", "sampled", "soft")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +46,18 @@ class ConcreteOptions:
     batch_size: int
 
 
+@factory
 def concrete(
     *,
-    level: str = "layer",
-    mask: str = "soft",
-    scale: float = 0.3,
-    temperature: float = 0.5,
-    learning_rate: float = 1e-3,
-    inner_rate: float = 1.0,
-    num_steps: int = 1000,
-    batch_size: int = 16,
-    inputs: Sequence[Batch] | None = None,
+    level: Level = "layer",
+    mask: Literal["soft", "hard", "sampled"] = "soft",
+    scale: Positive = 0.3,
+    temperature: Positive = 0.5,
+    learning_rate: Positive = 1e-3,
+    inner_rate: Positive = 1.0,
+    num_steps: Count = 1000,
+    batch_size: Count = 16,
+    inputs: Batches | None = None,
 ) -> Method:
     """Learn which entries of the task vectors to keep, the same for all, so that the network is sure:
 
@@ -100,13 +97,6 @@ def concrete(
         >>> concrete(level="task").name
         'concrete'
     """
-    if level not in LEVELS:
-        raise unknown_name("concrete", "level", level, LEVELS)
-    if mask not in MASKS:
-        raise unknown_name("concrete", "mask", mask, MASKS)
-    for name, value in {"scale": scale, "temperature": temperature, "inner_rate": inner_rate}.items():
-        require(value > 0, "concrete", name, "> 0", value)
-    check_steps("concrete", learning_rate, num_steps, batch_size)
     options = ConcreteOptions(
         level, mask, scale, temperature, learning_rate, inner_rate, num_steps, batch_size
     )

@@ -3,21 +3,20 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.adaptive.adamerging import adamerging
-from autofusion_jax.merging.adaptive.adaptation import check_steps, descend, finite_curve
-from autofusion_jax.merging.checks import Batch
+from autofusion_jax.merging.adaptive.adaptation import descend, finite_curve
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
-from autofusion_jax.merging.per_model_inputs import inputs_of_each
+from autofusion_jax.merging.method import MergeTask, Method, factory
+from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
@@ -25,9 +24,8 @@ from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, given
 from autofusion_jax.trees import flatten_by_path, num_params
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require, unknown_name
+from autofusion_jax.validation import require
 
-MERGERS = ("adamerging", "task_arithmetic")
 Modules = dict[str, Array]
 """`down [tasks, C, rank]` and `up [tasks, rank, C]`."""
 
@@ -114,15 +112,16 @@ def repaired(modules: Modules, seen: Float[Array, "N C"]) -> Float[Array, "N C"]
     return seen - jax.nn.relu(seen @ modules["down"]) @ modules["up"]
 
 
+@factory
 def surgery(
     *,
-    method: str | Method = "task_arithmetic",
-    scale: float = 0.3,
-    rank: int = 16,
-    learning_rate: float = 1e-3,
-    num_steps: int = 1000,
-    batch_size: int = 16,
-    inputs: Sequence[Batch] | None = None,
+    method: Literal["task_arithmetic", "adamerging"] | Method = "task_arithmetic",
+    scale: Positive = 0.3,
+    rank: Count = 16,
+    learning_rate: Positive = 1e-3,
+    num_steps: Count = 1000,
+    batch_size: Count = 16,
+    inputs: Batches | None = None,
 ) -> Method:
     """Merge, then learn for each task what merging changed in what the head reads, and take it back:
 
@@ -158,11 +157,6 @@ def surgery(
         >>> surgery(method="adamerging", rank=4).name
         'surgery'
     """
-    if isinstance(method, str) and method not in MERGERS:
-        raise unknown_name("surgery", "method", method, MERGERS)
-    require(scale > 0, "surgery", "scale", "> 0", scale)
-    require(rank >= 1, "surgery", "rank", ">= 1", rank)
-    check_steps("surgery", learning_rate, num_steps, batch_size)
     steps = {"learning_rate": learning_rate, "num_steps": num_steps, "batch_size": batch_size}
     merger = (
         adamerging(scale=scale, inputs=inputs) if method == "adamerging" else task_arithmetic(scale=scale)

@@ -1,17 +1,17 @@
 """AutoFusion as a merging method (papers: Tian, Lai, Yue, arXiv 2410.05746)."""
 
-import dataclasses
 import operator
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.arguments import Count, NonNegative, Positive, ShareBelowOne
 from autofusion_jax.batching import predict, prefers_unrolling
+from autofusion_jax.merging.augmentation import Augment
+from autofusion_jax.merging.autofusion.losses import LayerWeighting, Strategy
 from autofusion_jax.merging.autofusion.mixing import Mixing, init_mixing
 from autofusion_jax.merging.autofusion.optimise import (
     Data,
@@ -22,43 +22,44 @@ from autofusion_jax.merging.autofusion.optimise import (
     merge_permuted,
     run_epochs,
 )
-from autofusion_jax.merging.autofusion.options import PAPER, Options
+from autofusion_jax.merging.autofusion.options import PAPER, Gamma, Optimizer, Options, Start
 from autofusion_jax.merging.autofusion.parametrise import log_soft_perms, round_perms
 from autofusion_jax.merging.corrections.reset_norm import stored_statistics
 from autofusion_jax.merging.diagnostics import BALANCED
 from autofusion_jax.merging.ensembles.members import known_classes
 from autofusion_jax.merging.matching.activation_matching import match_activations
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.teachers import find_targets
+from autofusion_jax.merging.teachers import PseudoLabels, find_targets
 from autofusion_jax.symmetry.transform import apply_perm, apply_soft, identity_perms
 from autofusion_jax.transport.sinkhorn import marginal_error
 from autofusion_jax.trees import num_params
 from autofusion_jax.validation import require
 
 
+@factory
 def autofusion(
     *,
-    tau: float = Options.tau,
-    num_iters: int = Options.num_iters,
+    tau: Positive = Options.tau,
+    num_iters: Count = Options.num_iters,
     implicit: bool = Options.implicit,
-    pseudo_labels: str = Options.pseudo_labels,
-    zeta: float = Options.zeta,
-    gamma: float | str = Options.gamma,
-    start: str = Options.start,
-    augment: str = Options.augment,
-    strategy: str = Options.strategy,
-    layer_weighting: str = Options.layer_weighting,
-    omega_a: float = Options.omega_a,
-    omega_r: float = Options.omega_r,
-    switch_every: int = Options.switch_every,
-    epochs: int = Options.epochs,
-    batch_size: int = Options.batch_size,
-    learning_rate: float = Options.learning_rate,
-    final_learning_rate: float = Options.final_learning_rate,
-    mixing_rate: float = Options.mixing_rate,
-    optimizer: Callable[..., optax.GradientTransformation] = Options.optimizer,
-    init_scale: float = Options.init_scale,
+    pseudo_labels: PseudoLabels = Options.pseudo_labels,
+    zeta: ShareBelowOne = Options.zeta,
+    gamma: Gamma = Options.gamma,
+    start: Start = Options.start,
+    augment: Augment = Options.augment,
+    strategy: Strategy = Options.strategy,
+    layer_weighting: LayerWeighting = Options.layer_weighting,
+    omega_a: NonNegative = Options.omega_a,
+    omega_r: NonNegative = Options.omega_r,
+    switch_every: Count = Options.switch_every,
+    epochs: Count = Options.epochs,
+    batch_size: Count = Options.batch_size,
+    learning_rate: Positive = Options.learning_rate,
+    final_learning_rate: Positive = Options.final_learning_rate,
+    mixing_rate: Positive = Options.mixing_rate,
+    optimizer: Optimizer = Options.optimizer,
+    init_scale: NonNegative = Options.init_scale,
 ) -> Method:
     """Learn a permutation of every hidden axis of B, then fuse it with A (Eq. 11-22).
 
@@ -118,28 +119,29 @@ def autofusion(
     return _method("autofusion", Options(**locals()))
 
 
+@factory
 def autofusion_paper(
     *,
-    tau: float = PAPER.tau,
-    num_iters: int = PAPER.num_iters,
+    tau: Positive = PAPER.tau,
+    num_iters: Count = PAPER.num_iters,
     implicit: bool = PAPER.implicit,
-    pseudo_labels: str = PAPER.pseudo_labels,
-    zeta: float = PAPER.zeta,
-    gamma: float | str = PAPER.gamma,
-    start: str = PAPER.start,
-    augment: str = PAPER.augment,
-    strategy: str = PAPER.strategy,
-    layer_weighting: str = PAPER.layer_weighting,
-    omega_a: float = PAPER.omega_a,
-    omega_r: float = PAPER.omega_r,
-    switch_every: int = PAPER.switch_every,
-    epochs: int = PAPER.epochs,
-    batch_size: int = PAPER.batch_size,
-    learning_rate: float = PAPER.learning_rate,
-    final_learning_rate: float = PAPER.final_learning_rate,
-    mixing_rate: float = PAPER.mixing_rate,
-    optimizer: Callable[..., optax.GradientTransformation] = PAPER.optimizer,
-    init_scale: float = PAPER.init_scale,
+    pseudo_labels: PseudoLabels = PAPER.pseudo_labels,
+    zeta: ShareBelowOne = PAPER.zeta,
+    gamma: Gamma = PAPER.gamma,
+    start: Start = PAPER.start,
+    augment: Augment = PAPER.augment,
+    strategy: Strategy = PAPER.strategy,
+    layer_weighting: LayerWeighting = PAPER.layer_weighting,
+    omega_a: NonNegative = PAPER.omega_a,
+    omega_r: NonNegative = PAPER.omega_r,
+    switch_every: Count = PAPER.switch_every,
+    epochs: Count = PAPER.epochs,
+    batch_size: Count = PAPER.batch_size,
+    learning_rate: Positive = PAPER.learning_rate,
+    final_learning_rate: Positive = PAPER.final_learning_rate,
+    mixing_rate: Positive = PAPER.mixing_rate,
+    optimizer: Optimizer = PAPER.optimizer,
+    init_scale: NonNegative = PAPER.init_scale,
 ) -> Method:
     """Learn permutations as in the paper: gamma ~ U(0, 1), random start, confident pseudo-labels alone.
 
@@ -163,7 +165,7 @@ def _method(name: str, options: Options) -> Method:
     def run(task: MergeTask, key: Array) -> MergeResult:
         return run_repeats(task, key[None])[0]
 
-    return Method(name, run, run_repeats, options=dataclasses.asdict(options))
+    return Method(name, run, run_repeats)
 
 
 def learn_and_fuse(

@@ -1,6 +1,7 @@
 """AutoFusion's two objectives and how they are balanced (Eq. 16, 20-22)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +11,18 @@ from jaxtyping import Float
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
-from autofusion_jax.validation import unknown_name
 
-STRATEGIES = ("normalized", "weighted", "rounded", "align", "retain")
-LAYER_WEIGHTINGS = ("linear", "uniform")
+Strategy = Literal["normalized", "weighted", "rounded", "align", "retain"]
+LayerWeighting = Literal["linear", "uniform"]
 
 
-def layer_weights(num_layers: int, weighting: str) -> list[float]:
+def layer_weights(num_layers: int, weighting: LayerWeighting) -> list[float]:
     """The weights omega(l) of Eq. 16: `2 L / l` for l = 1..L ("linear"), or 1 ("uniform").
 
     Example:
         >>> layer_weights(4, "linear")
         [8.0, 4.0, 2.6666666666666665, 2.0]
     """
-    if weighting not in LAYER_WEIGHTINGS:
-        raise unknown_name("autofusion", "layer_weighting", weighting, LAYER_WEIGHTINGS)
     if weighting == "uniform":
         return [1.0] * num_layers
     return [2.0 * num_layers / layer for layer in range(1, num_layers + 1)]
@@ -53,7 +51,7 @@ def balance(
     align: Float[Array, ""],
     retain: Float[Array, ""],
     *,
-    strategy: str,
+    strategy: Strategy,
     omega_a: float,
     omega_r: float,
     switch_every: int,

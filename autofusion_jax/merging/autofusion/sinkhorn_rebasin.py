@@ -1,18 +1,20 @@
 """Sinkhorn re-basin: permutations by gradient descent, the ancestor of AutoFusion."""
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 from jax import Array
 
+from autofusion_jax.arguments import Count, Positive, ShareBelowOne, one_of
 from autofusion_jax.merging.autofusion.autofusion import learn_and_fuse
 from autofusion_jax.merging.autofusion.optimise import steps_per_epoch
 from autofusion_jax.merging.autofusion.options import Options
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.teachers import PseudoLabels
 from autofusion_jax.symmetry.transform import identity_perms
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
 
 LOSSES = {
     "l2": {"strategy": "align", "layer_weighting": "uniform", "gamma": 0.5},
@@ -22,15 +24,16 @@ LOSSES = {
 """Each loss as options of AutoFusion, of which it is one half."""
 
 
+@factory
 def sinkhorn_rebasin(
     *,
-    loss: str = "l2",
-    tau: float = 1.0,
-    steps: int = 300,
-    batch_size: int = 128,
-    learning_rate: float = 1.0,
-    zeta: float = 0.0,
-    pseudo_labels: str = "confidence",
+    loss: Annotated[str, one_of(*LOSSES)] = "l2",
+    tau: Positive = 1.0,
+    steps: Count = 300,
+    batch_size: Count = 128,
+    learning_rate: Positive = 1.0,
+    zeta: ShareBelowOne = 0.0,
+    pseudo_labels: PseudoLabels = "confidence",
 ) -> Method:
     """Learn a permutation of every group of B through the Sinkhorn operator, then average.
 
@@ -46,7 +49,7 @@ def sinkhorn_rebasin(
         batch_size: inputs per step, >= 1.
         learning_rate: of Adam at the start, > 0; falls to a hundredth along a cosine.
         zeta: pseudo-labels below this confidence are left out, in [0, 1).
-        pseudo_labels: who gives them, a key of `teachers.TEACHERS`. Given labels are used instead.
+        pseudo_labels: who gives them, `"confidence"`, `"em"` or `"z"`. Given labels are used instead.
 
     Returns:
         A method for two networks.
@@ -58,9 +61,6 @@ def sinkhorn_rebasin(
         Guerrero Pena, Medeiros, Dubail, Aminbeidokhti, Granger, Pedersoli: Re-basin via implicit
         Sinkhorn differentiation, CVPR 2023, Eq. 8-10. Gradients here are those of the iterations.
     """
-    if loss not in LOSSES:
-        raise unknown_name("sinkhorn_rebasin", "loss", loss, LOSSES)
-    require(steps >= 1, "sinkhorn_rebasin", "steps", ">= 1", steps)
     options = Options(
         tau=tau, batch_size=batch_size, learning_rate=learning_rate, zeta=zeta,
         pseudo_labels=pseudo_labels,

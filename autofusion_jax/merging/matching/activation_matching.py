@@ -4,22 +4,21 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Num
 
+from autofusion_jax.arguments import Share
 from autofusion_jax.merging.fuse import fuse
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.unit_features import KINDS
+from autofusion_jax.merging.unit_features import Kind
 from autofusion_jax.merging.zipping.zipit import zip_matrices
 from autofusion_jax.symmetry.site import Position
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import identity_perms
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
-
-POSITIONS = ("read", "pre")
 
 
+@factory
 def activation_matching(
-    *, kind: str = "correlation", position: Position = "read", gamma: float = 0.5
+    *, kind: Kind = "correlation", position: Position = "read", gamma: Share = 0.5
 ) -> Method:
     """Permute B's units to those of A that act most alike, then interpolate.
 
@@ -51,11 +50,6 @@ def activation_matching(
         >>> activation_matching(kind="second_moment").name
         'activation_matching'
     """
-    require(0 <= gamma <= 1, "activation_matching", "gamma", "in [0, 1], the weight of model A", gamma)
-    if kind not in KINDS:
-        raise unknown_name("activation_matching", "kind", kind, KINDS)
-    if position not in POSITIONS:
-        raise unknown_name("activation_matching", "position", position, POSITIONS)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         spec = task.require_perm_spec()

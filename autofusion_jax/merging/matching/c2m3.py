@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.arguments import Count
 from autofusion_jax.merging.fuse import average
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.axes import Block, Concat, Factor
 from autofusion_jax.symmetry.spec import PermSpec
@@ -19,15 +20,14 @@ from autofusion_jax.symmetry.transform import apply_perm, apply_soft, identity_p
 from autofusion_jax.transport.assignment import solve_assignment
 from autofusion_jax.transport.sinkhorn import log_sinkhorn
 from autofusion_jax.types import Params, Perms, SoftPerms
-from autofusion_jax.validation import require, unknown_name
 
 RELATIVE_GAP = 1e-6
 """Where no step promises a gain of this part of the objective, it has converged."""
-STARTS = ("identity", "random")
 SINKHORN_ITERATIONS = 20
 
 
-def c2m3(*, start: str = "identity", max_iters: int = 200) -> Method:
+@factory
+def c2m3(*, start: Literal["identity", "random"] = "identity", max_iters: Count = 200) -> Method:
     r"""Permute N networks into a common order, all pairs at once, then average them.
 
     Each network s has permutations `P_l^s` from its units to those of a universe. They maximise
@@ -59,9 +59,6 @@ def c2m3(*, start: str = "identity", max_iters: int = 200) -> Method:
         Crisostomi, Fumero, Baieri, Bernard, Rodola: C2M3: Cycle-consistent multi-model merging,
         NeurIPS 2024.
     """
-    if start not in STARTS:
-        raise unknown_name("c2m3", "start", start, STARTS)
-    require(max_iters >= 1, "c2m3", "max_iters", ">= 1", max_iters)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         return _merge(task, start, max_iters, key)

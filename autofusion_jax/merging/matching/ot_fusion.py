@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, Num
 
+from autofusion_jax.arguments import Positive, Share
 from autofusion_jax.merging.fuse import average
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.unit_features import BATCH_SIZE, unit_vectors
 from autofusion_jax.symmetry.capture import capture_sites
@@ -25,23 +26,22 @@ from autofusion_jax.transport.assignment import solve_assignment
 from autofusion_jax.transport.sinkhorn import log_sinkhorn
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params, Perms, SoftPerms
-from autofusion_jax.validation import require, unknown_name
+from autofusion_jax.validation import require
 
 Distances: TypeAlias = Callable[[str, int], Array | float]
 """`distances(group, paired)`: all units of A with all of B, `[*outer, k, k]`.
 
 The last `paired` outer axes are not matched yet: their indices count as units of their own,
 `k = sizes of those axes * n`. 0 where a group is told apart by the groups inside of it alone."""
-GROUNDS = ("weights", "activations")
-POSITIONS = ("pre", "read")
 SINKHORN_ITERATIONS = 200
 
 
+@factory
 def ot_fusion(
     *,
-    ground: str = "weights",
-    reg: float | None = None,
-    gamma: float | None = None,
+    ground: Literal["weights", "activations"] = "weights",
+    reg: Positive | None = None,
+    gamma: Share | None = None,
     position: Position = "pre",
 ) -> Method:
     r"""Transport the units of every network to those of the first, then average the weights.
@@ -60,7 +60,7 @@ def ot_fusion(
         reg: weight of the entropy, > 0, in units of the mean cost of the group; None: exact.
         gamma: weight of the first network, in [0, 1], the others sharing the rest; the same for
             all if None.
-        position: for activations: `"pre"` the nonlinearity, or as the next weight `"read"`s them;
+        position: for activations: `"pre"`, before the nonlinearity, or `"read"`, by the next weight;
             the other where a group has no such place.
 
     Returns:
@@ -72,12 +72,6 @@ def ot_fusion(
     References:
         Singh, Jaggi: Model fusion via optimal transport, NeurIPS 2020, Algorithm 1.
     """
-    if ground not in GROUNDS:
-        raise unknown_name("ot_fusion", "ground", ground, GROUNDS)
-    if position not in POSITIONS:
-        raise unknown_name("ot_fusion", "position", position, POSITIONS)
-    require(reg is None or reg > 0, "ot_fusion", "reg", "> 0, or None for exact transport", reg)
-    require(gamma is None or 0 <= gamma <= 1, "ot_fusion", "gamma", "in [0, 1] or None", gamma)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         spec, count = task.require_perm_spec(), len(task.models)

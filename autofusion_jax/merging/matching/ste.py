@@ -10,13 +10,14 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Shaped
 
+from autofusion_jax.arguments import Count, Positive, ShareBelowOne
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.merging.matching.incremental import Piece, cut_leaves
 from autofusion_jax.merging.matching.weight_matching import descend
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.teachers import Targets, check_pseudo_labels, find_targets, retain_loss
+from autofusion_jax.merging.teachers import PseudoLabels, Targets, find_targets, retain_loss
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
@@ -27,14 +28,15 @@ MOMENTUM = 0.9
 MAX_SWEEPS = 100
 
 
+@factory
 def ste(
     *,
-    gamma: float = 0.5,
-    epochs: int = 20,
-    batch_size: int = 128,
-    learning_rate: float = 1.0,
-    zeta: float = 0.9,
-    pseudo_labels: str = "confidence",
+    gamma: ShareBelowOne = 0.5,
+    epochs: Count = 20,
+    batch_size: Count = 128,
+    learning_rate: Positive = 1.0,
+    zeta: ShareBelowOne = 0.9,
+    pseudo_labels: PseudoLabels = "confidence",
 ) -> Method:
     r"""Learn latent weights whose weight matching with B gives the best network between A and pi(B).
 
@@ -54,7 +56,7 @@ def ste(
         learning_rate: of SGD with momentum 0.9 on the latent weights, > 0. The authors take 0.01
             for 12,500 steps; for some hundreds 1 does better, and what is kept cannot get worse.
         zeta: pseudo-labels below this confidence are left out, in [0, 1).
-        pseudo_labels: who gives them, a key of `teachers.TEACHERS`. Given labels are used instead.
+        pseudo_labels: who gives them, `"confidence"`, `"em"` or `"z"`. Given labels are used instead.
 
     Returns:
         A method for two networks. `history["loss"]`: over all inputs, after every epoch;
@@ -70,12 +72,6 @@ def ste(
         >>> ste(epochs=5).name
         'ste'
     """
-    require(0 <= gamma < 1, "ste", "gamma", "in [0, 1), the weight of model A", gamma)
-    require(epochs >= 1, "ste", "epochs", ">= 1", epochs)
-    require(batch_size >= 1, "ste", "batch_size", ">= 1", batch_size)
-    require(learning_rate > 0, "ste", "learning_rate", "> 0", learning_rate)
-    require(0 <= zeta < 1, "ste", "zeta", "in [0, 1)", zeta)
-    check_pseudo_labels("ste", pseudo_labels)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         targets = find_targets("ste", task, pseudo_labels=pseudo_labels, zeta=zeta)

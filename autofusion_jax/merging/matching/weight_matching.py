@@ -1,7 +1,7 @@
 """Weight matching (Git Re-Basin): coordinate descent over groups, one assignment at a time."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int, Key
 
+from autofusion_jax.arguments import Count, Share
 from autofusion_jax.merging.fuse import fuse
 from autofusion_jax.merging.matching.activation_matching import match_activations
 from autofusion_jax.merging.matching.incremental import (
@@ -19,23 +20,26 @@ from autofusion_jax.merging.matching.incremental import (
     inner_product,
     take_apart,
 )
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import compose, identity_perms, random_perms
 from autofusion_jax.transport.assignment import solve_assignment
 from autofusion_jax.types import Params, Perms
-from autofusion_jax.validation import require, unknown_name
 
 RELATIVE_GAIN = 1e-6
 
 MAX_PAIRED = 4096
 """Heads times units up to which heads are matched with their units: memory is the square of it."""
-STARTS = ("identity", "activation")
 
 
+@factory
 def weight_matching(
-    *, gamma: float = 0.5, max_sweeps: int = 100, num_restarts: int = 1, start: str = "identity"
+    *,
+    gamma: Share = 0.5,
+    max_sweeps: Count = 100,
+    num_restarts: Count = 1,
+    start: Literal["identity", "activation"] = "identity",
 ) -> Method:
     """Permute B's units to maximise `sum_l <W_A^l, P_l W_B^l P_{l-1}^T>`, then interpolate (Eq. 6-8).
 
@@ -71,11 +75,6 @@ def weight_matching(
         >>> weight_matching(num_restarts=5).name
         'weight_matching'
     """
-    require(0 <= gamma <= 1, "weight_matching", "gamma", "in [0, 1], the weight of model A", gamma)
-    require(max_sweeps >= 1, "weight_matching", "max_sweeps", ">= 1", max_sweeps)
-    require(num_restarts >= 1, "weight_matching", "num_restarts", ">= 1", num_restarts)
-    if start not in STARTS:
-        raise unknown_name("weight_matching", "start", start, STARTS)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         spec, (params_a, params_b) = task.require_perm_spec(), task.models

@@ -8,7 +8,8 @@ import jax
 from jax import Array
 from jax.tree_util import DictKey, SequenceKey
 
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.arguments import shown
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.mixtures.module_blocks import (
     PLACE,
     WHOLE_BLOCKS,
@@ -25,12 +26,13 @@ from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
 NAME = "depth_upscaling"
-ITEM = re.compile(r"range\((\d+),(\d+)\)|(\d+)-(\d+)|(\d+)")
+ITEM = re.compile(r"range\((\d{1,5}),(\d{1,5})\)|(\d{1,5})-(\d{1,5})|(\d{1,5})")
 
 Layers = str | Sequence[int | str]
 """Indices of blocks, written out or as a string."""
 
 
+@factory
 def depth_upscaling(*, layers: Layers | None = None, blocks: str = WHOLE_BLOCKS) -> Method:
     """Put blocks of a network one after another in a new order, some of them twice, to be trained further.
 
@@ -69,7 +71,7 @@ def depth_upscaling(*, layers: Layers | None = None, blocks: str = WHOLE_BLOCKS)
     """
     order = None if layers is None else parse_layers(layers)
     one = blocks.count(PLACE) == 1
-    require(one, NAME, "blocks", "a pattern with one {}, where blocks are numbered", repr(blocks))
+    require(one, NAME, "blocks", "a pattern with one {}, where blocks are numbered", shown(blocks))
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         network = task.models[0]
@@ -115,9 +117,11 @@ def parse_layers(layers: Layers) -> tuple[int, ...]:
         parts = list(ITEM.finditer(text))
         spans = [_span(part) for part in parts]
         readable = ",".join(part.group() for part in parts) == text and all(spans)
-        require(readable, NAME, "layers", 'indices, or strings such as "0-3,1-3" or "range(0,4)"', repr(item))
+        require(
+            readable, NAME, "layers", 'indices, or strings such as "0-3,1-3" or "range(0,4)"', shown(item)
+        )
         found.extend(index for span in spans for index in span)
-    require(bool(found), NAME, "layers", "one or more indices", repr(layers))
+    require(bool(found), NAME, "layers", "one or more indices", shown(list(layers)))
     return tuple(found)
 
 

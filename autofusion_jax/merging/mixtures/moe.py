@@ -215,9 +215,7 @@ def _fresh_router(key: Key[Array, ""], like: jax.ShapeDtypeStruct, experts: int)
     return ROUTER_STD * jax.random.normal(key, (like.shape[-1], experts), like.dtype)
 
 
-def check_experts(caller: str, num_experts: int, experts_per_token: int) -> None:
+def check_experts(caller: str, num_experts: int, experts_per_token: int, what: str) -> None:
     """Raise ValueError unless a position can have that many experts."""
     ok = 1 <= experts_per_token <= num_experts
-    require(
-        ok, caller, "experts_per_token", f"in [1, {num_experts}], the number of experts", experts_per_token
-    )
+    require(ok, caller, "experts_per_token", f"in [1, {num_experts}], {what}", experts_per_token)

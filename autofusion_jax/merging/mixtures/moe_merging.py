@@ -1,18 +1,24 @@
 """Branch-Train-MiX: the blocks of all networks side by side as experts, everything else averaged."""
 
+from typing import Literal
+
 from jax import Array
 
+from autofusion_jax.arguments import Count
 from autofusion_jax.merging.fuse import average
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.mixtures.module_blocks import MLP_BLOCKS
 from autofusion_jax.merging.mixtures.moe import check_experts, mixture_of
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.validation import require, unknown_name
-
-VARIANTS = ("paper", "fusionbench")
 
 
-def moe_merging(*, experts_per_token: int = 2, blocks: str = MLP_BLOCKS, variant: str = "paper") -> Method:
+@factory
+def moe_merging(
+    *,
+    experts_per_token: Count = 2,
+    blocks: str = MLP_BLOCKS,
+    variant: Literal["paper", "fusionbench"] = "paper",
+) -> Method:
     """Make the blocks of all networks the experts of one, to be trained further:
 
     `block(h) = sum_k share_k(h) block_k(h)`, where `share(h)` is the softmax over the `experts_per_token`
@@ -46,13 +52,10 @@ def moe_merging(*, experts_per_token: int = 2, blocks: str = MLP_BLOCKS, variant
         >>> result.apply_fn(result.params, jnp.array([[1.0, 2.0]])).tolist()
         [[3.0, 4.0]]
     """
-    if variant not in VARIANTS:
-        raise unknown_name("moe_merging", "variant", variant, VARIANTS)
-    require(experts_per_token >= 1, "moe_merging", "experts_per_token", ">= 1", experts_per_token)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         num = len(task.models)
-        check_experts("moe_merging", num, experts_per_token)
+        check_experts("moe_merging", num, experts_per_token, "the number of networks")
         rest = task.require_base() if variant == "fusionbench" else average(task.models, [1 / num] * num)
         return mixture_of("moe_merging", task, key, rest, task.models, blocks, experts_per_token)
 

@@ -2,14 +2,17 @@
 
 from jax import Array
 
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.arguments import Count
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.mixtures.module_blocks import MLP_BLOCKS
 from autofusion_jax.merging.mixtures.moe import check_experts, mixture_of
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.validation import require
 
 
-def moe_upscaling(*, num_experts: int = 8, experts_per_token: int = 2, blocks: str = MLP_BLOCKS) -> Method:
+@factory
+def moe_upscaling(
+    *, num_experts: Count = 8, experts_per_token: Count = 2, blocks: str = MLP_BLOCKS
+) -> Method:
     """Make every block a mixture of copies of itself, to be trained further:
 
     `block(h) = sum_e share_e(h) expert_e(h)`, where `share(h)` is the softmax over the k largest of
@@ -18,7 +21,7 @@ def moe_upscaling(*, num_experts: int = 8, experts_per_token: int = 2, blocks: s
 
     Args:
         num_experts: copies of every block, >= 1.
-        experts_per_token: k, how many experts have a share at every position, in [1, num_experts].
+        experts_per_token: k, how many experts have a share at every position, >= 1; no more than there are.
         blocks: a pattern of the paths of the blocks' leaves, in which `*` stands for anything and `{}` for
             the number or name of a block.
 
@@ -46,8 +49,7 @@ def moe_upscaling(*, num_experts: int = 8, experts_per_token: int = 2, blocks: s
         >>> result.params["network"]["mlp"].shape, result.diagnostics
         ((4, 2, 2), {'num_params': 24, 'num_active': 16})
     """
-    require(num_experts >= 1, "moe_upscaling", "num_experts", ">= 1", num_experts)
-    check_experts("moe_upscaling", num_experts, experts_per_token)
+    check_experts("moe_upscaling", num_experts, experts_per_token, "num_experts")
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         network = task.models[0]

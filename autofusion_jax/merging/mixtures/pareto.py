@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +12,23 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Key
 
+from autofusion_jax.arguments import Count, NonNegativeWeights, Positive, integer
 from autofusion_jax.merging.adaptive.adamerging import add_task_vectors_by
 from autofusion_jax.merging.adaptive.adaptation import (
-    check_steps,
     descend,
     finite_curve,
     is_float,
     mean_entropy,
 )
-from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape, stack_members
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.mixtures.modules import modules_of
-from autofusion_jax.merging.per_model_inputs import inputs_of_each
+from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require, unknown_name
+from autofusion_jax.validation import require
 
 BALANCED = 1e-4
 """Losses stand as the preference says if their divergence from it is no larger."""
@@ -39,7 +38,6 @@ ROUNDING = 1e-5
 
 STEPS = 1000
 """Steps of the primal-dual method in `simplex_program`."""
-VARIANTS = ("epo", "ls")
 Gates = dict[str, dict[str, Array]]
 """`out`, and `hidden` before it if there is one: `kernel [modules, read, made]`, `bias [modules, made]`."""
 
@@ -77,17 +75,18 @@ def pareto_apply(apply_fn: ApplyFn) -> ParetoNetwork:
     return ParetoNetwork(apply_fn)
 
 
+@factory
 def pareto(
     *,
-    preference: Sequence[int | float] | None = None,
-    variant: str = "ls",
-    scale: float = 0.3,
-    depth: int = 2,
-    concentration: float = 1.0,
-    learning_rate: float = 1e-3,
-    num_steps: int = 1000,
-    batch_size: int = 16,
-    inputs: Sequence[Batch] | None = None,
+    preference: NonNegativeWeights | None = None,
+    variant: Literal["ls", "epo"] = "ls",
+    scale: Positive = 0.3,
+    depth: Annotated[int, integer(least=1, most=2)] = 2,
+    concentration: Positive = 1.0,
+    learning_rate: Positive = 1e-3,
+    num_steps: Count = 1000,
+    batch_size: Count = 16,
+    inputs: Batches | None = None,
 ) -> Method:
     """Learn gates that turn any preference among the tasks into a merged network:
 
@@ -96,12 +95,13 @@ def pareto(
     it: the mean entropy of predictions on each task's inputs, or the cross-entropy where it has labels.
 
     Args:
-        preference: how much each task counts, >= 0, brought to a sum of 1; all the same if left out. Only
-            the result depends on it, not what is learned.
+        preference: how much each task counts, >= 0, with a sum above 0, brought to 1; all the same if left
+            out. Only the result depends on it, not what is learned.
         variant: how losses are weighed: `"ls"`, by the preference itself (linear scalarisation); `"epo"`,
             so that `r_k loss_k` come to be the same (exact Pareto optimal search, see `task_weights`).
         scale: what all gates answer at first, > 0.
-        depth: layers of the gates, 1 or 2; a hidden one has ReLU and twice as many units as there are tasks.
+        depth: layers of the gates, in [1, 2]; a hidden one has ReLU and twice as many units as there are
+            tasks.
         concentration: of the Dirichlet distribution, > 0; 1: all preferences are as likely.
         learning_rate: of Adam at the start, > 0; it falls to a tenth along a cosine.
         num_steps: how many steps it takes, >= 1.
@@ -127,14 +127,6 @@ def pareto(
         >>> pareto(preference=[0.2, 0.8], variant="epo").name
         'pareto'
     """
-    if variant not in VARIANTS:
-        raise unknown_name("pareto", "variant", variant, VARIANTS)
-    ok = preference is None or (min(preference, default=-1) >= 0 and 0 < sum(preference) < float("inf"))
-    require(ok, "pareto", "preference", "numbers >= 0 with a sum above 0, one for each network", preference)
-    require(scale > 0, "pareto", "scale", "> 0", scale)
-    require(depth in (1, 2), "pareto", "depth", "1 or 2", depth)
-    require(concentration > 0, "pareto", "concentration", "> 0", concentration)
-    check_steps("pareto", learning_rate, num_steps, batch_size)
     options = ParetoOptions(variant, scale, depth, concentration, learning_rate, num_steps, batch_size)
 
     def run(task: MergeTask, key: Array) -> MergeResult:

@@ -1,6 +1,7 @@
 """Model recombination: N networks exchange their layers and become N new ones."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,14 @@ from jax import Array
 from jaxtyping import Int, Key
 
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.mixtures.modules import modules_of
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
-from autofusion_jax.validation import unknown_name
-
-LEVELS = ("leaf", "module")
 
 
-def recombination(*, level: str = "module") -> Method:
+@factory
+def recombination(*, level: Literal["module", "leaf"] = "module") -> Method:
     """Shuffle every module among the networks: in module l, new network i is network `sigma_l(i)`,
 
     `sigma_l` a permutation of the N networks drawn for each module l. Nothing is averaged, nothing lost.
@@ -46,8 +45,6 @@ def recombination(*, level: str = "module") -> Method:
         >>> sorted(float(new["w"][0]) for new in result.variants.values())
         [1.0, 2.0]
     """
-    if level not in LEVELS:
-        raise unknown_name("recombination", "level", level, LEVELS)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         return _recombined(task, level, key)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Count
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import thin_svd
@@ -21,9 +22,7 @@ from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, Override
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require, unknown_name
-
-GATES = ("delta", "weight")
+from autofusion_jax.validation import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,14 @@ def smile_apply(apply_fn: ApplyFn, *, top_k: int = 1) -> SmileNetwork:
     return SmileNetwork(apply_fn, top_k)
 
 
-def smile(*, rank: int | None = 32, gate_k: int = 16, top_k: int = 1, gate: str = "delta") -> Method:
+@factory
+def smile(
+    *,
+    rank: Count | None = 32,
+    gate_k: Count = 16,
+    top_k: Count = 1,
+    gate: Literal["delta", "weight"] = "delta",
+) -> Method:
     """Give every linear layer of the base an expert for each network, and let the input choose among them:
 
     `y = W0 x + b0 + sum_k w_k(x) (U_k S_k V_k^T x + b_k - b0)`, `U_k S_k V_k^T` the best approximation of
@@ -84,7 +90,7 @@ def smile(*, rank: int | None = 32, gate_k: int = 16, top_k: int = 1, gate: str 
     `top_k` largest are kept and divided by their sum.
 
     Args:
-        rank: of the experts, >= 1; all of `W_k - W0` for None or a number below 0.
+        rank: of the experts, >= 1; all of `W_k - W0` for None.
         gate_k: how many right singular vectors the gate looks at, >= 1.
         top_k: how many experts count, >= 1; all where there are no more.
         gate: whose singular vectors these are: `"delta"`, of `W_k - W0`; `"weight"`, of `W_k`.
@@ -114,15 +120,9 @@ def smile(*, rank: int | None = 32, gate_k: int = 16, top_k: int = 1, gate: str 
         >>> result.apply_fn(result.params, jnp.array([[3.0, 2.0], [2.0, 3.0]])).round(4).tolist()
         [[3.0, 0.0], [0.0, 15.0]]
     """
-    require(rank is None or rank != 0, "smile", "rank", ">= 1, or None for the whole difference", rank)
-    require(gate_k >= 1, "smile", "gate_k", ">= 1", gate_k)
-    require(top_k >= 1, "smile", "top_k", ">= 1", top_k)
-    if gate not in GATES:
-        raise unknown_name("smile", "gate", gate, GATES)
-    kept = None if rank is None or rank < 0 else rank
 
     def run(task: MergeTask, key: Array) -> MergeResult:
-        params = _upscaled(task, {"rank": kept, "gate_k": gate_k, "gate": gate})
+        params = _upscaled(task, {"rank": rank, "gate_k": gate_k, "gate": gate})
         result = aligned_result(task, params, diagnostics={"num_params": num_params(params)})
         network = smile_apply(task.require_apply_fn(), top_k=top_k)
         return dataclasses.replace(result, apply_fn=network, alignments=())

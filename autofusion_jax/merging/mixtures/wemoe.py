@@ -3,31 +3,28 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
+from autofusion_jax.arguments import Count, CountOrZero, Positive
 from autofusion_jax.merging.adaptive.adaptation import (
     adaptation_data,
-    check_steps,
     finite_curve,
     minimise_entropy,
 )
-from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.leafwise import merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.mixtures.module_blocks import MLP_BLOCKS, Block, BlockProgram, trace_stacked
 from autofusion_jax.merging.mixtures.moe import run_mixture, stack_blocks, trace_routed
+from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require, unknown_name
-
-VARIANTS = ("paper", "fusionbench")
 
 ROUTER_STD = 0.01
 """Standard deviation of a fresh router's weights."""
@@ -46,16 +43,17 @@ class WemoeOptions:
     variant: str
 
 
+@factory
 def wemoe(
     *,
-    depth: int = 2,
-    scale: float = 0.3,
-    learning_rate: float = 1e-4,
-    num_steps: int = 1000,
-    batch_size: int = 16,
+    depth: CountOrZero = 2,
+    scale: Positive = 0.3,
+    learning_rate: Positive = 1e-4,
+    num_steps: Count = 1000,
+    batch_size: Count = 16,
     blocks: str = MLP_BLOCKS,
-    variant: str = "paper",
-    inputs: Sequence[Batch] | None = None,
+    variant: Literal["paper", "fusionbench"] = "paper",
+    inputs: Batches | None = None,
 ) -> Method:
     r"""Merge blocks anew for every input: each reads h and has the weights
 
@@ -97,11 +95,6 @@ def wemoe(
         >>> wemoe(depth=1).name
         'wemoe'
     """
-    if variant not in VARIANTS:
-        raise unknown_name("wemoe", "variant", variant, VARIANTS)
-    require(depth >= 0, "wemoe", "depth", ">= 0, the layers of a router", depth)
-    require(scale > 0, "wemoe", "scale", "> 0", scale)
-    check_steps("wemoe", learning_rate, num_steps, batch_size)
     options = WemoeOptions(depth, scale, learning_rate, num_steps, batch_size, blocks, variant)
 
     def run(task: MergeTask, key: Array) -> MergeResult:

@@ -1,16 +1,18 @@
 """PLeaS: permute, then fit every linear layer of the merged network by least squares."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Num
 
+from autofusion_jax.arguments import Positive, one_of
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.matching.activation_matching import activation_matching
 from autofusion_jax.merging.matching.weight_matching import weight_matching
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.regression.heads import fit_labelled_head
 from autofusion_jax.merging.regression.least_squares import (
     as_leaves,
@@ -21,20 +23,23 @@ from autofusion_jax.merging.regression.least_squares import (
 )
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.teachers import check_pseudo_labels
+from autofusion_jax.merging.teachers import PseudoLabels
 from autofusion_jax.symmetry.moments import stream_moments
 from autofusion_jax.symmetry.program import flatten_program, given
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
 
 MATCHINGS = {"activation_matching": activation_matching, "weight_matching": weight_matching}
 
 
+@factory
 def pleas(
-    *, matching: str = "weight_matching", ridge: float = 1e-2, pseudo_labels: str | None = None
+    *,
+    matching: Annotated[str, one_of(*MATCHINGS)] = "weight_matching",
+    ridge: Positive = 1e-2,
+    pseudo_labels: PseudoLabels | None = None,
 ) -> Method:
     r"""Permute B, then give every linear layer the weights that best make the mean of both outputs.
 
@@ -67,11 +72,6 @@ def pleas(
         Nasery, Hayase, Koh, Oh: PLeaS - Merging models with permutations and least squares,
         CVPR 2025.
     """
-    if matching not in MATCHINGS:
-        raise unknown_name("pleas", "matching", matching, MATCHINGS)
-    require(ridge > 0, "pleas", "ridge", "> 0", ridge)
-    if pseudo_labels is not None:
-        check_pseudo_labels("pleas", pseudo_labels)
     matcher = MATCHINGS[matching]()
 
     def run(task: MergeTask, key: Array) -> MergeResult:

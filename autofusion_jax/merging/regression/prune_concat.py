@@ -7,23 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.arguments import Positive
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.regression.heads import fit_labelled_head
 from autofusion_jax.merging.regression.layerwise import Layerwise
 from autofusion_jax.merging.regression.least_squares import as_leaves, ridge_regression
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.regression.selection import as_matrices, numbers_of_units, select_units
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.teachers import check_pseudo_labels
+from autofusion_jax.merging.teachers import PseudoLabels
 from autofusion_jax.merging.zipping.combine import produced_parts, split_by_model, zip_models
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params, SoftPerms
-from autofusion_jax.validation import require
 
 
-def prune_concat(*, pseudo_labels: str | None = "em", ridge: float = 1e-2) -> Method:
+@factory
+def prune_concat(*, pseudo_labels: PseudoLabels | None = "em", ridge: Positive = 1e-2) -> Method:
     r"""Keep the units of N networks that vary most, side by side, and fit each layer to them.
 
     Of every group of `n` units each network keeps the `n / N` that vary most on the inputs (see
@@ -73,9 +74,6 @@ def prune_concat(*, pseudo_labels: str | None = "em", ridge: float = 1e-2) -> Me
         >>> prune_concat(pseudo_labels="z", ridge=0.1).name
         'prune_concat'
     """
-    if pseudo_labels is not None:
-        check_pseudo_labels("prune_concat", pseudo_labels)
-    require(ridge > 0, "prune_concat", "ridge", "> 0", ridge)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         return _merged(task, pseudo_labels, ridge)

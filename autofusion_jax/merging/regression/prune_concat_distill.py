@@ -8,28 +8,30 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key, Num
 
+from autofusion_jax.arguments import Count, CountOrZero, Positive
 from autofusion_jax.batching import predict
-from autofusion_jax.merging.augmentation import augmented, augments
+from autofusion_jax.merging.augmentation import Augment, augmented, augments
 from autofusion_jax.merging.distillation import DistilOptions, distil_network
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.regression.prune_concat import prune_concat
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.teachers import check_pseudo_labels, find_targets, teacher_name
+from autofusion_jax.merging.teachers import PseudoLabels, find_targets, teacher_name
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
 
+@factory
 def prune_concat_distill(
     *,
-    pseudo_labels: str = "em",
-    ridge: float = 1e-2,
-    epochs: int = 15,
-    learning_rate: float = 3e-4,
-    batch_size: int = 64,
-    augment: str = "affine",
-    copies: int = 4,
-    rounds: int = 1,
+    pseudo_labels: PseudoLabels = "em",
+    ridge: Positive = 1e-2,
+    epochs: Count = 15,
+    learning_rate: Positive = 3e-4,
+    batch_size: Count = 64,
+    augment: Augment = "affine",
+    copies: Count = 4,
+    rounds: CountOrZero = 1,
 ) -> Method:
     """Learn from a teacher that runs all networks, into one: least squares first, then distillation.
 
@@ -43,7 +45,7 @@ def prune_concat_distill(
     Args:
         pseudo_labels: the teacher, `"em"`, `"z"` or `"confidence"`; real labels take its place if there
             are any beside the inputs.
-        ridge: as in `prune_concat`.
+        ridge: as in `prune_concat`, > 0.
         epochs: passes over the inputs in each distillation, >= 1.
         learning_rate: of Adam, > 0; it falls to 0 along a cosine in each distillation.
         batch_size: of each step, >= 1.
@@ -65,10 +67,6 @@ def prune_concat_distill(
         'prune_concat_distill'
     """
     options = DistilOptions(epochs, learning_rate, batch_size, augment)
-    options.check("prune_concat_distill")
-    check_pseudo_labels("prune_concat_distill", pseudo_labels)
-    require(copies >= 1, "prune_concat_distill", "copies", ">= 1", copies)
-    require(rounds >= 0, "prune_concat_distill", "rounds", ">= 0", rounds)
     first = prune_concat(pseudo_labels=pseudo_labels, ridge=ridge)
 
     def run(task: MergeTask, key: Array) -> MergeResult:

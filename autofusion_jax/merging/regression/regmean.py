@@ -10,11 +10,11 @@ from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, Num
 
-from autofusion_jax.merging.checks import Batch
+from autofusion_jax.arguments import Positive, Share
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
-from autofusion_jax.merging.per_model_inputs import inputs_of_each
+from autofusion_jax.merging.method import MergeTask, Method, factory
+from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.regression.least_squares import in_batches, numbers_per_input
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult
@@ -29,12 +29,13 @@ Grams = Mapping[str, Array | np.ndarray]
 """By path of a weight `E[z z^T]` of what it multiplies: `[C, C]`, or `[B, C, C]` for B products (heads)."""
 
 
+@factory
 def regmean(
     *,
-    alpha: float = 0.9,
-    ridge: float = 1e-4,
+    alpha: Share = 0.9,
+    ridge: Positive = 1e-4,
     grams: Sequence[Grams] | None = None,
-    inputs: Sequence[Batch] | None = None,
+    inputs: Batches | None = None,
 ) -> Method:
     r"""Fit the weight of every linear layer to what all networks make there, each on its own inputs.
 
@@ -79,8 +80,6 @@ def regmean(
         >>> [round(value, 3) for value in result.params["w"][:, 0].tolist()]
         [1.0, 5.0]
     """
-    require(0 <= alpha <= 1, "regmean", "alpha", "in [0, 1]", alpha)
-    require(ridge > 0, "regmean", "ridge", "> 0", ridge)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         apply_fn = task.require_apply_fn()

@@ -1,12 +1,15 @@
 """Model Breadcrumbs: task vectors without their smallest and without their largest entries."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.arguments import PositiveShare, ShareBelowOne
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.merging.task_vectors.sparsify import merge_deltas, merge_method
@@ -14,11 +17,14 @@ from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
 from autofusion_jax.merging.task_vectors.trim import magnitudes, nth_largest
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
+@factory
 def breadcrumbs(
-    *, density: float = 0.1, outliers: float = 0.01, merge: str | Method = "task_arithmetic"
+    *,
+    density: PositiveShare = 0.1,
+    outliers: ShareBelowOne = 0.01,
+    merge: Literal["task_arithmetic", "ties"] | Method = "task_arithmetic",
 ) -> Method:
     """Merge task vectors of which every leaf keeps `low <= |params_k - base| <= high`.
 
@@ -44,8 +50,6 @@ def breadcrumbs(
         Davari, Belilovsky: Model Breadcrumbs: scaling multi-task model merging with sparse masks,
         ECCV 2024.
     """
-    require(0 < density <= 1, "breadcrumbs", "density", "in (0, 1], the share of entries kept", density)
-    require(0 <= outliers < 1, "breadcrumbs", "outliers", "in [0, 1), the share of entries dropped", outliers)
     known = {"task_arithmetic": task_arithmetic(), "ties": ties(density=1.0)}
     method = merge_method("breadcrumbs", merge, known)
 

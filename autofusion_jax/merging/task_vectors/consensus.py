@@ -7,15 +7,17 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
 
-def consensus(*, scale: float = 0.3, selectivity: float = 0.4, min_networks: int = 2) -> Method:
+@factory
+def consensus(*, scale: Positive = 0.3, selectivity: Positive = 0.4, min_networks: Count = 2) -> Method:
     """Add the summed task vectors where several networks need them: `base + scale * m * sum_k delta_k`.
 
     A network needs an entry (TALL mask) where `|delta_k| >= selectivity * |sum_j delta_j - delta_k|`;
@@ -38,9 +40,6 @@ def consensus(*, scale: float = 0.3, selectivity: float = 0.4, min_networks: int
         Wang, Dimitriadis, Ortiz-Jimenez, Fleuret, Frossard: Localizing task information for improved
         model merging and compression, ICML 2024, Eq. 5 and 7.
     """
-    require(scale > 0, "consensus", "scale", "> 0", scale)
-    require(selectivity > 0, "consensus", "selectivity", "> 0", selectivity)
-    require(min_networks >= 1, "consensus", "min_networks", ">= 1", min_networks)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         require(

@@ -1,6 +1,7 @@
 """DARE: drop entries of the task vectors at random, rescale the rest, merge."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +9,23 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.arguments import PositiveShare
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.merging.task_vectors.sparsify import merge_deltas, merge_method
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
-
-VARIANTS = ("paper", "mergekit")
 
 
-def dare(*, density: float = 0.5, merge: str | Method = "task_arithmetic", variant: str = "paper") -> Method:
+@factory
+def dare(
+    *,
+    density: PositiveShare = 0.5,
+    merge: Literal["task_arithmetic", "ties"] | Method = "task_arithmetic",
+    variant: Literal["paper", "mergekit"] = "paper",
+) -> Method:
     """Merge task vectors `m_k * (params_k - base) / density`, entries of `m_k` 1 with probability `density`.
 
     Args:
@@ -42,9 +47,6 @@ def dare(*, density: float = 0.5, merge: str | Method = "task_arithmetic", varia
         Yu, Yu, Yu, Huang, Li: Language models are super Mario: absorbing abilities from homologous
         models as a free lunch, ICML 2024, Eq. 1.
     """
-    require(0 < density <= 1, "dare", "density", "in (0, 1], the share of entries kept", density)
-    if variant not in VARIANTS:
-        raise unknown_name("dare", "variant", variant, VARIANTS)
     method = merge_method("dare", merge, {"task_arithmetic": task_arithmetic(), "ties": ties()})
 
     def run(task: MergeTask, key: Array) -> MergeResult:

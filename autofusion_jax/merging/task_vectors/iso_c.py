@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Positive
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
-def iso_c(*, scale: float = 1.0, convs: bool = False) -> Method:
+@factory
+def iso_c(*, scale: Positive = 1.0, convs: bool = False) -> Method:
     """Add an isotropic sum: `base + scale * mean(s) U V^T`, `U diag(s) V^T = sum_k (params_k - base)`.
 
     So for leaves that are matrices; of all others the mean of the task vectors is added.
@@ -37,7 +38,6 @@ def iso_c(*, scale: float = 1.0, convs: bool = False) -> Method:
         Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de Weijer: No task left behind:
         isotropic model merging with common and task-specific subspaces, ICML 2025, Algorithm 1.
     """
-    require(scale > 0, "iso_c", "scale", "> 0", scale)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         return aligned_result(task, add_isotropic(task.require_base(), task.models, scale, convs=convs))

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Positive, Share
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, polar
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
-def iso_cts(*, common: float = 0.8, scale: float = 1.0, convs: bool = False) -> Method:
+@factory
+def iso_cts(*, common: Share = 0.8, scale: Positive = 1.0, convs: bool = False) -> Method:
     """Add common and task-specific directions, all of one size: `base + scale * mean(s) U V^T`.
 
     Of the r singular triples of a kernel `[in, out]`, c are the largest of the summed task vector.
@@ -41,8 +42,6 @@ def iso_cts(*, common: float = 0.8, scale: float = 1.0, convs: bool = False) -> 
         Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de Weijer: No task left behind:
         isotropic model merging with common and task-specific subspaces, ICML 2025, Algorithm 2.
     """
-    require(0 <= common <= 1, "iso_cts", "common", "in [0, 1], the share of common directions", common)
-    require(scale > 0, "iso_cts", "scale", "> 0", scale)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         params = add_common_and_specific(task.require_base(), task.models, scale, common=common, convs=convs)

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Positive
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
-def magmax(*, scale: float = 1.0) -> Method:
+@factory
+def magmax(*, scale: Positive = 1.0) -> Method:
     """Add the largest change of every entry: `base + scale * delta_k`, `k = argmax_k |delta_k|` by entry.
 
     Args:
@@ -33,7 +34,6 @@ def magmax(*, scale: float = 1.0) -> Method:
         Marczak, Twardowski, Trzcinski, Cygert: MagMax: leveraging model merging for seamless
         continual learning, ECCV 2024.
     """
-    require(scale > 0, "magmax", "scale", "> 0", scale)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         return aligned_result(task, add_largest(task.require_base(), task.models, scale))

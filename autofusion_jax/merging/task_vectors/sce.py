@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from autofusion_jax.arguments import PositiveShare
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import delta_of
 from autofusion_jax.merging.task_vectors.sign_consensus import elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import nth_largest
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
-def sce(*, density: float = 0.1) -> Method:
+@factory
+def sce(*, density: PositiveShare = 0.1) -> Method:
     """Add a mean of the task vectors' entries that differ most, weighted by leaf: select, calculate, erase.
 
     For every leaf by itself:
@@ -42,7 +43,6 @@ def sce(*, density: float = 0.1) -> Method:
         Wan, Zhong, Yang, Chen, Quan: FuseChat: knowledge fusion of chat models, 2024, section 3.3;
         the authors' code in mergekit.
     """
-    require(0 < density <= 1, "sce", "density", "in (0, 1], the share of entries kept", density)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         base = task.require_base()

@@ -6,13 +6,14 @@ of a sum over an axis.
 
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-MERGES = ("mean", "sum", "max")
+Merge = Literal["mean", "sum", "max"]
 """How the entries that agree are put together."""
 
 
@@ -32,7 +33,7 @@ def merge_agreeing(
     weights: Float[Array, " models"],
     sign: Float[Array, "*shape"],
     *,
-    merge: str = "mean",
+    merge: Merge = "mean",
 ) -> Float[Array, "*shape"]:
     """Put together the entries of elected sign: `sum_k a_k weights[k] deltas[k]`, `a_k` 1 where they agree.
 
@@ -40,7 +41,7 @@ def merge_agreeing(
         deltas: task vectors.
         weights: a factor for each.
         sign: elected signs, -1, 0 or 1; nothing agrees with 0.
-        merge: one of `MERGES`: divide by the weights that agree, or not, or take the largest magnitude.
+        merge: divide by the weights that agree, or not, or take the largest magnitude.
 
     Example:
         >>> deltas = jnp.array([[1.0, 2.0], [3.0, -1.0]])

@@ -11,18 +11,16 @@ from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_changes
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
+from autofusion_jax.validation import require
 
 
 def merge_method(caller: str, merge: str | Method, known: Mapping[str, Method]) -> Method:
     """The method that merges pruned task vectors.
 
     Raises:
-        ValueError: the name is not known, or the method moves units.
+        ValueError: the method moves units.
     """
     if isinstance(merge, str):
-        if merge not in known:
-            raise unknown_name(caller, "merge", merge, known)
         return known[merge]
     require(
         merge.assumes_aligned, caller, "merge",

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Factors, Positive
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
-def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = None) -> Method:
+@factory
+def task_arithmetic(*, scale: Positive = 0.3, weights: Factors | None = None) -> Method:
     """Add what every network learned to the base: `base + scale * sum_k weights[k] * (params_k - base)`.
 
     Args:
@@ -33,7 +34,6 @@ def task_arithmetic(*, scale: float = 0.3, weights: Sequence[float] | None = Non
         Ilharco, Ribeiro, Wortsman, Gururangan, Schmidt, Hajishirzi, Farhadi: Editing models with
         task arithmetic, ICLR 2023.
     """
-    require(scale > 0, "task_arithmetic", "scale", "> 0", scale)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         scales = scale * jnp.asarray(factors_for("task_arithmetic", weights, len(task.models)))

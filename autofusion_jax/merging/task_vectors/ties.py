@@ -2,32 +2,34 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from autofusion_jax.arguments import Factors, Positive, PositiveShare
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_changes, delta_of
-from autofusion_jax.merging.task_vectors.sign_consensus import MERGES, elect, merge_agreeing
+from autofusion_jax.merging.task_vectors.sign_consensus import Merge, elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import leaf_thresholds, network_thresholds, trim
 from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
 
-VARIANTS = ("paper", "fusionbench", "mergekit")
+Variant = Literal["paper", "fusionbench", "mergekit"]
 
 
+@factory
 def ties(
     *,
-    density: float = 0.2,
-    scale: float = 1.0,
-    merge: str = "mean",
-    weights: Sequence[float] | None = None,
-    variant: str = "paper",
+    density: PositiveShare = 0.2,
+    scale: Positive = 1.0,
+    merge: Merge = "mean",
+    weights: Factors | None = None,
+    variant: Variant = "paper",
 ) -> Method:
     """Add what the networks agree on: `base + scale * merge{delta_k : sign(delta_k) = elected sign}`.
 
@@ -58,12 +60,6 @@ def ties(
         Yadav, Tam, Choshen, Raffel, Bansal: TIES-Merging: resolving interference when merging
         models, NeurIPS 2023, Algorithm 1.
     """
-    require(0 < density <= 1, "ties", "density", "in (0, 1], the share of entries kept", density)
-    require(scale > 0, "ties", "scale", "> 0", scale)
-    for kind, name, known in (("merge", merge, MERGES), ("variant", variant, VARIANTS)):
-        if name not in known:
-            raise unknown_name("ties", kind, name, known)
-    options = {"density": density, "scale": scale, "merge": merge, "weights": weights, "variant": variant}
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         base, models = task.require_base(), task.models
@@ -78,9 +74,14 @@ def ties(
         return aligned_result(task, add_changes(base, changes))
 
     return Method(
-        "ties", run, uses_key=False, max_models=None, assumes_aligned=True, needs_base=True,
-        granularity="leaf" if variant == "mergekit" else "network", options=options,
-    )  # fmt: skip
+        "ties",
+        run,
+        uses_key=False,
+        max_models=None,
+        assumes_aligned=True,
+        needs_base=True,
+        granularity="leaf" if variant == "mergekit" else "network",
+    )
 
 
 def num_kept(num: int, *, density: float, variant: str) -> int:

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Positive
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, polar, thin_svd
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
-def tsv(*, scale: float = 1.0, convs: bool = False) -> Method:
+@factory
+def tsv(*, scale: Positive = 1.0, convs: bool = False) -> Method:
     """Add low-rank task vectors that do not interfere: `base + scale * polar(U) diag(s) polar(V^T)`.
 
     U, s and V^T hold the largest r / T singular triples of each of the T task vectors of a matrix,
@@ -37,7 +38,6 @@ def tsv(*, scale: float = 1.0, convs: bool = False) -> Method:
         Gargiulo, Crisostomi, Bucarelli, Scardapane, Silvestri, Rodola: Task singular vectors:
         reducing task interference in model merging, CVPR 2025, Algorithm 1.
     """
-    require(scale > 0, "tsv", "scale", "> 0", scale)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         return aligned_result(task, add_decorrelated(task.require_base(), task.models, scale, convs=convs))

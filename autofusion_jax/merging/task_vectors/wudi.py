@@ -9,16 +9,17 @@ import optax
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.leafwise import aligned_result
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require
 
 
+@factory
 def wudi(
-    *, scale: float = 1.0, num_steps: int = 300, learning_rate: float = 1e-5, convs: bool = False
+    *, scale: Positive = 1.0, num_steps: Count = 300, learning_rate: Positive = 1e-5, convs: bool = False
 ) -> Method:
     """Add the matrix that disturbs least: `min_delta sum_k |delta_k^T (delta - delta_k)|^2 / |delta_k|^2`.
 
@@ -44,9 +45,6 @@ def wudi(
         Cheng, Xiong, Wei, Zhu, Yuan: Whoever started the interference should end it: guiding
         data-free model merging via task vectors, ICML 2025.
     """
-    require(scale > 0, "wudi", "scale", "> 0", scale)
-    require(num_steps >= 1, "wudi", "num_steps", ">= 1", num_steps)
-    require(learning_rate > 0, "wudi", "learning_rate", "> 0", learning_rate)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         params = add_undisturbed(

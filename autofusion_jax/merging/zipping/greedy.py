@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from autofusion_jax.arguments import PositiveShare, Share, checked, one_of
 from autofusion_jax.merging.zipping.clusters import Clusters, zip_matrix
 from autofusion_jax.transport.assignment import solve_assignment
 from autofusion_jax.validation import require
@@ -19,12 +21,13 @@ from autofusion_jax.validation import require
 Matrices = tuple[Float[Array, "*outer n rows"], Float[Array, "*outer rows n"]]
 
 
+@checked
 def greedy_zip(
     similarity: Float[Array, "*outer rows rows"],
     num_models: int,
     *,
-    a: float = 0.3,
-    b: float = 0.125,
+    a: PositiveShare = 0.3,
+    b: Share = 0.125,
     lift_budget: bool = False,
 ) -> Matrices:
     """Merge the most similar two of N n units, within or across models, until n are left.
@@ -118,6 +121,7 @@ VARIANTS: dict[str, Callable[..., Matrices]] = {
     "zip": greedy_zip,
 }
 """Name -> matching, all called as `greedy_zip`; only that one reads `a` and `b`."""
+Variant = Annotated[str, one_of(*VARIANTS)]
 
 
 def zip_clusters(
@@ -130,7 +134,7 @@ def zip_clusters(
 ) -> Clusters:
     """The clusters of `greedy_zip`; their value is minus infinity where any unit was dropped."""
     n = check_similarity("greedy_zip", similarity, num_models)
-    allowance = jnp.full(num_models, self_merges_allowed("greedy_zip", a, b, n, num_models))
+    allowance = jnp.full(num_models, self_merges_allowed(b, n, num_models))
     return _zip_all(similarity, num_models, allowance, a, lift_budget)
 
 
@@ -178,10 +182,8 @@ def check_similarity(caller: str, similarity: Array, num_models: int) -> int:
     return rows // num_models
 
 
-def self_merges_allowed(caller: str, a: float, b: float, n: int, num_models: int) -> int:
+def self_merges_allowed(b: float, n: int, num_models: int) -> int:
     """How many merges of its own units end a model's merging within itself."""
-    require(0 < a <= 1, caller, "a", "in (0, 1], the factor on merged similarities", a)
-    require(0 <= b <= 1, caller, "b", "in [0, 1], the share of merges within a model", b)
     return max(int(n * (num_models - 1) // num_models * b + 1e-4), 1)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,20 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.arguments import Count, PositiveShare, Share
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics
 from autofusion_jax.merging.ensembles.members import logits_shape
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.merging.zipping.aligned_weights import aligned_correlations
 from autofusion_jax.merging.zipping.family_matching import Matching, join, match_family
 from autofusion_jax.merging.zipping.group_families import Family, find_families
 from autofusion_jax.merging.zipping.similarities import block_similarities
-from autofusion_jax.merging.zipping.zipit import check_zip_options, match_measured, zipped_result
+from autofusion_jax.merging.zipping.zipit import match_measured, zipped_result
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
 
 ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """What `alpha="auto"` tries."""
@@ -35,13 +35,14 @@ VARIANT = {"zip": "zip", "align": "permute"}
 """Option `matching` -> variant of the matching."""
 
 
+@factory
 def mudsc(
     *,
-    alpha: float | str = 0.5,
-    matching: str = "zip",
-    a: float = 0.5,
-    b: float = 1.0,
-    max_sweeps: int = 100,
+    alpha: Share | Literal["auto"] = 0.5,
+    matching: Literal["zip", "align"] = "zip",
+    a: PositiveShare = 0.5,
+    b: Share = 1.0,
+    max_sweeps: Count = 100,
 ) -> Method:
     """Match units by `alpha C(weights) + (1 - alpha) C(activations)`, sweep after sweep, and merge them.
 
@@ -74,13 +75,7 @@ def mudsc(
         Xu, Yuan, Wang, Wang, Song, Song: Training-free pretrained model merging, CVPR 2024,
         Algorithm 1, Eq. 6 and 8, Section 3.3.
     """
-    fixed = None if isinstance(alpha, str) else float(alpha)
-    in_range = alpha == "auto" if fixed is None else 0 <= fixed <= 1
-    require(in_range, "mudsc", "alpha", 'in [0, 1], the weight of the weights, or "auto"', alpha)
-    check_zip_options("mudsc", a, b)
-    require(max_sweeps >= 1, "mudsc", "max_sweeps", ">= 1", max_sweeps)
-    if matching not in VARIANT:
-        raise unknown_name("mudsc", "matching", matching, VARIANT)
+    fixed = None if isinstance(alpha, str) else alpha
     options = {"variant": VARIANT[matching], "a": a, "b": b}
 
     def run(task: MergeTask, key: Array) -> MergeResult:

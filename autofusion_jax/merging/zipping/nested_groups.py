@@ -105,7 +105,7 @@ def group_zip(
         MuDSC, CVPR 2024, Section 3.3, group zip.
     """
     n = _check_outer("group_zip", similarity, num_models, outer_perms)
-    budget = jnp.full(num_models, self_merges_allowed("group_zip", a, b, n, num_models))
+    budget = jnp.full(num_models, self_merges_allowed(b, n, num_models))
     blocks = _matched(similarity, outer_perms)  # [*stack, g, N k, N k]
     flat = blocks.reshape(-1, *blocks.shape[-3:])
     zipped = _zip_groups(flat, num_models, budget, a, lift_budget)

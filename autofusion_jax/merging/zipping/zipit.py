@@ -6,31 +6,32 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Shaped
 
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.arguments import PositiveShare, Share
+from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.unit_features import KINDS
+from autofusion_jax.merging.unit_features import Kind
 from autofusion_jax.merging.zipping.aligned_weights import aligned_correlations
 from autofusion_jax.merging.zipping.combine import split_by_model, zip_models
 from autofusion_jax.merging.zipping.family_matching import Matching, join, match_family, ways_back
-from autofusion_jax.merging.zipping.greedy import VARIANTS
+from autofusion_jax.merging.zipping.greedy import Variant
 from autofusion_jax.merging.zipping.group_families import Family, find_families
 from autofusion_jax.merging.zipping.partial import find_cut, stopped
 from autofusion_jax.merging.zipping.similarities import block_similarities
 from autofusion_jax.symmetry.site import Position
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
 
 HARD = ("identity", "permute")
 """Variants in which every merged unit holds one unit of each network."""
 
 
+@factory
 def zipit(
     *,
-    a: float = 0.3,
-    b: float = 0.125,
-    variant: str = "zip",
-    kind: str = "correlation",
+    a: PositiveShare = 0.3,
+    b: Share = 0.125,
+    variant: Variant = "zip",
+    kind: Kind = "correlation",
     position: Position = "read",
     stop_at: str | Sequence[str] | None = None,
 ) -> Method:
@@ -50,8 +51,8 @@ def zipit(
         variant: `"zip"`; or `"permute"`, which only merges across networks, one unit of each, by
             an assignment; `"identity"`, the plain average; `"optimal"`, the best pairing of all
             units of two networks, slow.
-        kind: what makes two units alike: `"correlation"` of their activations, as published, or
-            another key of `KINDS`.
+        kind: what makes two units alike: `"correlation"` of their activations, as published,
+            `"covariance"`, or `"second_moment"`, the uncentred `E[a b]`.
         position: where they are compared: `"read"` by the next weight, as published, or `"pre"`,
             before the nonlinearity. Where a group has no such site, the other one.
         stop_at: name of the site at which to stop zipping, or of several; they must separate the
@@ -66,13 +67,6 @@ def zipit(
         Stoica, Bolya, Bjorner, Ramesh, Hearn, Hoffman: ZipIt! Merging models from different tasks
         without training, ICLR 2024.
     """
-    check_zip_options("zipit", a, b)
-    if variant not in VARIANTS:
-        raise unknown_name("zipit", "variant", variant, VARIANTS)
-    if kind not in KINDS:
-        raise unknown_name("zipit", "kind", kind, KINDS)
-    if position not in ("read", "pre"):
-        raise unknown_name("zipit", "position", position, ("read", "pre"))
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         spec, x = task.require_perm_spec(), task.require_x()
@@ -92,12 +86,6 @@ def zipit(
         max_models=2 if variant == "optimal" else None,
         changes_program=stop_at is not None,
     )
-
-
-def check_zip_options(caller: str, a: float, b: float) -> None:
-    """Raise ValueError unless the options of the greedy zip are in range."""
-    require(0 < a <= 1, caller, "a", "in (0, 1], the factor on merged similarities", a)
-    require(0 <= b <= 1, caller, "b", "in [0, 1], the share of merges within a network", b)
 
 
 def zip_matrices(

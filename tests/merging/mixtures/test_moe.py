@@ -158,7 +158,7 @@ def test_derivatives_of_its_own_stay_a_networks():
 def test_options_that_do_not_fit_the_networks():
     models = [params_for(VIT, 0), params_for(VIT, 1)]
     for options, message in [
-        ({"experts_per_token": 3}, r"experts_per_token must be in \[1, 2\], the number of experts"),
+        ({"experts_per_token": 3}, r"experts_per_token must be in \[1, 2\], the number of networks"),
         ({"blocks": "*/mlp"}, "blocks must be a pattern that fits paths of leaves"),
     ]:
         with pytest.raises(ValueError, match=f"moe_merging: .*{message}"):

@@ -86,8 +86,3 @@ def test_one_vmap_makes_all_networks(mlp):
     for number, params in enumerate(models):
         for got, expected in zip(jax.tree.leaves(many), jax.tree.leaves(params)):
             np.testing.assert_array_equal(got[number], expected)
-
-
-def test_an_unknown_level():
-    with pytest.raises(ValueError, match="recombination: unknown level 'modul'. Did you mean 'module'"):
-        af.methods.recombination(level="modul")

@@ -19,7 +19,7 @@ from tests.merging.fusionbench import fusionbench_apply, fusionbench_networks
         ("fc1_gk2_k3_top1_nodiff", {"rank": 3, "gate_k": 2, "gate": "weight"}),
         ("fc2_gk1_k4_top3", {"rank": 4, "gate_k": 1, "top_k": 3}),
         ("fc2_gk2_k3_top1", {"rank": 3, "gate_k": 2}),
-        ("fc2_gk4_k-1_top1", {"rank": -1, "gate_k": 4}),
+        ("fc2_gk4_k-1_top1", {"rank": None, "gate_k": 4}),
         ("fc2_gk4_k-1_top2", {"rank": None, "gate_k": 4, "top_k": 2}),
     ],
 )

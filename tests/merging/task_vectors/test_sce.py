@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import autofusion_jax as af
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
@@ -32,8 +31,3 @@ def test_by_hand():
 def test_networks_alike_leave_the_base():
     base, params = {"w": jnp.zeros(3)}, {"w": jnp.ones(3)}
     assert merged(base, [params, params])["w"].tolist() == [0, 0, 0]
-
-
-def test_density_must_be_a_share():
-    with pytest.raises(ValueError, match=r"sce: density must be in \(0, 1\].* got 0.0"):
-        af.methods.sce(density=0.0)

@@ -21,11 +21,6 @@ def test_recorded_outputs(name, options):
     expect_oracle(name, result.params)
 
 
-def test_scale_must_be_positive():
-    with pytest.raises(ValueError, match=r"task_arithmetic: scale must be > 0; got 0"):
-        af.methods.task_arithmetic(scale=0.0)
-
-
 def test_one_weight_for_each_network():
     base, models = fusionbench_networks()
     with pytest.raises(ValueError, match=r"task_arithmetic: weights must be 3 numbers.* got \[1.0\]"):

@@ -237,8 +237,8 @@ def test_merge_matrices_average_clusters():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": 0.0}, r"greedy_zip: a must be in \(0, 1\]"),
-        ({"b": 1.5}, r"greedy_zip: b must be in \[0, 1\]"),
+        ({"a": 0.0}, r"greedy_zip: a must be a number in \(0, 1\]"),
+        ({"b": 1.5}, r"greedy_zip: b must be a number in \[0, 1\]"),
         ({"num_models": 1}, "greedy_zip: num_models must be >= 2"),
         ({"num_models": 3}, r"greedy_zip: similarity must be \[..., N n, N n\] with N = 3"),
         ({"similarity": jnp.full((4, 4), jnp.nan)}, "greedy_zip: similarity must be finite"),

@@ -156,5 +156,3 @@ def test_bad_input_is_refused():
         match_blocks(similarity, 2, 4)
     with pytest.raises(ValueError, match=r"group_align: outer_perms must be \[2, g\]"):
         group_align(similarity, 2, jnp.zeros((3, 2), jnp.int32))
-    with pytest.raises(ValueError, match=r"group_zip: a must be in \(0, 1\]"):
-        group_zip(similarity, 2, jnp.zeros((2, 2), jnp.int32), a=-1.0)
