@@ -26,6 +26,18 @@ def wide_dtype(*dtypes: DTypeLike) -> np.dtype:
     return np.dtype(np.float64 if max(sizes, default=4) > 4 else np.float32)
 
 
+def wide_inexact(dtype: DTypeLike) -> np.dtype:
+    """The same for one dtype, but complex for a complex one.
+
+    Example:
+        >>> wide_inexact(jnp.float16), wide_inexact(np.complex64)
+        (dtype('float32'), dtype('complex64'))
+    """
+    wide = wide_dtype(dtype)
+    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+    return np.promote_types(wide, np.complex64) if is_complex else wide
+
+
 def widened(values: Num[Array | np.ndarray, "..."]) -> Array:
     """Floats in the wide dtype; complex numbers `[...]` as their parts `[..., 2]`; all others as they are.
 
