@@ -1,9 +1,11 @@
 """Merging from files to a file, a part of the networks at a time."""
 
+import errno
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from autofusion_jax.atomic import LONGEST_NAME
 from autofusion_jax.checkpoints.safetensors_io import (
     StoredLeaf,
     StoredNetwork,
@@ -33,7 +36,7 @@ ALIGNMENT = 64
 
 
 def merge_files(
-    paths: Sequence[StrPath],
+    paths: Iterable[StrPath],
     out: StrPath,
     *,
     base: StrPath | None = None,
@@ -50,8 +53,8 @@ def merge_files(
     for wudi, and for methods with `convs=True`, the last axis is that of the outputs, as in flax.
 
     Args:
-        paths: a safetensors file for each network, or a folder with `model.safetensors.index.json` and
-            its shards, or with `model.safetensors`; all of the same names, shapes and dtypes.
+        paths: a safetensors file for each network, or a folder with `model.safetensors`, or with
+            `model.safetensors.index.json` and its shards; all of the same names, shapes and dtypes.
         out: the safetensors file to write; it is there when it is whole, and not before.
         base: the network that all were fine-tuned from, likewise, for methods that need one.
         method: a name, or a `Method` from `methods.NAME(...)`, that takes entries or leaves by themselves.
@@ -60,15 +63,16 @@ def merge_files(
         options: options of the method, if it is given by name.
 
     Returns:
-        The path of the file written: the first network's names, dtypes and metadata; leaves that are
-        not floats are the base's if there is one, else the first network's.
+        The path of the file written: the first network's names, dtypes, metadata, and its leaves that are
+        not floats.
 
     Raises:
         FileExistsError: `out` is there, and `overwrite` is not given.
         FileNotFoundError: a file is missing, also one that an index names.
         CheckpointError: a file is truncated or corrupt.
+        OSError: `out` is in a folder that cannot be written or has no room for it; said before the merge.
         ValueError: networks do not fit one another or hold NaN, an option is out of its range, the method
-            needs whole networks, or `out` is a folder; nothing is written.
+            needs whole networks, the merged network is not finite, or `out` is a folder; nothing is written.
 
     Example:
         >>> import tempfile
@@ -81,6 +85,10 @@ def merge_files(
         >>> load_file(out)["w"].tolist()
         [2.0, 2.0]
     """
+    require(
+        "promote" not in options, "merge_files", "options", "those of the method", "promote",
+        "Files of different dtypes are not converted: load the networks and call merge_many(promote=True).",
+    )  # fmt: skip
     chosen = as_method(method, options)
     if not can_stream(chosen):
         known = ", ".join(sorted(name for name, factory in METHODS.items() if can_stream(factory())))
@@ -89,10 +97,13 @@ def merge_files(
             f"These do: {known}. For others load the networks and call merge_many.",
         )  # fmt: skip
     _check_out(Path(out), overwrite)
+    require(not isinstance(paths, str | os.PathLike), "merge_files", "paths", "a list", str(paths))
+    paths = list(paths)
     require(len(paths) >= 2, "merge_files", "paths", "two or more files or folders", len(paths))
     files = _Files([open_safetensors(p) for p in paths], None if base is None else open_safetensors(base))
     _check_structure(files.all)
-    leaves = files.all[0].leaves
+    leaves = files.networks[0].leaves
+    _check_room(Path(out), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
     chosen = streamed(chosen, lambda: map(files.task, filter(_is_float, _parts(leaves, "entry"))))
     parts = list(_parts(leaves, chosen.granularity))
     with (
@@ -114,6 +125,22 @@ def _check_out(out: Path, overwrite: bool) -> None:
     )  # fmt: skip
     if out.exists() and not overwrite:
         raise FileExistsError(f"merge_files: out must be a new file; {out} is there. Give overwrite=True.")
+
+
+def _check_room(out: Path, num_bytes: int) -> None:
+    """Raise OSError if the folder of the output, or the one it would be made in, cannot take so much more."""
+    length = len(os.fsencode(out.resolve().name))  # of what a link leads to
+    require(
+        length <= LONGEST_NAME, "merge_files", "the name of out", f"of {LONGEST_NAME} bytes or fewer", length
+    )
+    folder = next(parent for parent in out.resolve().parents if parent.exists())
+    require(folder.is_dir(), "merge_files", "out", "in a folder", f"the file {folder} in its path")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"merge_files: out must be in a folder that can be written; {folder} can not.")
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        message = f"merge_files: out needs {num_bytes:,} bytes; {free:,} are free"
+        raise OSError(errno.ENOSPC, message, str(folder))
 
 
 class _Stretch(NamedTuple):
@@ -199,10 +226,25 @@ def _merged(method: Method, files: _Files, part: Part) -> np.ndarray:
     task = files.task(part)
     if not method.propagates_nan:
         _check_values(files, part, task)
-    params = merge_networks(method, task, jax.random.key(0)).params
-    if method.propagates_nan and not all_finite(params):
+    merged = np.asarray(merge_networks(method, task, jax.random.key(0)).params["part"], part[0].dtype)
+    if not all_finite(merged):
         _check_values(files, part, task)
-    return np.asarray(params["part"], part[0].dtype)
+        _say_overflow(method.name, part, merged.reshape(-1))
+    return merged
+
+
+def _say_overflow(name: str, part: Part, merged: np.ndarray) -> None:
+    """Raise ValueError naming the first leaf that is not finite, though those of the networks are."""
+    start = 0
+    for stretch in part:
+        size = math.prod(stretch.shape)
+        bad = size - int(np.isfinite(merged[start : start + size]).sum())
+        require(
+            not bad, name, f"the merged {stretch.name!r}", "finite",
+            f"{bad} numbers of {size} that {stretch.dtype} does not hold",
+            "The networks are finite: give them in a wider dtype, or other options.",
+        )  # fmt: skip
+        start += size
 
 
 def _check_values(files: _Files, part: Part, task: MergeTask) -> None:
@@ -229,4 +271,5 @@ def _check_structure(networks: Sequence[StoredNetwork]) -> None:
         for network in networks
     ]
     for network, other in zip(networks[1:], others):
-        check_same_structure("merge_files", (str(networks[0].path), str(network.path)), first, other)
+        names = str(networks[0].path), str(network.path)
+        check_same_structure("merge_files", names, first, other, "Nothing is converted here; merge_many can.")

@@ -1,14 +1,14 @@
 """The merging operator of AutoFusion (Eq. 15) for whole pytrees."""
 
-import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import merge_leaves
+from autofusion_jax.merging.leafwise import kept, merge_leaves, shared
+from autofusion_jax.merging.weights import add_up_to_one
+from autofusion_jax.precision import weighted_sum
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.types import Params, Perms, SoftPerms
@@ -47,28 +47,11 @@ def average(
         [2.0]
     """
     shares = jnp.stack([jnp.asarray(weight) for weight in weights])
-    # weights that were divided by their sum add up to one but for rounding
-    is_one = jnp.abs(jnp.sum(shares) - 1) <= len(models) * jnp.finfo(shares.dtype).eps
 
     def leaf(*values: Array) -> Array:
-        summed = sum(weight * value for weight, value in zip(shares, values))
-        # 1/3 + 1/3 + 1/3 of a number is not that number to the last bit; what all networks share stays as
-        # it is, so layers that were frozen come back as they were
-        shared = functools.reduce(jnp.logical_and, [value == values[0] for value in values[1:]], True)
-        return _replaced(shared & is_one, values[0], summed)
+        return kept(shared(values) & add_up_to_one(shares), values[0], weighted_sum(shares, values))
 
     return merge_leaves(leaf, models)
-
-
-@jax.custom_jvp
-def _replaced(where: Array, value: Array, summed: Array) -> Array:
-    """`value` in place of the sum where the two are one number; its derivatives stay those of the sum."""
-    return jnp.where(where, value, summed)
-
-
-@_replaced.defjvp
-def _replaced_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    return _replaced(*primals), tangents[2]
 
 
 def fuse(

@@ -1,11 +1,13 @@
 """Merging leaf by leaf, for networks whose units are in one order."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float
 
 from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.result import MergeResult
@@ -38,6 +40,31 @@ def merge_leaves(fn: Callable[..., Array], models: Sequence[Params]) -> Params:
         return rounded(fn(*map(widened, values)), dtype)
 
     return jax.tree.map(leaf, *models)
+
+
+def shared(values: Sequence[Float[Array, "*shape"]]) -> Bool[Array, "*shape"]:
+    """Where all networks have one number."""
+    same = [value == values[0] for value in values[1:]]
+    return functools.reduce(jnp.logical_and, same, jnp.ones(jnp.shape(values[0]), bool))
+
+
+@jax.custom_jvp
+def kept(where: Bool[Array, "..."], value: Float[Array, "*shape"], merged: Float[Array, "*shape"]) -> Array:
+    """`value` in place of `merged` where the two are one number but for rounding; derivatives are `merged`'s.
+
+    1/3 + 1/3 + 1/3 of a number is not that number to the last bit: what all networks share stays as it is
+    by this, so that layers that were frozen come back as they were.
+
+    Example:
+        >>> kept(jnp.array([True, False]), jnp.array([1.0, 2.0]), jnp.array([0.9999999, 5.0])).tolist()
+        [1.0, 5.0]
+    """
+    return jnp.where(where, value, merged)
+
+
+@kept.defjvp
+def _kept_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    return kept(*primals), tangents[2]
 
 
 def aligned_result(

@@ -3,6 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
 from autofusion_jax.validation import require
 
 
@@ -61,3 +65,8 @@ def factors_for(caller: str, factors: Sequence[int | float] | None, num: int) ->
     fits = len(factors) == num and all(map(math.isfinite, factors))
     require(fits, caller, "weights", f"{num} numbers, one for each network, all finite", list(factors))
     return tuple(map(float, factors))
+
+
+def add_up_to_one(weights: Float[Array, " models"]) -> Bool[Array, ""]:
+    """Whether the sum is 1 but for the rounding of weights that were divided by their sum."""
+    return jnp.abs(jnp.sum(weights) - 1) <= len(weights) * jnp.finfo(weights.dtype).eps

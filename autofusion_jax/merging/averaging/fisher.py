@@ -17,12 +17,13 @@ from autofusion_jax.merging.averaging.fisher_information import (
     diagonal_fisher,
 )
 from autofusion_jax.merging.ensembles.members import logits_shape
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.leafwise import aligned_result, kept, merge_leaves, shared
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import weights_for
-from autofusion_jax.trees import flatten_by_path
+from autofusion_jax.precision import length, weighted_sum, widened
+from autofusion_jax.trees import check_finite, flatten_by_path
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -98,6 +99,8 @@ def fisher(
     def run(task: MergeTask, key: Array) -> MergeResult:
         each = weights_for("fisher", weights, len(task.models))
         known = measure(task) if fishers is None else _checked(task, fishers)
+        for number, of_network in enumerate(known):
+            check_finite("fisher", f"the Fisher information of models[{number}]", of_network)
         norms = fisher_norms(known)
         shares = jnp.asarray(each) / (norms + min_fisher if normalize else 1)
         params = fisher_average(task.models, known, shares / shares.sum(), min_fisher)
@@ -125,8 +128,13 @@ def fisher_average(
     num = len(models)
 
     def leaf(*values: Array) -> Array:
-        counts = jnp.stack([weight * (value + min_fisher) for weight, value in zip(weights, values[num:])])
-        return jnp.sum(counts * jnp.stack(values[:num]), 0) / jnp.sum(counts, 0)
+        values, known = values[:num], values[num:]
+        counts = jnp.stack([weight * (value + min_fisher) for weight, value in zip(weights, known)])
+        fallback = jnp.reshape(weights, (num, *(1,) * (counts.ndim - 1)))
+        # relative to the largest of an entry they neither overflow nor vanish; where all are 0 weights count
+        largest = jnp.max(counts, 0)
+        counts = jnp.where(largest > 0, counts / jnp.where(largest > 0, largest, 1), fallback)
+        return kept(shared(values), values[0], weighted_sum(counts / jnp.sum(counts, 0), values))
 
     return merge_leaves(leaf, [*models, *fishers])
 
@@ -134,9 +142,8 @@ def fisher_average(
 @jax.jit
 def fisher_norms(fishers: Sequence[Params]) -> Float[Array, " models"]:
     """The length of every diagonal, over all parameters."""
-    return jnp.stack(
-        [jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(known))) for known in fishers]
-    )
+    leaves = [[length(widened(leaf)) for leaf in jax.tree.leaves(known)] for known in fishers]
+    return jnp.stack([length(jnp.stack(each)) for each in leaves])
 
 
 def _check_outputs(task: MergeTask) -> None:
@@ -164,7 +171,7 @@ def _checked(task: MergeTask, fishers: Sequence[Params]) -> list[Params]:
             require(
                 np.shape(leaf) == shapes[path], "fisher", where, f"of shape {shapes[path]}", np.shape(leaf)
             )
-            values = np.asarray(leaf)
+            values = np.asarray(widened(leaf))
             good = bool(np.isfinite(values).all() and (values >= 0).all())
             require(
                 good, "fisher", where, "finite and 0 or more", f"least {values.min()}, most {values.max()}"

@@ -1,18 +1,21 @@
 """The diagonal of the Fisher information of a network's parameters."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key, Num
 
-from autofusion_jax.merging.regression.linear_layers import LinearLayers
+from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
+from autofusion_jax.precision import rounded, wide_inexact, widened
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, Override
-from autofusion_jax.trees import flatten_by_path, unflatten_like
+from autofusion_jax.trees import flatten_by_path, path_str, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
 
 Leaves = dict[str, Array]
@@ -49,7 +52,9 @@ def diagonal_fisher(
             that are no plain products of one vector for each input (`SingleInput`).
 
     Returns:
-        The diagonal, in the structure of `params`; 0 for leaves that are not floats.
+        The diagonal, in the structure of `params`, in float32 or wider, as all that it is made of; of
+        complex leaves that of the real parts, and as imaginary part that of the imaginary parts; 0 for
+        leaves that are not floats.
 
     Example:
         >>> apply_fn = lambda params, x: x[:, None] * params["w"]
@@ -58,7 +63,8 @@ def diagonal_fisher(
         [1.25, 1.25]
     """
 
-    network = SingleInput(apply_fn, params, x[:1])
+    apply_fn, parts, x = _in_parts(apply_fn, params, x)
+    network = SingleInput(apply_fn, parts, x[:1])
 
     def of_one(leaves: Leaves, single: tuple[Array, Array | None, Array]) -> tuple[Leaves, Leaves, Leaves]:
         """Squared gradients of one input: of leaves, of what products make; and squares of what they read."""
@@ -79,7 +85,7 @@ def diagonal_fisher(
         each, made, reads = jax.vmap(of_one, (None, 0))(leaves, batch)
         return jax.tree.map(lambda values: jnp.sum(values, 0), each) | network.weights(reads, made)
 
-    return _mean_over_batches(squares, params, x, y, batch_size)
+    return _mean_over_batches(squares, params, parts, x, y, batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
@@ -100,17 +106,19 @@ def batch_summed_fisher(apply_fn: ApplyFn, params: Params, x: Array, *, batch_si
         As `diagonal_fisher`.
     """
 
+    apply_fn, parts, x = _in_parts(apply_fn, params, x)
+
     def squares(leaves: Leaves, batch: Any) -> Leaves:
         inputs, _, counts = batch
 
         def total(free: Leaves) -> Float[Array, ""]:
-            log_probs = _log_probs(apply_fn, params, free, inputs)
+            log_probs = _log_probs(apply_fn, parts, free, inputs)
             roots = jax.lax.stop_gradient(jnp.exp(log_probs / 2))
             return jnp.sum(counts[:, None] * roots * log_probs)
 
         return jax.tree.map(jnp.square, jax.grad(total)(leaves))
 
-    return _mean_over_batches(squares, params, x, None, batch_size)
+    return _mean_over_batches(squares, params, parts, x, None, batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
@@ -141,26 +149,53 @@ def gaussian_fisher(
         [5.0, 5.0]
     """
 
+    apply_fn, parts, x = _in_parts(apply_fn, params, x)
+
     def of_one(leaves: Leaves, single: tuple[Array, Array, Array]) -> Leaves:
         x_i, key_i, counts = single
 
         def signed(free: Leaves) -> Float[Array, ""]:
-            whole = unflatten_like(params, flatten_by_path(params) | free)
-            outputs = apply_fn(whole, x_i[None]).astype(jnp.float32)
-            return jnp.sum(outputs * jax.random.rademacher(key_i, outputs.shape, jnp.float32))
+            outputs = apply_fn(unflatten_like(parts, flatten_by_path(parts) | free), x_i[None])
+            return jnp.sum(outputs * jax.random.rademacher(key_i, outputs.shape, outputs.dtype))
 
         return jax.tree.map(lambda g: counts * g**2, jax.grad(signed)(leaves))
 
     def squares(leaves: Leaves, batch: Any) -> Leaves:
         return jax.tree.map(lambda values: jnp.sum(values, 0), jax.vmap(of_one, (None, 0))(leaves, batch))
 
-    return _mean_over_batches(squares, params, x, jax.random.split(key, len(x)), batch_size)
+    return _mean_over_batches(squares, params, parts, x, jax.random.split(key, len(x)), batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InParts:
+    """A network in single precision or better, which takes complex leaves as their parts `[..., 2]`."""
+
+    apply_fn: ApplyFn
+    is_complex: frozenset[str]
+
+    def __call__(self, parts: Params, x: Array) -> Array:
+        def leaf(path: Any, values: Array) -> Array:
+            whole = path_str(path) in self.is_complex
+            return jax.lax.complex(values[..., 0], values[..., 1]) if whole else values
+
+        return widened(self.apply_fn(jax.tree_util.tree_map_with_path(leaf, parts), x))
+
+
+def _in_parts(apply_fn: ApplyFn, params: Params, x: Array) -> tuple[ApplyFn, Params, Array]:
+    """A network, its parameters and its inputs, so that gradients of every leaf are real and wide."""
+    is_complex = frozenset(
+        path
+        for path, leaf in flatten_by_path(params).items()
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
+    )
+    wide = widened(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    return _InParts(apply_fn, is_complex), jax.tree.map(widened, params), wide
 
 
 def _log_probs(apply_fn: ApplyFn, params: Params, free: Leaves, x: Array) -> Float[Array, "N classes"]:
     """What a network says, with some of its leaves replaced."""
     whole = unflatten_like(params, flatten_by_path(params) | free)
-    return jax.nn.log_softmax(apply_fn(whole, x).astype(jnp.float32))
+    return jax.nn.log_softmax(apply_fn(whole, x))
 
 
 def _rows(
@@ -174,9 +209,9 @@ def _rows(
 
 
 def _mean_over_batches(
-    squares: Squares, params: Params, x: Array, y: Array | None, batch_size: int
+    squares: Squares, params: Params, parts: Params, x: Array, y: Array | None, batch_size: int
 ) -> Params:
-    """Sum over batches in one loop, divided by the number of inputs."""
+    """Sum over batches in one loop, divided by the number of inputs; in the structure of `params`."""
     num, size = len(x), min(batch_size, len(x))
     order = jnp.arange(num + -num % size)
     counts = (order < num).astype(jnp.float32)
@@ -185,18 +220,19 @@ def _mean_over_batches(
         (x[order % num], None if y is None else y[order % num], counts),
     )
     leaves = {
-        path: jnp.asarray(leaf)
-        for path, leaf in flatten_by_path(params).items()
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        path: leaf for path, leaf in flatten_by_path(parts).items() if jnp.issubdtype(leaf.dtype, jnp.inexact)
     }
-    leaves = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), leaves)
 
     def add(total: Leaves, batch: Any) -> tuple[Leaves, None]:
         return jax.tree.map(jnp.add, total, squares(leaves, batch)), None
 
     total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, leaves), batches)
-    zeros = {path: jnp.zeros(jnp.shape(leaf)) for path, leaf in flatten_by_path(params).items()}
-    return unflatten_like(params, zeros | {path: value / num for path, value in total.items()})
+
+    def given(path: Any, leaf: Array) -> Array:
+        found = total.get(path_str(path))
+        return jnp.zeros(jnp.shape(leaf)) if found is None else rounded(found / num, wide_inexact(leaf.dtype))
+
+    return jax.tree_util.tree_map_with_path(given, params)
 
 
 class SingleInput:
@@ -214,12 +250,22 @@ class SingleInput:
         )
         with jax.ensure_compile_time_eval():
             self._linear = LinearLayers(self._program, params, raw_inputs=True)
-        self._layers = [layer for layer in self._linear.layers if layer.product.num_samples == 1]
+        self._layers = [layer for layer in self._linear.layers if self._is_real_vector(layer)]
         self._read = [
             self._program.equations[layer.equation].inputs[layer.product.live] for layer in self._layers
         ]
         self._raw = [self._program.rename(layer.made) for layer in self._layers]
-        self.zeros = {layer.weight: jnp.zeros(layer.product.made_shape) for layer in self._layers}
+        self.zeros = {
+            layer.weight: jnp.zeros(layer.product.made_shape, self._made_dtype(layer))
+            for layer in self._layers
+        }
+
+    def _made_dtype(self, layer: LinearLayer) -> np.dtype:
+        return self._program.equations[layer.equation].eqn.outvars[0].aval.dtype
+
+    def _is_real_vector(self, layer: LinearLayer) -> bool:
+        """Whether a layer reads one vector for each input, and no complex one."""
+        return layer.product.num_samples == 1 and jnp.issubdtype(self._made_dtype(layer), jnp.floating)
 
     def split(self, leaves: Leaves) -> tuple[Leaves, Leaves]:
         """The leaves whose gradients are needed, and the weights of products."""
@@ -239,7 +285,7 @@ class SingleInput:
         (logits, *reads) = program.evaluate(
             [*program.outputs, *self._read], program.values(whole, x), overrides
         )
-        return jax.nn.log_softmax(logits[0].astype(jnp.float32)), dict(zip(self.zeros, reads))
+        return jax.nn.log_softmax(logits[0]), dict(zip(self.zeros, reads))
 
     def weights(self, reads: Leaves, made: Leaves) -> Leaves:
         """Squared gradients of weights, added up, from squares `[N, ...]` of what is read and of dL/dv."""

@@ -8,7 +8,8 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import Count, Positive
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.averaging.directions import directions
+from autofusion_jax.merging.leafwise import aligned_result, kept, merge_leaves, shared
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.types import Params
@@ -22,13 +23,13 @@ def karcher(*, num_iters: Count = 10, tolerance: Positive = 1e-6) -> Method:
     `u_k` and goes along the great circle of the mean logarithm,
     `m <- cos(|s|) m + sin(|s|) s / |s|`, `s = 1/n sum_k theta_k / sin(theta_k) (u_k - cos(theta_k) m)`,
     `theta_k` the angle between `u_k` and `m`, until `|s|` is below `tolerance`. The merged leaf is
-    `1/n sum_k |params_k|` times `m`. Leaves no longer than `tolerance` have no direction: `m` is the
-    mean of the others.
+    `1/n sum_k |params_k|` times `m`. Leaves of zeros have no direction: `m` is the mean of the others;
+    opposite ones have no arc between them: they do not move each other.
 
     Args:
         num_iters: largest number of steps, >= 1 (10 in mergekit).
-        tolerance: length below which a step, an angle or a leaf counts as 0, > 0 (1e-5
-            in mergekit).
+        tolerance: length on the unit sphere below which a step or a mean counts as 0, > 0 (1e-5 in
+            mergekit). Leaves themselves may be of any size.
 
     Returns:
         A method for any number of networks. `karcher_mean` is its formula as a pure function.
@@ -69,32 +70,29 @@ def karcher_mean(
     """
 
     def leaf(*values: Array) -> Array:
-        wide = jnp.promote_types(values[0].dtype, jnp.float32)
-        rows = jnp.stack([value.astype(wide).ravel() for value in values])
-        lengths = jnp.linalg.norm(rows, axis=-1)
-        counts = lengths > tolerance
-        directions = rows / jnp.where(counts, lengths, 1)[:, None]
-        shares = counts / jnp.maximum(jnp.sum(counts), 1)
-        mean = _mean_direction(directions, shares, num_iters, tolerance)
-        return (jnp.mean(lengths) * mean).reshape(values[0].shape)
+        polar = directions(values)
+        rows = jnp.stack(polar.units).reshape(len(values), -1)
+        mean = _mean_direction(rows, num_iters, tolerance).reshape(values[0].shape)
+        return kept(jnp.all(shared(values)), values[0], jnp.mean(polar.lengths) * mean * polar.scale)
 
     return merge_leaves(leaf, models)
 
 
 def _mean_direction(
-    directions: Float[Array, "models n"],
-    shares: Float[Array, " models"],
-    num_iters: int | Array,
-    tolerance: float | Float[Array, ""],
+    directions: Float[Array, "models n"], num_iters: int | Array, tolerance: float | Float[Array, ""]
 ) -> Float[Array, " n"]:
-    """The Karcher mean of unit vectors; those of share 0 do not count."""
+    """The Karcher mean of unit vectors; zeros do not count."""
+    counts = jnp.any(directions != 0, -1)
+    shares = counts / jnp.maximum(jnp.sum(counts), 1).astype(directions.dtype)
 
     def step(mean: Array) -> Array:
-        cosines = jnp.clip(directions @ mean, -1, 1)
-        angles = jnp.arccos(cosines)
-        sines = jnp.sin(angles)
-        stretch = jnp.where((angles < tolerance) | (sines == 0), 0, angles / jnp.where(sines == 0, 1, sines))
-        return (shares * stretch) @ (directions - cosines[:, None] * mean)
+        cosines = jnp.sum(directions * mean, -1)
+        across = directions - cosines[:, None] * mean
+        # the angle by sine and cosine: near 1 a cosine in float32 tells no angle below 3e-4 from 0
+        sines = jnp.linalg.norm(across, axis=-1)
+        apart = sines >= tolerance
+        stretch = jnp.where(apart, jnp.arctan2(sines, cosines) / jnp.where(apart, sines, 1), cosines > 0)
+        return jnp.sum((shares * stretch)[:, None] * across, 0)
 
     def moves(state: tuple[Array, Array, Array]) -> Array:
         count, _, along = state
@@ -107,7 +105,7 @@ def _mean_direction(
         mean = mean / jnp.linalg.norm(mean)
         return count + 1, mean, step(mean)
 
-    centre = shares @ directions
+    centre = jnp.sum(shares[:, None] * directions, 0)
     size = jnp.linalg.norm(centre)
     first = directions[jnp.argmax(shares)]  # where the directions cancel out
     start = jnp.where(size < tolerance, first, centre / jnp.where(size < tolerance, 1, size))

@@ -1,6 +1,5 @@
 """Model Stock: as far from the base towards the average as the networks agree."""
 
-import itertools
 from collections.abc import Sequence
 
 import jax
@@ -8,13 +7,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.averaging.directions import directions
+from autofusion_jax.merging.leafwise import aligned_result, kept, merge_leaves, shared
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import headroom, weighted_sum, widened
 from autofusion_jax.types import Params
 
-SMALLEST = 1e-6
-"""Of what divides: product of two lengths (mergekit's value), and `1 + (n - 1) cos`."""
+NUM_ULPS = 8
+"""Size of `1 + (n - 1) cos` below which it is rounding."""
 
 
 @factory
@@ -65,30 +66,45 @@ def model_stock() -> Method:
 def stock_ratio(base: Params, models: Sequence[Params]) -> Params:
     """How far to go from the base towards the average, by leaf: `n cos / (1 + (n - 1) cos)`.
 
+    0 where that has no value, and for leaves that are not floats.
+
     Example:
         >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}]
         >>> print(stock_ratio(base, models)["w"])
         0.0
     """
 
-    def leaf(origin: Array, *values: Array) -> Float[Array, ""]:
-        wide = jnp.promote_types(jnp.result_type(origin), jnp.float32)
-        deltas = jnp.stack([jnp.ravel(value).astype(wide) - jnp.ravel(origin) for value in values])
-        lengths = jnp.linalg.norm(deltas, axis=-1)
-        cosines = deltas @ deltas.T / jnp.maximum(lengths[:, None] * lengths, SMALLEST)
-        pairs = list(itertools.combinations(range(len(values)), 2))
-        cosine = jnp.mean(jnp.stack([jnp.clip(cosines[pair], -1, 1) for pair in pairs]))
-        below = 1 + (len(values) - 1) * cosine
-        return jnp.where(below > SMALLEST, len(values) * cosine / jnp.where(below > SMALLEST, below, 1), 0)
+    def leaf(*values: Array) -> Float[Array, ""]:
+        if not jnp.issubdtype(jnp.result_type(values[0]), jnp.inexact):
+            return jnp.zeros(())
+        *deltas, _ = _deltas(*map(widened, values))
+        num, alike = len(deltas), jnp.all(shared(deltas)) & jnp.any(deltas[0] != 0)
+        rows = jnp.stack(directions(deltas).units).reshape(num, -1)
+        cosines = jnp.clip(jnp.matmul(rows, rows.T, precision="highest"), -1, 1)
+        # equal changes are at no angle, also where rounding says otherwise
+        mean = jnp.where(alike, 1, jnp.sum(jnp.triu(cosines, 1)) / (num * (num - 1) / 2))
+        below = 1 + (num - 1) * mean
+        has_value = below > NUM_ULPS * jnp.finfo(mean.dtype).eps
+        return jnp.where(has_value, num * mean / jnp.where(has_value, below, 1), 0)
 
-    return jax.tree.map(leaf, base, *models)
+    return jax.tree.map(leaf, *models, base)
 
 
 @jax.jit
 def stock(base: Params, models: Sequence[Params], ratio: Params) -> Params:
-    """`ratio * mean_k models[k] + (1 - ratio) * base`, leaf by leaf."""
+    """`base + ratio * mean_k (models[k] - base)`, leaf by leaf."""
 
-    def leaf(origin: Array, share: Array, *values: Array) -> Array:
-        return share * (sum(values) / len(values)) + (1 - share) * origin
+    def leaf(share: Array, *values: Array) -> Array:
+        *deltas, room = _deltas(*values)
+        mean = weighted_sum([jnp.asarray(1 / len(deltas), share.dtype)] * len(deltas), deltas)
+        merged = room * (values[-1] / room + share * mean)
+        return kept(jnp.all(shared(values[:-1])) & (share == 1), values[0], merged)
 
-    return merge_leaves(leaf, [base, ratio, *models])
+    return merge_leaves(lambda *leaves: leaf(leaves[-1], *leaves[:-1]), [*models, base, ratio])
+
+
+def _deltas(*values: Float[Array, "*shape"]) -> tuple[Float[Array, "..."], ...]:
+    """What changed of the last one, the base, in units of the headroom; and that."""
+    room = headroom(*values)
+    *tuned, origin = (value / room for value in values)
+    return *(value - origin for value in tuned), room

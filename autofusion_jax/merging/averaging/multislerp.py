@@ -8,14 +8,16 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import Weights
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.averaging.directions import directions
+from autofusion_jax.merging.leafwise import aligned_result, kept, merge_leaves, shared
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.weights import weights_for
+from autofusion_jax.merging.weights import add_up_to_one, weights_for
+from autofusion_jax.precision import headroom, length, weighted_sum
 from autofusion_jax.types import Params
 
-SMALLEST_MEAN = 1e-6
-"""Length of the mean direction below which it is rounding."""
+NUM_ULPS = 8
+"""Length of the mean direction below which it is rounding, in units of that of the weights."""
 
 
 @factory
@@ -81,15 +83,18 @@ def mean_on_sphere(
         [[1.0, 0.0], [0.0, 3.0]]
     """
 
-    def leaf(origin: Array, *values: Array) -> Array:
-        wide = jnp.promote_types(origin.dtype, jnp.float32)
-        deltas = jnp.stack([value.astype(wide) - origin for value in values])
-        lengths = jnp.linalg.norm(deltas.reshape(len(deltas), -1), axis=-1)
-        shares = jnp.asarray(weights, wide)
-        directions = jnp.tensordot(shares / jnp.where(lengths > 0, lengths, 1), deltas, 1)
-        size = jnp.linalg.norm(directions)
-        opposite = size < SMALLEST_MEAN
-        on_sphere = jnp.dot(shares, lengths) / jnp.where(opposite, 1, size) * directions
-        return origin + jnp.where(opposite, jnp.tensordot(shares, deltas, 1), on_sphere)
+    shares = jnp.stack([jnp.asarray(weight) for weight in weights])
 
-    return merge_leaves(leaf, [base, *models])
+    def leaf(*values: Array) -> Array:
+        *values, origin = values
+        room = headroom(*values, origin)
+        deltas = [value / room - origin / room for value in values]
+        polar = directions(deltas)
+        mean = weighted_sum(shares, polar.units)
+        size = length(mean)
+        opposite = size < NUM_ULPS * jnp.finfo(size.dtype).eps * jnp.sum(jnp.abs(shares))
+        on_sphere = weighted_sum(shares, polar.lengths) * (mean / jnp.where(opposite, 1, size)) * polar.scale
+        moved = origin / room + jnp.where(opposite, weighted_sum(shares, deltas), on_sphere)
+        return kept(jnp.all(shared(values)) & add_up_to_one(shares), values[0], room * moved)
+
+    return merge_leaves(leaf, [*models, base])

@@ -6,9 +6,10 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import Share
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.leafwise import aligned_result, kept, merge_leaves, shared
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import cosine, weighted_sum
 from autofusion_jax.types import Params
 
 ALMOST_PARALLEL = 0.9995
@@ -22,7 +23,8 @@ def slerp(*, gamma: Share = 0.5) -> Method:
     `(sin(gamma theta) A + sin((1 - gamma) theta) B) / sin(theta)`.
 
     The straight line `gamma A + (1 - gamma) B` shortens what stands at an angle; the arc does not.
-    Where `|cos(theta)|` is above 0.9995 the two are almost parallel, and the line is taken.
+    Where `|cos(theta)|` is above 0.9995 the two are almost parallel, and the line is taken. A leaf of zeros
+    stands at right angles to every other. Angles are found relative to the leaves' own size, whatever it is.
 
     Args:
         gamma: weight of model A, in [0, 1]; `1 - t` of mergekit.
@@ -67,13 +69,12 @@ def interpolate_on_sphere(
     """
 
     def leaf(a: Array, b: Array) -> Array:
-        wide = jnp.promote_types(a.dtype, jnp.float32)
-        norms = jnp.linalg.norm(a.astype(wide)) * jnp.linalg.norm(b.astype(wide))
-        cosine = jnp.sum(a.astype(wide) * b.astype(wide)) / jnp.where(norms > 0, norms, 1)
-        straight = jnp.abs(cosine) > ALMOST_PARALLEL
-        theta = jnp.arccos(jnp.where(straight, 0, cosine))
-        share_a = jnp.where(straight, gamma, jnp.sin(gamma * theta) / jnp.sin(theta))
-        share_b = jnp.where(straight, 1 - gamma, jnp.sin((1 - gamma) * theta) / jnp.sin(theta))
-        return share_a * a + share_b * b
+        angle = cosine(a, b)
+        straight = jnp.abs(angle) > ALMOST_PARALLEL
+        theta = jnp.arccos(jnp.where(straight, 0, angle))
+        shares = [
+            jnp.where(straight, line, jnp.sin(line * theta) / jnp.sin(theta)) for line in (gamma, 1 - gamma)
+        ]
+        return kept(jnp.all(shared([a, b])), a, weighted_sum(shares, [a, b]))
 
     return merge_leaves(leaf, [params_a, params_b])

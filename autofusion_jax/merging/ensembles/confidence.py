@@ -10,13 +10,14 @@ from jaxtyping import Float
 from autofusion_jax.merging.ensembles.members import logits_shape, run_members, stack_members
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import widened
 from autofusion_jax.types import ApplyFn, Params
 
 
 def most_confident(probs: Float[Array, "models *batch classes"]) -> Float[Array, "*batch classes"]:
     """For every input, the prediction of the model whose largest probability is largest (Eq. 18).
 
-    Ties go to the first model.
+    Logarithms of probabilities are as good. Ties go to the first model.
 
     Example:
         >>> print(most_confident(jnp.array([[[0.6, 0.4]], [[0.1, 0.9]]])))
@@ -55,4 +56,6 @@ class _MostConfident:
     apply_fn: ApplyFn
 
     def __call__(self, stacked: Params, x: Array) -> Array:
-        return jnp.log(most_confident(jax.nn.softmax(run_members(self.apply_fn, stacked, x))))
+        logits = jnp.stack(run_members(self.apply_fn, stacked, x))
+        # in logarithms: the probability of a class that is far behind would be 0, and that of none is 1
+        return most_confident(jax.nn.log_softmax(widened(logits)))

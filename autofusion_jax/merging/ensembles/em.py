@@ -16,6 +16,7 @@ from autofusion_jax.merging.ensembles.members import logits_shape, stack_members
 from autofusion_jax.merging.ensembles.z import Standard, measure, standardised
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import scale_of, widened
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
@@ -119,7 +120,8 @@ class _Features:
 
     def __call__(self, params: Params, x: Array) -> Array:
         captured = capture_sites(self.spec, params, x, sites=self.sites)
-        return jnp.concatenate([captured[site.name].reshape(x.shape[0], -1) for site in self.sites], -1)
+        values = [widened(captured[site.name]) for site in self.sites]
+        return jnp.concatenate([value.reshape(x.shape[0], -1) for value in values], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,10 +174,12 @@ def fit_mixture(
     Returns:
         The classifier on the features as they are.
     """
-    shift = [f.mean(0) for f in features]
-    spread = [jnp.sqrt(jnp.mean(jnp.sum((f - m) ** 2, 1))) for f, m in zip(features, shift)]
+    units = [scale_of(f) for f in features]
+    scaled = [f / unit for f, unit in zip(features, units)]
+    shift = [f.mean(0) for f in scaled]
+    spread = [jnp.sqrt(jnp.mean(jnp.sum((f - m) ** 2, 1))) for f, m in zip(scaled, shift)]
     safe = [jnp.where(s > 0, s, 1) for s in spread]
-    joint = jnp.concatenate([(f - m) / s for f, m, s in zip(features, shift, safe)], -1)
+    joint = jnp.concatenate([(f - m) / s for f, m, s in zip(scaled, shift, safe)], -1)
     axes = _principal_axes(joint, num_axes)  # [features, axes]
     scores = joint @ axes
 
@@ -193,9 +197,10 @@ def fit_mixture(
     for _ in range(rounds):
         kernel, bias = classify(resp)
         resp = jax.nn.softmax(scores @ kernel + bias)
-    scale = jnp.concatenate([jnp.full(f.shape[-1], 1 / s) for f, s in zip(features, safe)])
-    whole = scale[:, None] * (axes @ kernel)
-    return Mixture(whole, bias - jnp.concatenate(shift) @ whole)
+    whole = axes @ kernel
+    scale = jnp.concatenate([jnp.full(f.shape[-1], 1 / s / unit) for f, s, unit in zip(scaled, safe, units)])
+    centre = jnp.concatenate([m / s for m, s in zip(shift, safe)])
+    return Mixture(scale[:, None] * whole, bias - centre @ whole)
 
 
 def _principal_axes(centred: Float[Array, "batch features"], num_axes: int) -> Float[Array, "features axes"]:

@@ -1,9 +1,11 @@
 """The max-model predictor: for every class, the largest logit that any network gives it."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
@@ -46,4 +48,5 @@ class _Maximum:
     apply_fn: ApplyFn
 
     def __call__(self, stacked: Params, x: Array) -> Any:
-        return jax.tree.map(lambda out: out.max(0), run_members(self.apply_fn, stacked, x))
+        outputs = run_members(self.apply_fn, stacked, x)
+        return jax.tree.map(lambda *each: functools.reduce(jnp.maximum, each), *outputs)

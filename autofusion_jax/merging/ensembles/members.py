@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Shaped
 
 from autofusion_jax.merging.method import MergeTask
+from autofusion_jax.precision import widened
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
@@ -42,11 +43,11 @@ def stack_members(models: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
 
 
-def run_members(apply_fn: ApplyFn, stacked: Params, x: Shaped[Array, "batch ..."]) -> Any:
-    """What every member says: logits `[models, batch, *places, classes]`, or a pytree of such outputs."""
+def run_members(apply_fn: ApplyFn, stacked: Params, x: Shaped[Array, "batch ..."]) -> list[Any]:
+    """What every member says: logits `[batch, *places, classes]`, or a pytree of such outputs."""
     num = jax.tree.leaves(stacked)[0].shape[0]
     members = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(num)]
-    return stack_members([apply_fn(params, x) for params in members])
+    return [apply_fn(params, x) for params in members]
 
 
 def known_classes(logits: Float[Array, "models batch classes"]) -> Bool[Array, "models classes"]:
@@ -63,5 +64,5 @@ def known_classes(logits: Float[Array, "models batch classes"]) -> Bool[Array, "
         >>> known_classes(logits).tolist()
         [[True, False], [False, True]]
     """
-    mean = jax.nn.softmax(logits).mean(1)
+    mean = jax.nn.softmax(widened(logits)).mean(1)
     return mean >= KNOWN * mean.max(0)

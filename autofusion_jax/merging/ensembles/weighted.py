@@ -3,12 +3,11 @@
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.arguments import Weights
 from autofusion_jax.merging.ensembles.members import run_members, stack_members
+from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import weights_for
@@ -55,5 +54,4 @@ class _WeightedMean:
     weights: tuple[float, ...]
 
     def __call__(self, stacked: Params, x: Array) -> Any:
-        shares, outputs = jnp.asarray(self.weights), run_members(self.apply_fn, stacked, x)
-        return jax.tree.map(lambda out: jnp.tensordot(shares.astype(out.dtype), out, 1), outputs)
+        return average(run_members(self.apply_fn, stacked, x), self.weights)

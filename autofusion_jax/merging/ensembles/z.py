@@ -12,6 +12,7 @@ from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.members import known_classes, logits_shape, run_members, stack_members
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import scale_of, widened
 from autofusion_jax.types import ApplyFn, Params
 
 
@@ -34,10 +35,14 @@ class Standard(NamedTuple):
 @jax.jit
 def measure(logits: Float[Array, "models *batch classes"]) -> Standard:
     """Measure the logits of all networks on unlabelled inputs of all tasks."""
-    flat = logits.reshape(logits.shape[0], -1, logits.shape[-1])
-    known = known_classes(flat)
-    std = jnp.maximum(flat.std(1), jnp.finfo(flat.dtype).eps)
-    return Standard(flat.mean(1), std, known, jnp.mean(std, where=known))
+    flat = widened(logits).reshape(logits.shape[0], -1, logits.shape[-1])
+    known, limits = known_classes(flat), jnp.finfo(flat.dtype)
+    unit = scale_of(flat, 1, keepdims=True)
+    flat = flat / unit
+    # a logit that is the same for all inputs spreads by rounding alone, which is relative to its size
+    std = jnp.maximum(jnp.maximum(flat.std(1), limits.eps) * unit[:, 0], 4 * limits.tiny)
+    size = scale_of(std)
+    return Standard(flat.mean(1) * unit[:, 0], std, known, jnp.mean(std / size, where=known) * size)
 
 
 def standardised(
@@ -46,7 +51,9 @@ def standardised(
     """Standardise logits; those of classes that a network does not know are -inf."""
     shape = (logits.shape[0], *(1,) * (logits.ndim - 2), logits.shape[-1])
     mean, std, known = (jnp.reshape(part, shape) for part in standard[:3])
-    return jnp.where(known, (logits - mean) / std * standard.scale, -jnp.inf)
+    # by quarters, of which no difference overflows
+    units = (widened(logits) / 4 - mean / 4) / (std / 4)
+    return jnp.where(known, units * standard.scale, -jnp.inf)
 
 
 @factory
@@ -83,5 +90,5 @@ class _LargestStandardised:
     apply_fn: ApplyFn
 
     def __call__(self, params: Params, x: Array) -> Array:
-        logits = run_members(self.apply_fn, params["members"], x)
+        logits = jnp.stack(run_members(self.apply_fn, params["members"], x))
         return standardised(logits, Standard(**params["standard"])).max(0)
