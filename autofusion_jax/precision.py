@@ -1,5 +1,8 @@
-"""Precision: the dtype in which networks are added up, one rounding at the end, and lengths of any size."""
+"""Precision: the dtype in which networks are added up, one rounding at the end, and sums of any size."""
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -21,6 +24,18 @@ def wide_dtype(*dtypes: DTypeLike) -> np.dtype:
         if jnp.issubdtype(d, jnp.inexact)
     ]
     return np.dtype(np.float64 if max(sizes, default=4) > 4 else np.float32)
+
+
+def wide_inexact(dtype: DTypeLike) -> np.dtype:
+    """The same for one dtype, but complex for a complex one.
+
+    Example:
+        >>> wide_inexact(jnp.float16), wide_inexact(np.complex64)
+        (dtype('float32'), dtype('complex64'))
+    """
+    wide = wide_dtype(dtype)
+    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+    return np.promote_types(wide, np.complex64) if is_complex else wide
 
 
 def widened(values: Num[Array | np.ndarray, "..."]) -> Array:
@@ -51,6 +66,33 @@ def rounded(values: Float[Array, "..."], dtype: DTypeLike) -> Inexact[Array, "..
     return values.astype(dtype)
 
 
+def power_of_two(values: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The largest power of two that is no larger than a magnitude, and is not the largest of all; 1 for 0.
+
+    To divide and multiply by it rounds nothing, so what is computed relative to it is the same at every
+    scale; its derivative is 0.
+
+    Example:
+        >>> power_of_two(jnp.array([0.75, -5.0, 0.0])).tolist()
+        [0.5, 4.0, 1.0]
+    """
+    # the exponent's bits alone: exp2 and log2 round, and a denormal number has no such bits
+    integers = np.dtype(f"u{values.dtype.itemsize}")
+    exponent = integers.type(np.array(np.inf, values.dtype).view(integers))
+    power = jax.lax.bitcast_convert_type(
+        jax.lax.bitcast_convert_type(values, integers) & exponent, values.dtype
+    )
+    # 1 / 2^127 is a denormal number, which compilers make zero: such a power is taken for the next smaller
+    return jnp.where(power > 0, jnp.minimum(power, 1 / jnp.finfo(values.dtype).tiny), 1)
+
+
+def scale_of(
+    values: Float[Array, "... n"], axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False
+) -> Float[Array, "..."]:
+    """The power of two of the largest magnitude along axes, all if None; 1 where there is none or it is 0."""
+    return power_of_two(jnp.max(jnp.abs(values), axis, keepdims=keepdims, initial=0))
+
+
 def length(values: Float[Array, "... n"], axis: int | tuple[int, ...] | None = None) -> Float[Array, "..."]:
     """The Euclidean length along axes, all if None, of values of any size: no square over- or underflows.
 
@@ -58,9 +100,42 @@ def length(values: Float[Array, "... n"], axis: int | tuple[int, ...] | None = N
         >>> print(length(jnp.array([3e-30, 4e-30])), length(jnp.array([3e30, 4e30])))
         5e-30 5e+30
     """
-    if values.size == 0:
-        return jnp.sum(jnp.abs(values), axis)
-    # relative to the largest entry the squares lie in [0, 1]; 1 for a vector of zeros, whose length is 0
-    largest = jnp.max(jnp.abs(values), axis, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1)
+    scale = scale_of(values, axis, keepdims=True)
     return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum(jnp.square(values / scale), axis))
+
+
+def cosine(left: Float[Array, "*shape"], right: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """The cosine of the angle between two arrays of any size; 0 if one of them is 0.
+
+    Example:
+        >>> print(cosine(jnp.array([1e-30, 0.0]), jnp.array([3e38, 3e38])).round(4))
+        0.7071
+    """
+    left, right = left / scale_of(left), right / scale_of(right)
+    lengths = jnp.sqrt(jnp.sum(left**2)) * jnp.sqrt(jnp.sum(right**2))
+    return jnp.clip(jnp.sum(left * right) / jnp.where(lengths > 0, lengths, 1), -1, 1)
+
+
+def headroom(*values: Float[Array, "..."]) -> Float[Array, ""]:
+    """What to divide arrays by, so that differences of two of their entries do not overflow: 1 or 4.
+
+    Example:
+        >>> print(headroom(jnp.array([1.0])), headroom(jnp.array([-3e38]), jnp.array([1.0])))
+        1.0 4.0
+    """
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(value), initial=0) for value in values]))
+    return jnp.where(largest > jnp.finfo(largest.dtype).max / 4, 4, 1).astype(largest.dtype)
+
+
+def weighted_sum(
+    weights: Sequence[Float[Array, ""]] | Float[Array, " n"], values: Sequence[Float[Array, "*shape"]]
+) -> Float[Array, "*shape"]:
+    """`sum_k weights[k] * values[k]`, which overflows only if the sum itself does, not a part of it.
+
+    Example:
+        >>> print(weighted_sum(jnp.array([2.0, -1.0]), [jnp.array([3e38]), jnp.array([3e38])]))
+        [3.e+38]
+    """
+    # weights whose magnitudes add up to less than one keep every part of the sum below the largest value
+    room = 2 * power_of_two(sum(jnp.abs(weight) for weight in weights))
+    return room * sum(weight / room * value for weight, value in zip(weights, values))

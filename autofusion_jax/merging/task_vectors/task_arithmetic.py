@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.task_vectors.deltas import add_merged
 from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
@@ -70,7 +71,7 @@ def add_task_vectors(
     """
     scales = jnp.broadcast_to(jnp.asarray(scale), (len(models),))
 
-    def leaf(origin: Array, *values: Array) -> Array:
-        return (1 - scales.sum()) * origin + sum(s * value for s, value in zip(scales, values))
+    def merged(*deltas: Array) -> Array:
+        return sum(factor * delta for factor, delta in zip(scales, deltas))
 
-    return merge_leaves(leaf, [base, *models])
+    return add_merged(merged, base, *models)
