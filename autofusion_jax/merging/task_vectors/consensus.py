@@ -77,10 +77,10 @@ def add_consensus(
         [3.0, 0.0]
     """
 
-    def merged(*deltas: Array) -> Array:
+    def merged(deltas: Sequence[Array]) -> Array:
         total = sum(deltas, jnp.zeros_like(deltas[0]))
         needs = [jnp.abs(delta) >= selectivity * jnp.abs(total - delta) for delta in deltas]
         count = sum(need.astype(jnp.int32) for need in needs)
         return scale * jnp.where(count >= min_networks, total, 0)
 
-    return add_merged(merged, base, *models)
+    return add_merged(merged, base, models)

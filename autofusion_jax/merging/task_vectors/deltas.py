@@ -1,7 +1,7 @@
 """Task vectors: what networks changed of their base, merged and added to it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,26 +33,28 @@ def headroom(*values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(large, ROOM, 1).astype(dtype)
 
 
-def add_merged(fn: Callable[..., Array], base: Params, *models: Params) -> Params:
-    """`base + fn(*deltas)`, entry by entry, `deltas = params - base` for every network.
+def add_merged(fn: Callable[..., Array], base: Params, models: Sequence[Params], *more: Params) -> Params:
+    """`base + fn(deltas, *more)`, entry by entry, `deltas = params - base` for every network.
 
     Args:
         fn: takes the task vectors of a leaf, in float32 or wider; twice as large ones give twice its value.
         base: parameters of the network that all were fine-tuned from.
         models: parameters of one structure.
+        more: what else there is for every leaf.
 
     Example:
         >>> base, models = {"w": jnp.array([3e38])}, [{"w": jnp.array([-3e38])}, {"w": jnp.array([3e38])}]
-        >>> added = add_merged(lambda first, second: (first + second) / 2, base, *models)
-        >>> added["w"].tolist()
+        >>> add_merged(lambda deltas: sum(deltas) / 2, base, models)["w"].tolist()
         [0.0]
     """
 
     def leaf(origin: Array, *values: Array) -> Array:
-        room = headroom(origin, *values)
-        return (origin * room + fn(*(value * room - origin * room for value in values))) / room
+        tuned, others = values[: len(models)], values[len(models) :]
+        room = headroom(origin, *tuned)
+        deltas = [value * room - origin * room for value in tuned]
+        return (origin * room + fn(deltas, *others)) / room
 
-    return merge_leaves(leaf, [base, *models])
+    return merge_leaves(leaf, [base, *models, *more])
 
 
 def map_wide(fn: Callable[..., Array], base: Params, *trees: Params) -> Params:

@@ -62,4 +62,4 @@ def add_largest(base: Params, models: Sequence[Params], scale: float | Float[Arr
     def larger(first: Array, second: Array) -> Array:
         return jnp.where(jnp.abs(second) > jnp.abs(first), second, first)
 
-    return add_merged(lambda *deltas: scale * functools.reduce(larger, deltas), base, *models)
+    return add_merged(lambda deltas: scale * functools.reduce(larger, deltas), base, models)

@@ -76,20 +76,20 @@ def thin_svd(
 
 
 def significant(
-    sizes: Float[Array, " r"], shape: tuple[int, ...], scale: Float[Array, ""] | None = None
-) -> Bool[Array, " r"]:
+    sizes: Float[Array, "*batch r"], shape: tuple[int, ...], scale: Float[Array, ""] | None = None
+) -> Bool[Array, "*batch r"]:
     """Which singular values are more than rounding errors; the vectors of all others are arbitrary.
 
     Args:
         sizes: singular values, the largest first.
-        shape: of the matrix.
+        shape: `[m, n]` of the matrix.
         scale: the size of what the matrix was made of by sums and differences, if that was larger.
 
     Example:
         >>> significant(jnp.array([2.0, 1e-3, 1e-8, 0.0]), (4, 4)).tolist()
         [True, True, False, False]
     """
-    largest = sizes[0] if scale is None else jnp.maximum(sizes[0], scale)
+    largest = sizes[..., :1] if scale is None else jnp.maximum(sizes[..., :1], scale)
     return sizes > 4 * jnp.finfo(sizes.dtype).eps * max(shape) ** 0.5 * largest
 
 

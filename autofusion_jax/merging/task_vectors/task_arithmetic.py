@@ -71,7 +71,7 @@ def add_task_vectors(
     """
     scales = jnp.broadcast_to(jnp.asarray(scale), (len(models),))
 
-    def merged(*deltas: Array) -> Array:
+    def merged(deltas: Sequence[Array]) -> Array:
         return sum(factor * delta for factor, delta in zip(scales, deltas))
 
-    return add_merged(merged, base, *models)
+    return add_merged(merged, base, models)

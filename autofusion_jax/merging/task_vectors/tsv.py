@@ -63,7 +63,7 @@ def add_decorrelated(base: Params, models: Sequence[Params], scale: Scalar, *, c
         each = max(1, min(deltas.shape[1:]) // len(deltas))
         u, s, vt = thin_svd(deltas)
         # arbitrary vectors would turn those of other networks away from where they are
-        counts = jnp.stack([significant(sizes, deltas.shape[1:]) for sizes in s])
+        counts = significant(s, deltas.shape[1:])
         u, vt = u * counts[:, None], vt * counts[:, :, None]
         left = jnp.concatenate(u[:, :, :each], 1)
         right = vt[:, :each].reshape(-1, vt.shape[-1])
