@@ -24,7 +24,6 @@ from autofusion_jax.merging.mixtures.recombination import recombine as recombine
 from autofusion_jax.merging.mixtures.wemoe import weight_ensemble as weight_ensemble
 from autofusion_jax.merging.regression.regmean import gram_matrices as gram_matrices
 from autofusion_jax.merging.regression.regmean import regression_mean as regression_mean
-from autofusion_jax.merging.task_vectors.breadcrumbs import keep_between as keep_between
 from autofusion_jax.merging.task_vectors.consensus import add_consensus as add_consensus
 from autofusion_jax.merging.task_vectors.dare import drop_and_rescale as drop_and_rescale
 from autofusion_jax.merging.task_vectors.iso_c import add_isotropic as add_isotropic

@@ -18,9 +18,8 @@ from jaxtyping import Float, Int
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import add_changes
-from autofusion_jax.merging.task_vectors.ties import balance, num_kept, trim_elect_merge
-from autofusion_jax.merging.task_vectors.trim import THREADS, float_leaves
+from autofusion_jax.merging.task_vectors.ties import balance, majority, num_kept, trim_elect_merge
+from autofusion_jax.merging.task_vectors.trim import THREADS, distance, float_leaves
 from autofusion_jax.merging.weights import factors_for
 
 BLOCK = 1 << 18
@@ -54,11 +53,11 @@ def ties_with_thresholds(method: Method, parts: Parts) -> Method:
 
     tie = 0.0
     if options["variant"] == "fusionbench":
-        tie = float(np.sign(sum(int(balance(*given(task))) for task in parts())))
+        tie = majority(sum(np.asarray(balance(*given(task)), np.int64) for task in parts()))
 
     def run(task: MergeTask, key: Array) -> MergeResult:
-        changes = trim_elect_merge(*given(task), options["scale"], tie, merge=options["merge"])
-        return aligned_result(task, add_changes(task.require_base(), changes))
+        params = trim_elect_merge(*given(task), options["scale"], tie, merge=options["merge"])
+        return aligned_result(task, params)
 
     return dataclasses.replace(method, run=run, granularity="entry")
 
@@ -127,8 +126,8 @@ def _count_leaves(
     for origin, value in zip(origins, values):
         for start in range(0, origin.size, BLOCK):
             piece = slice(start, start + BLOCK)
-            delta = np.subtract(value[piece], origin[piece], dtype=wide)
-            digits = np.abs(delta, out=delta).view(f"u{wide.itemsize}") >> shift
+            found = distance(value[piece], origin[piece]).astype(wide, copy=False)
+            digits = found.view(f"u{wide.itemsize}") >> shift
             if prefix is not None:
                 digits = digits[digits >> DIGIT == prefix] & (2**DIGIT - 1)
             counts += np.bincount(digits, minlength=2**DIGIT)

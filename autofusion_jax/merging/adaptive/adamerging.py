@@ -22,6 +22,7 @@ from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.task_vectors.deltas import add_merged
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
 
@@ -127,16 +128,21 @@ def add_task_vectors_by(
         >>> add_task_vectors_by(base, models, jnp.array([[0.5, 2.0]]))
         {'v': Array([0.5], dtype=float32), 'w': Array([5.], dtype=float32)}
     """
+    return add_merged(weighed, base, models, columns_by_leaf(base, models, coefficients))
+
+
+def columns_by_leaf(
+    base: Params, models: Sequence[Params], coefficients: Float[Array, "models leaves"]
+) -> Params:
+    """The column `[models]` of every leaf that is a float, in the structure of the networks."""
     leaves, tree = jax.tree.flatten(base)
-    tuned = zip(*map(jax.tree.leaves, models))
     columns = iter(jnp.broadcast_to(coefficients, (len(models), sum(map(is_float, leaves)))).T)
-    merged = [
-        origin + sum(c * (value - origin) for c, value in zip(next(columns), values))
-        if is_float(origin)
-        else origin
-        for origin, values in zip(leaves, tuned)
-    ]
-    return tree.unflatten([jnp.asarray(new, jnp.result_type(old)) for new, old in zip(merged, leaves)])
+    return tree.unflatten([next(columns) if is_float(leaf) else jnp.zeros(len(models)) for leaf in leaves])
+
+
+def weighed(deltas: Sequence[Array], factors: Float[Array, " models"]) -> Array:
+    """`sum_k factors[k] * deltas[k]`."""
+    return sum((factor * delta for factor, delta in zip(factors, deltas)), jnp.zeros_like(deltas[0]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

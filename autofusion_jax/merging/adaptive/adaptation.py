@@ -16,6 +16,7 @@ from autofusion_jax.merging.checks import Batch
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.per_model_inputs import inputs_of_each
+from autofusion_jax.precision import wide_dtype
 from autofusion_jax.validation import require
 
 Schedule = Callable[[Any], Any] | float
@@ -30,7 +31,8 @@ def mean_entropy(logits: Float[Array, "*batch classes"]) -> Float[Array, ""]:
         >>> round(float(mean_entropy(jnp.zeros((3, 4)))), 3)  # log 4
         1.386
     """
-    probs = jax.nn.softmax(logits)
+    # 1e-8 is zero in float16, and so would be the probability that it is added to
+    probs = jax.nn.softmax(logits.astype(wide_dtype(logits.dtype)))
     return -(probs * jnp.log(probs + 1e-8)).sum(-1).mean()
 
 

@@ -14,8 +14,9 @@ from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.adaptive.adamerging import (
     AdaOptions,
     Level,
-    add_task_vectors_by,
+    columns_by_leaf,
     learn_coefficients,
+    weighed,
 )
 from autofusion_jax.merging.adaptive.adaptation import (
     adaptation_data,
@@ -24,10 +25,11 @@ from autofusion_jax.merging.adaptive.adaptation import (
     is_float,
     mean_entropy,
 )
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.task_vectors.deltas import add_merged
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
 
@@ -114,11 +116,11 @@ def _masked(
     base = task.require_base()
     mask, coefficients, entropies = learn_mask(task.require_apply_fn(), options, base, task.models, data, key)
     curve = finite_curve("concrete", "the entropy", jnp.concatenate(entropies))
-    merged = add_task_vectors_by(base, task.models, coefficients)
+    merged = add_masked_by(base, task.models, coefficients, mask)
     floats = [leaf for leaf in jax.tree.leaves(base) if is_float(leaf)]
     learned = num_params(floats) + (0 if options.level == "task" else int(np.size(coefficients)))
     result = aligned_result(
-        task, add_masked(base, merged, mask), history={"entropy": curve}, num_learned=learned,
+        task, merged, history={"entropy": curve}, num_learned=learned,
         diagnostics={
             "mask": mask, "coefficients": np.asarray(coefficients), "num_params": num_params(merged),
         },
@@ -142,11 +144,33 @@ def add_masked(base: Params, merged: Params, mask: Params) -> Params:
         [[2.0, 2.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]
     """
 
-    def leaf(origin: Array, value: Array, kept: Array) -> Array:
-        mean = kept.mean()
-        return origin + kept / jnp.where(mean > 0, mean, 1) * (value - origin)
+    return add_merged(lambda deltas, kept: _masked_delta(deltas[0], kept), base, [merged], mask)
 
-    return merge_leaves(leaf, [base, merged, mask])
+
+@jax.jit
+def add_masked_by(
+    base: Params, models: Sequence[Params], coefficients: Float[Array, "models leaves"], mask: Params
+) -> Params:
+    """`base + m / mean(m) * sum_k coefficients[k, l] (models[k] - base)`: both formulas, rounded once.
+
+    Args:
+        base: the network that all were fine-tuned from.
+        models: parameters of one structure.
+        coefficients: see `add_task_vectors_by`.
+        mask: see `add_masked`.
+    """
+
+    def merged(deltas: Sequence[Array], factors: Array, kept: Array) -> Array:
+        return _masked_delta(weighed(deltas, factors), kept)
+
+    return add_merged(merged, base, models, columns_by_leaf(base, models, coefficients), mask)
+
+
+def _masked_delta(delta: Array, kept: Array) -> Array:
+    mean = kept.mean()
+    # of a complex number, of which there are two parts here, both are kept or neither
+    kept = kept.reshape(*kept.shape, *(1,) * (delta.ndim - kept.ndim))
+    return kept / jnp.where(mean > 0, mean, 1) * delta
 
 
 def sample_mask(logits: Params, temperature: float | Float[Array, ""], key: Key[Array, ""]) -> Params:
@@ -198,7 +222,7 @@ def learn_mask(
     mask_key, last_key, ada_key = jax.random.split(key, 3)
 
     def entropy(coefficients: Array, mask: Params, batches: list[Array]) -> Array:
-        params = add_masked(base, add_task_vectors_by(base, models, coefficients), mask)
+        params = add_masked_by(base, models, coefficients, mask)
         return sum((mean_entropy(apply_fn(params, x)) for x in batches), jnp.zeros(()))
 
     def objective(logits: Params, batches: list[Array], key: Array) -> Array:

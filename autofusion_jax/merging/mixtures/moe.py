@@ -19,6 +19,7 @@ from autofusion_jax.merging.mixtures.module_blocks import (
     trace_stacked,
 )
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import wide_dtype, wide_inexact
 from autofusion_jax.symmetry.program import Override
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
@@ -101,6 +102,8 @@ def route(
 ) -> Float[Array, "*batch experts"]:
     """The share of every expert: the softmax over the k largest of `read @ kernel`, 0 for all others.
 
+    In float32 or wider.
+
     Args:
         kernel: the router.
         read: what the block reads.
@@ -110,7 +113,8 @@ def route(
         >>> route(jnp.eye(3), jnp.array([[2.0, 1.0, 2.0]]), 2).tolist()
         [[0.5, 0.0, 0.5]]
     """
-    top, chosen = jax.lax.top_k(read @ kernel, experts_per_token)
+    wide = wide_dtype(read.dtype, kernel.dtype)
+    top, chosen = jax.lax.top_k(read.astype(wide) @ kernel.astype(wide), experts_per_token)
     shares = jax.nn.softmax(top)[..., None] * jax.nn.one_hot(chosen, kernel.shape[1], dtype=top.dtype)
     return shares.sum(-2)
 
@@ -161,19 +165,18 @@ def _mix(
     if read.shape[:-1] == like.shape[:-1]:
         shares = route(router["kernel"], read, experts_per_token)
     else:
-        pooled = read.mean(range(1, read.ndim - 1))
+        pooled = read.mean(range(1, read.ndim - 1), wide_dtype(read.dtype))
         shares = route(router["kernel"], pooled, experts_per_token)
         shares = shares.reshape(len(read), *(1,) * (len(like.shape) - 2), -1)
 
     def add(total: Array, expert: tuple[Mapping[str, Array], Array]) -> tuple[Array, None]:
         leaves, share = expert
         made = traced.run_block(block, {**rest, **leaves}, read)
-        return total + share[..., None].astype(made.dtype) * made, None
+        return total + share[..., None].astype(total.dtype) * made.astype(total.dtype), None
 
-    total, _ = jax.lax.scan(
-        add, jnp.zeros(like.shape, like.dtype), (dict(experts), jnp.moveaxis(shares, -1, 0))
-    )
-    return total
+    start = jnp.zeros(like.shape, wide_inexact(like.dtype))
+    total, _ = jax.lax.scan(add, start, (dict(experts), jnp.moveaxis(shares, -1, 0)))
+    return total.astype(like.dtype)
 
 
 def mixture_of(

@@ -26,6 +26,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.mixtures.modules import modules_of
 from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import length, scale_of, wide_dtype
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
@@ -184,7 +185,7 @@ def at_preference(params: Params) -> Params:
     weights = gate_weights(params["gates"], params["preference"])
     module_of = {leaf: number for number, m in enumerate(modules_of(params["base"]).values()) for leaf in m}
     floats = [leaf for leaf, value in enumerate(jax.tree.leaves(params["base"])) if is_float(value)]
-    columns = weights[jnp.array([module_of[leaf] for leaf in floats])].T
+    columns = weights[jnp.array([module_of[leaf] for leaf in floats], int)].T
     return add_task_vectors_by(params["base"], models, columns)
 
 
@@ -252,6 +253,7 @@ def learn_gates(
         if options.variant == "epo":
             each = jax.tree.leaves(jax.vmap(pull)(jnp.eye(num)))
             flat = jnp.concatenate([leaf.reshape(num, -1) for leaf in each], axis=1)
+            flat = flat / scale_of(flat)  # weights are the same for gradients of any size
             weights = num * task_weights(found, flat @ flat.T, ray)
         return found, pull(weights)[0]
 
@@ -265,6 +267,7 @@ def learn_gates(
 def _loss(logits: Float[Array, "*batch classes"], labels: Array | None) -> Float[Array, ""]:
     if labels is None:
         return mean_entropy(logits)
+    logits = logits.astype(wide_dtype(logits.dtype))
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
@@ -294,7 +297,8 @@ def task_weights(
         [1.0, 0.0]
     """
     weighted = preference * losses
-    share = weighted / jnp.maximum(weighted.sum(), 1e-12)
+    total = weighted.sum()
+    share = jnp.where(total > 0, weighted / jnp.where(total > 0, total, 1), 1 / len(losses))
     logs = jnp.log(jnp.maximum(share * len(losses), 1e-12))
     divergence = (share * logs).sum()
     pull = products @ (preference * (logs - divergence))
@@ -303,7 +307,7 @@ def task_weights(
     may_rise = jnp.where(worst | ~falls.any(), 0.0, pull)  # as fast as balance asks for, where it does
     balance = (pull, jnp.append(may_rise, 0.0), jnp.append(~falls | worst | ~falls.any(), False))
     limits = jnp.zeros(len(losses) + 1).at[-1].set(jnp.minimum(pull.max(), 0.0))
-    pulls = jnp.linalg.norm(pull) > ROUNDING * jnp.linalg.norm(products)
+    pulls = length(pull) > ROUNDING * length(products)
     descent = (products.sum(0), limits, jnp.append(jnp.ones(len(losses), bool), pulls))
     gain, bounds, watched = (
         jnp.where(divergence > BALANCED, one, other) for one, other in zip(balance, descent)
@@ -338,10 +342,11 @@ def simplex_program(
         >>> simplex_program(jnp.array([1.0, 0.0]), rows, jnp.array([0.25]), watched).round(2).tolist()
         [0.75, 0.25]
     """
-    lengths = jnp.where(watched, jnp.maximum(jnp.linalg.norm(rows, axis=1), 1e-12), 1.0)
+    lengths = length(rows, 1)
+    lengths = jnp.where(watched & (lengths > 0), lengths, 1.0)
     rules, limits = jnp.where(watched[:, None], rows, 0.0) / lengths[:, None], bounds / lengths
     limits = jnp.where(watched, limits, -1.0)
-    target = gain / jnp.maximum(jnp.linalg.norm(gain), 1e-12)
+    target = gain / jnp.where(length(gain) > 0, length(gain), 1.0)
     size = 0.9 / jnp.maximum(jnp.linalg.norm(rules), 1.0)
     start = jnp.full(gain.shape, 1 / len(gain))
 

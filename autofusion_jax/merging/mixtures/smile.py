@@ -17,7 +17,8 @@ from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.svd import thin_svd
+from autofusion_jax.merging.task_vectors.svd import significant, thin_svd
+from autofusion_jax.precision import wide_inexact
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, Override
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
@@ -197,7 +198,8 @@ def low_rank_experts(
         tuned: those of the fine-tuned networks.
         rank: of the experts, at most the smaller of C and F; None: dense ones.
         gate_k: how many singular vectors on the side of the input the gate looks at, at most so many.
-        gate: whose these are: `"delta"`, of the difference to the base; `"weight"`, of the tuned matrices.
+        gate: whose these are: `"delta"`, of the difference to the base; `"weight"`, of the tuned matrices;
+            zero for singular values of zero.
 
     Returns:
         `gate [models, B, C, gate_k]`; and `down [models, B, C, rank]` with `up [models, B, rank, F]`, or
@@ -208,14 +210,19 @@ def low_rank_experts(
         >>> {name: array.shape for name, array in found.items()}
         {'down': (4, 1, 3, 1), 'gate': (4, 1, 3, 2), 'up': (4, 1, 1, 2)}
     """
+    dtype, wide = base.dtype, wide_inexact(base.dtype)
+    base, tuned = base.astype(wide), tuned.astype(wide)
     delta = tuned - base
     read, sizes, made = thin_svd(delta)
-    seen = read if gate == "delta" else thin_svd(tuned)[0]
+    seen, seen_sizes = (read, sizes) if gate == "delta" else thin_svd(tuned)[:2]
+    # a network that changed nothing, or less than a rank, has no vectors that an input could be like
+    seen = seen * significant(seen_sizes, base.shape[-2:])[..., None, :]
     found = {"gate": seen[..., :gate_k]}
     if rank is None:
-        return found | {"dense": delta}
-    down = read[..., :rank] * sizes[..., None, :rank]
-    return found | {"down": down, "up": made[..., :rank, :]}
+        found |= {"dense": delta}
+    else:
+        found |= {"down": read[..., :rank] * sizes[..., None, :rank], "up": made[..., :rank, :]}
+    return {name: array.astype(dtype) for name, array in found.items()}
 
 
 def expert_weights(
@@ -233,6 +240,7 @@ def expert_weights(
         >>> expert_weights(gate, jnp.array([[[3.0, 1.0]], [[0.0, 2.0]]]), 1)[:, 0].tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
+    read = read.astype(wide_inexact(read.dtype))
     scores = jnp.linalg.norm(jnp.einsum("sbc,nbck->sbnk", read, gate), axis=-1)
     kept, chosen = jax.lax.top_k(jax.nn.softmax(scores), min(top_k, scores.shape[-1]))
     kept = kept / kept.sum(-1, keepdims=True)
@@ -249,6 +257,7 @@ def run_experts(experts: dict[str, Array], read: Float[Array, "S B C"], top_k: i
         read: what the layer reads.
         top_k: see `expert_weights`.
     """
+    read = read.astype(wide_inexact(read.dtype))
     weights = expert_weights(experts["gate"], read, top_k)
     if "dense" in experts:
         made = jnp.einsum("sbc,nbcf,sbn->sbf", read, experts["dense"], weights)

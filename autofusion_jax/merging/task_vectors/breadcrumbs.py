@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
 
 from autofusion_jax.arguments import PositiveShare, ShareBelowOne
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import delta_of
-from autofusion_jax.merging.task_vectors.sparsify import merge_deltas, merge_method
+from autofusion_jax.merging.task_vectors.dare import drop_and_rescale
+from autofusion_jax.merging.task_vectors.sparsify import merge_method, merge_pruned
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
 from autofusion_jax.merging.task_vectors.trim import magnitudes, nth_largest
+from autofusion_jax.precision import widened
 from autofusion_jax.types import Params
 
 
@@ -26,10 +26,10 @@ def breadcrumbs(
     outliers: ShareBelowOne = 0.01,
     merge: Literal["task_arithmetic", "ties"] | Method = "task_arithmetic",
 ) -> Method:
-    """Merge task vectors of which every leaf keeps `low <= |params_k - base| <= high`.
+    """Merge task vectors of which every leaf keeps neither the largest nor the smallest magnitudes.
 
     Of the n entries of a leaf the `int(outliers n)` largest are dropped, then the smallest, until
-    `int(density n)` are left.
+    `int(density n)` are left. Of entries that are as large, the earlier counts as the larger.
 
     Args:
         density: share of entries kept, in (0, 1].
@@ -40,8 +40,8 @@ def breadcrumbs(
             trimming once more), or a method with options of its own.
 
     Returns:
-        A method for any number of networks; needs `base`. `keep_between` is its formula as a pure
-        function.
+        A method for any number of networks; needs `base`. `dare`'s `drop_and_rescale` with a density
+        of 1 is its formula for given masks, as a pure function.
 
     Raises:
         ValueError: an option is out of its range.
@@ -54,10 +54,10 @@ def breadcrumbs(
     method = merge_method("breadcrumbs", merge, known)
 
     def run(task: MergeTask, key: Array) -> MergeResult:
-        base = task.require_base()
-        bounds = [find_bounds(base, params, density, outliers) for params in task.models]
-        deltas = [keep_between(base, *pair) for pair in zip(task.models, bounds)]
-        return merge_deltas(method, task, key, deltas)
+        def prune(number: int, base: Params, params: Params) -> Params:
+            return drop_and_rescale(base, params, select_band(base, params, density, outliers), 1.0)
+
+        return merge_pruned(method, task, key, prune)
 
     by_leaf = isinstance(merge, str) or method.granularity != "network"
     return Method(
@@ -66,42 +66,38 @@ def breadcrumbs(
     )  # fmt: skip
 
 
-def find_bounds(base: Params, params: Params, density: float, outliers: float) -> Params:
-    """For every leaf the smallest and the largest magnitude `[2]` that is kept. See `breadcrumbs`.
+def select_band(base: Params, params: Params, density: float, outliers: float) -> Params:
+    """Which entries of every leaf are kept: a band of ranks of their magnitudes. See `breadcrumbs`.
+
+    Returns:
+        For every leaf True or False; of a complex leaf for real and imaginary parts `[..., 2]`.
 
     Example:
         >>> base, params = {"w": jnp.zeros(5)}, {"w": jnp.array([1.0, -5.0, 3.0, 2.0, 4.0])}
-        >>> find_bounds(base, params, 0.4, 0.2)
-        {'w': array([3., 4.], dtype=float32)}
+        >>> select_band(base, params, 0.4, 0.2)["w"].tolist()
+        [False, False, True, False, True]
     """
 
     def leaf(origin: Array, value: Array) -> np.ndarray:
         sizes = magnitudes(origin, value)
+        shape = jax.eval_shape(widened, origin).shape if sizes.size else jnp.shape(origin)
         kept = int(density * sizes.size)
         dropped = min(int(outliers * sizes.size), sizes.size - kept)
         if kept == 0:
-            return np.array([np.inf, np.inf], sizes.dtype)
-        return np.array([nth_largest(sizes, rank) for rank in (dropped + kept, dropped + 1)])
+            return np.zeros(shape, bool)
+        return _ranks_between(sizes, dropped, dropped + kept).reshape(shape)
 
     return jax.tree.map(leaf, base, params)
 
 
-def keep_between(base: Params, params: Params, bounds: Params) -> Params:
-    """`params - base` where its magnitude is within the bounds `[2]` of its leaf, else 0; by leaf.
-
-    Example:
-        >>> params = {"w": jnp.array([1.0, -5.0, 3.0])}
-        >>> keep_between({"w": jnp.zeros(3)}, params, {"w": jnp.array([2.0, 4.0])})["w"].tolist()
-        [0.0, 0.0, 3.0]
-    """
-
-    return jax.tree.map(_keep_leaf, base, params, bounds)
-
-
-@jax.jit
-def _keep_leaf(origin: Array, value: Array, bound: Float[Array, "2"]) -> Array:
-    if not jnp.issubdtype(origin.dtype, jnp.inexact):
-        return origin
-    delta = delta_of(value, origin)
-    size = jnp.abs(delta)
-    return jnp.where((size >= bound[0]) & (size <= bound[1]), delta, 0)
+def _ranks_between(sizes: np.ndarray, first: int, end: int) -> np.ndarray:
+    """Where the `first + 1`-th to `end`-th largest values are; of equal ones the earlier is the larger."""
+    low, high = (nth_largest(sizes.copy(), rank) for rank in (end, first + 1))
+    band = (sizes >= low) & (sizes <= high)
+    # so many of those as large as the largest kept rank above the band
+    above = first - np.count_nonzero(sizes > high)
+    band[np.flatnonzero(sizes == high)[:above]] = False
+    below = np.count_nonzero(band) - (end - first)
+    smallest = np.flatnonzero(band & (sizes == low))
+    band[smallest[len(smallest) - below :]] = False
+    return band

@@ -8,10 +8,10 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import Count, Positive
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import delta_of
+from autofusion_jax.merging.task_vectors.deltas import add_merged
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -76,11 +76,10 @@ def add_consensus(
         [3.0, 0.0]
     """
 
-    def leaf(origin: Array, *values: Array) -> Array:
-        deltas = [delta_of(value, origin) for value in values]
+    def merged(deltas: Sequence[Array]) -> Array:
         total = sum(deltas, jnp.zeros_like(deltas[0]))
         needs = [jnp.abs(delta) >= selectivity * jnp.abs(total - delta) for delta in deltas]
         count = sum(need.astype(jnp.int32) for need in needs)
-        return origin + scale * jnp.where(count >= min_networks, total, 0)
+        return scale * jnp.where(count >= min_networks, total, 0)
 
-    return merge_leaves(leaf, [base, *models])
+    return add_merged(merged, base, models)

@@ -12,10 +12,11 @@ from jaxtyping import Float, Key
 from autofusion_jax.arguments import PositiveShare
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import delta_of
-from autofusion_jax.merging.task_vectors.sparsify import merge_deltas, merge_method
+from autofusion_jax.merging.task_vectors.deltas import map_wide
+from autofusion_jax.merging.task_vectors.sparsify import merge_method, merge_pruned
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
+from autofusion_jax.precision import scale_of
 from autofusion_jax.types import Params
 
 
@@ -51,9 +52,12 @@ def dare(
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         keys = jax.random.split(key, len(task.models))
-        prune = functools.partial(drop_and_rescale, task.require_base(), density=density, variant=variant)
-        deltas = [prune(p, draw_mask(p, density, k)) for p, k in zip(task.models, keys)]
-        return merge_deltas(method, task, key, deltas)
+
+        def prune(number: int, base: Params, params: Params) -> Params:
+            mask = draw_mask(params, density, keys[number])
+            return drop_and_rescale(base, params, mask, density, variant=variant)
+
+        return merge_pruned(method, task, key, prune)
 
     return Method("dare", run, max_models=None, assumes_aligned=True, needs_base=True)
 
@@ -75,7 +79,7 @@ def draw_mask(params: Params, density: float | Float[Array, ""], key: Key[Array,
 @functools.partial(jax.jit, static_argnums=2)
 def _draw(key: Array, density: float | Array, num: int) -> Array:
     """All at once: random numbers take long to compile, and the shape of every leaf is a program."""
-    return jax.random.bernoulli(key, density, (num,))
+    return jax.random.bernoulli(key, jnp.asarray(density, jnp.result_type(float)), (num,))
 
 
 def drop_and_rescale(
@@ -96,7 +100,7 @@ def drop_and_rescale(
         variant: `"paper"` or `"mergekit"`.
 
     Returns:
-        The pruned task vector; leaves that are not floats are the base's.
+        The pruned task vector, in float32 or wider; leaves that are not floats are the base's.
 
     Example:
         >>> base, params = {"w": jnp.zeros(3)}, {"w": jnp.arange(3.0)}
@@ -108,17 +112,16 @@ def drop_and_rescale(
     """
 
     leaf = functools.partial(_drop_leaf, density=density, variant=variant)
-    return jax.tree.map(leaf, base, params, mask)
+    return map_wide(leaf, base, params, mask)
 
 
 @functools.partial(jax.jit, static_argnames="variant")
 def _drop_leaf(origin: Array, value: Array, kept: Array, density: float | Array, variant: str) -> Array:
-    if not jnp.issubdtype(origin.dtype, jnp.inexact):
-        return origin
-    delta = delta_of(value, origin)
-    masked = delta * kept
+    delta = value - origin
+    # a complex number, of which there are two parts here, is kept or dropped as one
+    masked = delta * kept.reshape(*kept.shape, *(1,) * (delta.ndim - kept.ndim))
     if variant == "paper":
         return masked / density
-    before, after = jnp.abs(delta).sum(), jnp.abs(masked).sum()
-    small = jnp.minimum(before, after) < 1e-7  # mergekit's bound
-    return masked * jnp.where(small, 1, before / jnp.where(small, 1, after))
+    unit = scale_of(delta)  # sums of magnitudes relative to it neither over- nor underflow
+    before, after = jnp.abs(delta / unit).sum(), jnp.abs(masked / unit).sum()
+    return masked * jnp.where(after > 0, before / jnp.where(after > 0, after, 1), 1)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Inexact
 
 from autofusion_jax.arguments import Positive
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
+from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, significant
+from autofusion_jax.precision import length
 from autofusion_jax.types import Params
 
 
@@ -20,7 +21,9 @@ from autofusion_jax.types import Params
 def iso_c(*, scale: Positive = 1.0, convs: bool = False) -> Method:
     """Add an isotropic sum: `base + scale * mean(s) U V^T`, `U diag(s) V^T = sum_k (params_k - base)`.
 
-    So for leaves that are matrices; of all others the mean of the task vectors is added.
+    So for leaves that are matrices; of all others the mean of the task vectors is added. Where the sum has
+    not full rank, only singular values above zero count, for the mean as well: the vectors of the others
+    are arbitrary.
 
     Args:
         scale: how much is added, > 0 (alpha in the paper, chosen there on held-out data; 1 in
@@ -64,8 +67,11 @@ def add_isotropic(base: Params, models: Sequence[Params], scale: Scalar, *, conv
         [[2.0, 0.0], [0.0, 2.0]]
     """
 
-    def matrix(deltas: Float[Array, "models m n"]) -> Float[Array, "m n"]:
+    def matrix(deltas: Inexact[Array, "models m n"]) -> Inexact[Array, "m n"]:
         u, s, vt = jnp.linalg.svd(deltas.sum(0), full_matrices=False)
-        return s.mean() * u @ vt
+        # task vectors that cancel leave rounding errors of their own size, not of the sum's
+        typical = sum(length(jnp.abs(delta)) for delta in deltas) / len(s) ** 0.5
+        counts = significant(s, deltas.shape[1:], typical)
+        return jnp.mean(s, where=counts | ~counts.any()) * (u * counts) @ vt
 
     return add_matrices(matrix, base, models, scale, convs=convs)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Inexact
 
 from autofusion_jax.arguments import Positive, Share
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, polar
+from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, polar, significant
+from autofusion_jax.precision import length
 from autofusion_jax.types import Params
 
 
@@ -23,7 +24,8 @@ def iso_cts(*, common: Share = 0.8, scale: Positive = 1.0, convs: bool = False) 
     Of the r singular triples of a kernel `[in, out]`, c are the largest of the summed task vector.
     The rest is shared out to the networks: the largest ones of what lies outside of the common
     space of outputs, `delta_k - delta_k V_c V_c^T`. U and V are the polar factors of all of them,
-    s their singular values. Of leaves that are not matrices the mean of the task vectors is added.
+    s their singular values, of which only those above zero count. Of leaves that are not matrices the mean
+    of the task vectors is added.
 
     Args:
         common: share of directions that are common, in [0, 1] (k / r in the paper, 0.8). As much
@@ -71,19 +73,24 @@ def add_common_and_specific(
         [[2.0, 0.0], [0.0, 2.0]]
     """
 
-    def matrix(deltas: Float[Array, "models m n"]) -> Float[Array, "m n"]:
+    def matrix(deltas: Inexact[Array, "models m n"]) -> Inexact[Array, "m n"]:
         num, rank = len(deltas), min(deltas.shape[1:])
         each = min(round((rank - int(rank * common)) / num), rank // num)
-        shared = _largest(deltas.sum(0), rank - num * each)
-        outside = deltas - deltas @ shared[2].T @ shared[2]
-        parts = [*(_largest(delta, each) for delta in outside), shared]
+        sizes = [length(jnp.abs(delta)) for delta in deltas]
+        shared = _largest(deltas.sum(0), rank - num * each, sum(sizes) / rank**0.5)
+        outside = deltas - deltas @ shared[2].conj().T @ shared[2]
+        parts = [*(_largest(delta, each, size) for delta, size in zip(outside, sizes)), shared]
         u, s, vt = (jnp.concatenate(part, axis) for part, axis in zip(zip(*parts), (1, 0, 0)))
-        return s.mean() * polar(u) @ polar(vt)
+        return jnp.mean(s, where=(s > 0) | ~(s > 0).any()) * polar(u) @ polar(vt)
 
     return add_matrices(matrix, base, models, scale, convs=convs)
 
 
-def _largest(matrix: Float[Array, "m n"], num: int) -> tuple[Array, Array, Array]:
-    """The `num` largest singular values, with vectors on their left `[m, num]` and right `[num, n]`."""
+def _largest(matrix: Inexact[Array, "m n"], num: int, scale: Array) -> tuple[Array, Array, Array]:
+    """The `num` largest singular values, with vectors on their left `[m, num]` and right `[num, n]`.
+
+    Those that are rounding errors next to the scale of what the matrix was made of are zero, vectors too.
+    """
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    return u[:, :num], s[:num], vt[:num]
+    counts = significant(s, matrix.shape, scale)
+    return (u * counts)[:, :num], (s * counts)[:num], (vt * counts[:, None])[:num]

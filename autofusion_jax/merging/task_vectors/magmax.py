@@ -9,10 +9,10 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import Positive
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import delta_of
+from autofusion_jax.merging.task_vectors.deltas import add_merged
 from autofusion_jax.types import Params
 
 
@@ -62,7 +62,4 @@ def add_largest(base: Params, models: Sequence[Params], scale: float | Float[Arr
     def larger(first: Array, second: Array) -> Array:
         return jnp.where(jnp.abs(second) > jnp.abs(first), second, first)
 
-    def leaf(origin: Array, *values: Array) -> Array:
-        return origin + scale * functools.reduce(larger, [delta_of(value, origin) for value in values])
-
-    return merge_leaves(leaf, [base, *models])
+    return add_merged(lambda deltas: scale * functools.reduce(larger, deltas), base, models)

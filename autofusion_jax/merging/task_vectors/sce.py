@@ -1,6 +1,8 @@
 """SCE: select what the networks differ in, calculate weights, erase minority signs."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,10 @@ from autofusion_jax.arguments import PositiveShare
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import delta_of
+from autofusion_jax.merging.task_vectors.deltas import headroom
 from autofusion_jax.merging.task_vectors.sign_consensus import elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import nth_largest
+from autofusion_jax.precision import scale_of, widened
 from autofusion_jax.types import Params
 
 
@@ -23,14 +26,15 @@ def sce(*, density: PositiveShare = 0.1) -> Method:
 
     For every leaf by itself:
 
-    1. Select: keep the entries in which `var_k delta_k` is largest; all others become zero.
+    1. Select: of the entries that any network changed, keep those in which `var_k delta_k` is largest, and
+       all others as large as the smallest of these; the rest becomes zero.
     2. Calculate: a weight for each network, `w_k = sum delta_k^2 / sum_j sum delta_j^2`.
     3. Erase: entries of another sign than `sum_k delta_k` (positive if zero) do not count; the rest
        is added as `sum_k w_k delta_k / sum_k w_k`.
 
     Args:
-        density: share kept of the entries in which the networks differ at all, in (0, 1] (tau in the
-            paper, 10 %; all in mergekit).
+        density: share kept of the entries that were changed, in (0, 1] (tau in the paper, 10 %; all in
+            mergekit, which below 1 counts only those in which the networks differ).
 
     Returns:
         A method for any number of networks; needs `base`. `calculate_and_erase` is its formula for
@@ -46,8 +50,7 @@ def sce(*, density: PositiveShare = 0.1) -> Method:
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         base = task.require_base()
-        variances = jax.tree.map(_variance, base, *task.models)
-        selected = jax.tree.map(lambda variance: _largest(variance, density), variances)
+        selected = jax.tree.map(functools.partial(_select, density), base, *task.models)
         return aligned_result(task, calculate_and_erase(base, task.models, selected))
 
     return Method(
@@ -61,7 +64,8 @@ def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params
     Args:
         base: parameters of the network that all were fine-tuned from.
         models: parameters of one structure.
-        selected: for every leaf which entries are kept, True or False.
+        selected: for every leaf which entries are kept, True or False; of a complex leaf which real and
+            imaginary parts, `[..., 2]`.
 
     Example:
         >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([3.0, 1.5])}]
@@ -74,26 +78,30 @@ def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params
 
 @jax.jit
 def _merge_leaf(origin: Array, kept: Array, *values: Array) -> Array:
-    deltas = [jnp.where(kept, delta_of(value, origin), 0) for value in values]
-    squares = jnp.stack([jnp.square(delta).sum() for delta in deltas])
+    room = headroom(origin, *values).min(initial=1)  # one for the leaf, whose weights are sums over it
+    deltas = jnp.stack([jnp.where(kept, value * room - origin * room, 0) for value in values])
+    squares = jnp.square(deltas / scale_of(deltas)).sum(range(1, deltas.ndim))
     total = squares.sum()
     weights = jnp.where(total == 0, 1 / len(values), squares / jnp.where(total == 0, 1, total))
-    return origin + merge_agreeing(
-        jnp.stack(deltas), weights, elect(sum(deltas, jnp.zeros_like(deltas[0])), 1.0)
-    )
+    return (origin * room + merge_agreeing(deltas, weights, elect(sum(deltas), 1.0))) / room
+
+
+def _select(density: float, origin: Any, *values: Any) -> Array:
+    if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
+        return jnp.zeros(jnp.shape(origin), bool)
+    variance, changed = map(np.asarray, _variance(origin, *values))
+    kept = int(density * np.count_nonzero(changed))
+    least = nth_largest(variance[changed], kept) if kept else np.inf
+    return jnp.asarray(changed & (variance >= least))
 
 
 @jax.jit
-def _variance(origin: Array, *values: Array) -> Array:
-    deltas = [delta_of(value, origin) for value in values]
-    zero = jnp.zeros_like(deltas[0])
-    mean = sum(deltas, zero) / len(deltas)
-    return sum((jnp.square(delta - mean) for delta in deltas), zero) / len(deltas)
-
-
-def _largest(variance: Array, density: float) -> Array:
-    values = np.array(variance)
-    kept = int(density * np.count_nonzero(values))
-    if kept == 0:
-        return jnp.zeros(values.shape, bool)
-    return variance >= nth_largest(values.reshape(-1), kept)
+def _variance(origin: Array, *values: Array) -> tuple[Array, Array]:
+    """The variance of the task vectors' entries, in units of the largest, and where one is not zero."""
+    origin, *values = map(widened, (origin, *values))
+    room = headroom(*values).min(initial=1)
+    # as differences from the first network: for networks alike it is zero and no rounding error
+    apart = jnp.stack([value * room - values[0] * room for value in values])
+    apart = apart / scale_of(apart)
+    variance = jnp.square(apart - apart.mean(0)).mean(0)
+    return variance, functools.reduce(jnp.logical_or, [value != origin for value in values])

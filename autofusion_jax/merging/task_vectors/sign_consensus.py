@@ -27,13 +27,14 @@ def elect(total: Float[Array, "*shape"], tie: float | Float[Array, ""]) -> Float
     return jnp.where(total == 0, tie, jnp.sign(total))
 
 
-@functools.partial(jax.jit, static_argnames="merge")
+@functools.partial(jax.jit, static_argnames=("merge", "signed"))
 def merge_agreeing(
     deltas: Sequence[Float[Array, "*shape"]] | Float[Array, "models *shape"],
     weights: Float[Array, " models"],
     sign: Float[Array, "*shape"],
     *,
     merge: Merge = "mean",
+    signed: bool = False,
 ) -> Float[Array, "*shape"]:
     """Put together the entries of elected sign: `sum_k a_k weights[k] deltas[k]`, `a_k` 1 where they agree.
 
@@ -41,7 +42,8 @@ def merge_agreeing(
         deltas: task vectors.
         weights: a factor for each.
         sign: elected signs, -1, 0 or 1; nothing agrees with 0.
-        merge: divide by the weights that agree, or not, or take the largest magnitude.
+        merge: divide by the magnitudes of the weights that agree, or not, or take the largest magnitude.
+        signed: divide by the weights themselves (mergekit), which may be next to nothing in sum.
 
     Example:
         >>> deltas = jnp.array([[1.0, 2.0], [3.0, -1.0]])
@@ -55,5 +57,6 @@ def merge_agreeing(
         return sign * functools.reduce(jnp.maximum, map(jnp.abs, kept))
     if merge == "sum":
         return sum(kept, jnp.zeros_like(sign))
-    divisor = sum((jnp.where(yes, weight, 0) for yes, weight in zip(agree, weights)), jnp.zeros_like(sign))
+    shares = weights if signed else jnp.abs(weights)
+    divisor = sum((jnp.where(yes, share, 0) for yes, share in zip(agree, shares)), jnp.zeros_like(sign))
     return sum(kept, jnp.zeros_like(sign)) / jnp.where(divisor == 0, 1, divisor)

@@ -1,15 +1,17 @@
 """Methods that prune task vectors and leave it to another method to merge them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from autofusion_jax.merging.leafwise import merge_leaves
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import add_changes
+from autofusion_jax.merging.task_vectors.deltas import ROOM, add_changes, map_wide
+from autofusion_jax.merging.task_vectors.trim import float_leaves
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -29,15 +31,32 @@ def merge_method(caller: str, merge: str | Method, known: Mapping[str, Method]) 
     return merge
 
 
-def merge_deltas(method: Method, task: MergeTask, key: Array, deltas: Sequence[Params]) -> MergeResult:
-    """Merge given task vectors: as networks with a base of zeros, to which the real one is added.
+def merge_pruned(
+    method: Method, task: MergeTask, key: Array, prune: Callable[[int, Params, Params], Params]
+) -> MergeResult:
+    """Merge pruned task vectors: as networks with a base of zeros, to which the real one is added.
 
     Args:
         method: merges networks with a base.
-        task: what was merged.
+        task: what is merged.
         key: what `method` may draw with.
-        deltas: a task vector for each network.
+        prune: makes a task vector of a network's number, the base and the network.
     """
+    base, room = task.require_base(), 1.0
+    together = [base, *task.models]
+    if any(_is_large(leaf) for params in together for leaf in float_leaves(params)):
+        # their differences would be larger than any float; 2^-16 of them is not, and rounds nothing
+        together = [map_wide(lambda value: value * ROOM, params) for params in together]
+        room = ROOM
+    origin, *models = together
+    deltas = tuple(prune(number, origin, params) for number, params in enumerate(models))
     zeros = merge_leaves(jnp.zeros_like, deltas[:1])
-    result = method.run(dataclasses.replace(task, base=zeros, models=tuple(deltas)), key)
-    return dataclasses.replace(result, params=add_changes(task.require_base(), result.params))
+    result = method.run(dataclasses.replace(task, base=zeros, models=deltas), key)
+    return dataclasses.replace(result, params=add_changes(base, result.params, room))
+
+
+def _is_large(values: np.ndarray) -> bool:
+    """Whether a magnitude is so near the largest float32 (or float64) that sums may overflow."""
+    limit = float(jnp.finfo(values.dtype).max) * ROOM
+    wide = jnp.finfo(values.dtype).maxexp > jnp.finfo(jnp.float16).maxexp
+    return wide and values.size > 0 and bool(max(values.max(), -values.min()) > limit)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Inexact
 
-from autofusion_jax.merging.leafwise import merge_leaves
-from autofusion_jax.merging.task_vectors.deltas import delta_of
+from autofusion_jax.merging.task_vectors.deltas import headroom
+from autofusion_jax.precision import wide_inexact
 from autofusion_jax.types import Params
 
 Scalar = float | Float[Array, ""]
@@ -24,7 +25,8 @@ def add_matrices(
     """`base + scale * fn(deltas)` for leaves that are matrices, and the mean of the deltas for all others.
 
     Args:
-        fn: takes the task vectors of a matrix, returns the merged one.
+        fn: takes the task vectors of a matrix, in float32 or wider, returns the merged one; twice as large
+            ones give twice its value. Complex matrices are complex.
         base: parameters of the network that all were fine-tuned from.
         models: parameters of one structure.
         scale: how much is added.
@@ -40,13 +42,19 @@ def add_matrices(
     """
 
     def leaf(origin: Array, *values: Array) -> Array:
-        deltas = [delta_of(value, origin) for value in values]
-        if origin.ndim == 2 or (origin.ndim == 4 and convs):
-            together = jnp.stack(deltas).reshape(len(values), -1, origin.shape[-1])
-            return origin + scale * fn(together).reshape(origin.shape)
-        return origin + scale * sum(deltas) / len(values)
+        dtype = jnp.result_type(origin)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            return origin
+        # the singular vectors of a complex matrix are complex: it is not taken apart into real numbers
+        origin, *values = [jnp.asarray(value, wide_inexact(dtype)) for value in (origin, *values)]
+        room = headroom(*map(jnp.abs, (origin, *values))).min(initial=1)
+        deltas = jnp.stack([value * room - origin * room for value in values])
+        is_matrix = origin.size > 0 and (origin.ndim == 2 or (origin.ndim == 4 and convs))
+        together = deltas.reshape(len(values), -1, origin.shape[-1]) if is_matrix else deltas
+        added = fn(together).reshape(origin.shape) if is_matrix else deltas.mean(0)
+        return ((origin * room + scale * added) / room).astype(dtype)
 
-    return merge_leaves(leaf, [base, *models])
+    return jax.tree.map(leaf, base, *models)
 
 
 def thin_svd(
@@ -67,12 +75,34 @@ def thin_svd(
     return u, s, vt
 
 
-def polar(matrix: Float[Array, "m n"]) -> Float[Array, "m n"]:
+def significant(
+    sizes: Float[Array, "*batch r"], shape: tuple[int, ...], scale: Float[Array, ""] | None = None
+) -> Bool[Array, "*batch r"]:
+    """Which singular values are more than rounding errors; the vectors of all others are arbitrary.
+
+    Args:
+        sizes: singular values, the largest first.
+        shape: `[m, n]` of the matrix.
+        scale: the size of what the matrix was made of by sums and differences, if that was larger.
+
+    Example:
+        >>> significant(jnp.array([2.0, 1e-3, 1e-8, 0.0]), (4, 4)).tolist()
+        [True, True, False, False]
+    """
+    largest = sizes[..., :1] if scale is None else jnp.maximum(sizes[..., :1], scale)
+    return sizes > 4 * jnp.finfo(sizes.dtype).eps * max(shape) ** 0.5 * largest
+
+
+def polar(matrix: Inexact[Array, "m n"]) -> Inexact[Array, "m n"]:
     """The nearest matrix with orthonormal rows or columns: `U V^T`, where `U diag(s) V^T` is the matrix.
+
+    Of a matrix without full rank only singular vectors of s above zero count: the nearest partial isometry.
 
     Example:
         >>> polar(jnp.array([[0.0, 2.0], [5.0, 0.0]])).round(4).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
+        >>> polar(jnp.array([[0.0, 2.0], [0.0, 0.0]])).round(4).tolist()
+        [[0.0, 1.0], [0.0, 0.0]]
     """
-    u, _, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    return u @ vt
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return u * significant(s, matrix.shape) @ vt

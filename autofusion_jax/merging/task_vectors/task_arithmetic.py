@@ -8,9 +8,10 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import Factors, Positive
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.task_vectors.deltas import add_merged
 from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.types import Params
 
@@ -70,7 +71,7 @@ def add_task_vectors(
     """
     scales = jnp.broadcast_to(jnp.asarray(scale), (len(models),))
 
-    def leaf(origin: Array, *values: Array) -> Array:
-        return (1 - scales.sum()) * origin + sum(s * value for s, value in zip(scales, values))
+    def merged(deltas: Sequence[Array]) -> Array:
+        return sum(factor * delta for factor, delta in zip(scales, deltas))
 
-    return merge_leaves(leaf, [base, *models])
+    return add_merged(merged, base, models)

@@ -6,17 +6,19 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from autofusion_jax.arguments import Factors, Positive, PositiveShare
-from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import add_changes, delta_of
+from autofusion_jax.merging.task_vectors.deltas import headroom
 from autofusion_jax.merging.task_vectors.sign_consensus import Merge, elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import leaf_thresholds, network_thresholds, trim
 from autofusion_jax.merging.weights import factors_for
+from autofusion_jax.precision import widened
 from autofusion_jax.types import Params
 
 Variant = Literal["paper", "fusionbench", "mergekit"]
@@ -41,13 +43,14 @@ def ties(
         density: share of entries kept, in (0, 1] (k in the paper, 20 %). Entries as large as the
             smallest one kept are kept, too.
         scale: how much of the result is added, > 0 (lambda in the paper; 0.3 in FusionBench).
-        merge: `"mean"` over the weights that agree, `"sum"` (FusionBench's default), or `"max"`: the
-            entry of largest magnitude.
+        merge: `"mean"`, divided by the sum of `|weights[k]|` of those that agree, `"sum"` (FusionBench's
+            default), or `"max"`: the entry of largest magnitude.
         weights: a factor for each network; all 1 if left out.
         variant: `"paper"`: the `int(density n)` largest, but at least one, of all n entries of a
             network; entries whose sum is zero stay at the base. `"fusionbench"`: one entry more; a
             sum of zero takes the sign that most sums have. `"mergekit"`: the largest of every leaf
-            by itself; a sum of zero counts as positive.
+            by itself; a sum of zero counts as positive; a mean is divided by the sum of the weights
+            themselves, which may be next to nothing where they have both signs.
 
     Returns:
         A method for any number of networks; needs `base`. `elect_and_merge` is its formula for
@@ -69,9 +72,11 @@ def ties(
         least = thresholds(base, models, rank_of)
         tie = 1.0 if variant == "mergekit" else 0.0
         if variant == "fusionbench":
-            tie = jnp.sign(balance(base, models, least, factors)).astype(jnp.float32)
-        changes = trim_elect_merge(base, models, least, factors, scale, tie, merge=merge)
-        return aligned_result(task, add_changes(base, changes))
+            tie = majority(balance(base, models, least, factors))
+        params = trim_elect_merge(
+            base, models, least, factors, scale, tie, merge=merge, signed=variant == "mergekit"
+        )
+        return aligned_result(task, params)
 
     return Method(
         "ties",
@@ -94,7 +99,7 @@ def num_kept(num: int, *, density: float, variant: str) -> int:
     return max(1, int(num * density) + (variant == "fusionbench"))
 
 
-@functools.partial(jax.jit, static_argnames="merge")
+@functools.partial(jax.jit, static_argnames=("merge", "signed"))
 def trim_elect_merge(
     base: Params,
     models: Sequence[Params],
@@ -104,20 +109,19 @@ def trim_elect_merge(
     tie: float | Float[Array, ""] = 0.0,
     *,
     merge: str = "mean",
+    signed: bool = False,
 ) -> Params:
-    """What TIES adds to the base: task vectors trimmed, a sign elected for every entry, the rest merged.
+    """The formula of `ties` for given thresholds: trim, elect a sign for every entry, add what agrees.
 
     Args:
         base: parameters of the network that all were fine-tuned from.
         models: parameters of one structure.
         thresholds: for every leaf `[models]` magnitudes; smaller entries are trimmed.
         weights: a factor for each network.
-        scale: a factor for the result.
+        scale: a factor for what is added.
         tie: the sign that is elected where the sum is zero.
         merge: `"mean"`, `"sum"` or `"max"`.
-
-    Returns:
-        The changes, in float32 or wider; leaves that are not floats are the base's.
+        signed: see `merge_agreeing`.
 
     Example:
         >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([3.0, 1.0])}, {"w": jnp.array([-1.0, 2.0])}]
@@ -127,30 +131,64 @@ def trim_elect_merge(
     """
 
     def leaf(origin: Array, least: Array, *values: Array) -> Array:
-        if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
-            return origin
-        trimmed = [trim(delta_of(value, origin), bound) for value, bound in zip(values, least)]
-        return elect_and_merge(trimmed, weights, scale, tie, merge=merge)
+        room = headroom(origin, *values)
+        trimmed = _trimmed(origin, least, values, room)
+        changes = elect_and_merge(trimmed, weights, scale, tie, merge=merge, signed=signed)
+        return (origin * room + changes) / room
 
-    return jax.tree.map(leaf, base, thresholds, *models)
+    return merge_leaves(leaf, [base, thresholds, *models])
+
+
+def _trimmed(origin: Array, least: Array, values: Sequence[Array], room: Array) -> list[Array]:
+    return [trim(value * room - origin * room, bound * room) for value, bound in zip(values, least)]
 
 
 @jax.jit
 def balance(
     base: Params, models: Sequence[Params], thresholds: Params, weights: Float[Array, " models"]
-) -> Int[Array, ""]:
-    """How many more sums of trimmed task vectors are positive than negative: its sign is the majority's."""
+) -> Int[Array, "2"]:
+    """How many more sums of trimmed task vectors are positive than negative, as `count_signs` gives it."""
 
     def leaf(origin: Array, least: Array, *values: Array) -> Array:
         if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
-            return jnp.zeros((), jnp.int32)
-        trimmed = [trim(delta_of(value, origin), bound) for value, bound in zip(values, least)]
-        return jnp.sign(_total(trimmed, weights)).astype(jnp.int32).sum()
+            return jnp.zeros(2, jnp.int32)
+        origin, *values = map(widened, (origin, *values))
+        trimmed = _trimmed(origin, least, values, headroom(origin, *values))
+        return count_signs(_total(trimmed, weights))
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf, base, thresholds, *models)), jnp.zeros((), jnp.int32))
+    return sum(jax.tree.leaves(jax.tree.map(leaf, base, thresholds, *models)), jnp.zeros(2, jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnames="merge")
+def count_signs(values: Float[Array, "*shape"]) -> Int[Array, "2"]:
+    """How many more values are positive than negative, as `[high, low]`, the number `256 * high + low`.
+
+    Networks may have more entries than 32 bits count: 2^39 here.
+
+    Example:
+        >>> high, low = count_signs(jnp.array([3.0, -1.0, 0.0, 2.0])).tolist()
+        >>> 256 * high + low
+        1
+    """
+    signs = jnp.sign(values).astype(jnp.int32).reshape(-1)
+    whole = signs.size - signs.size % 2**16
+    rows = jax.lax.slice_in_dim(signs, 0, whole).reshape(-1, 2**16).sum(1)
+    rest = jax.lax.slice_in_dim(signs, whole, signs.size).sum()
+    return jnp.stack([(rows // 256).sum(), (rows % 256).sum() + rest])
+
+
+def majority(balance: Int[Array | np.ndarray, "2"]) -> Float[Array, ""]:
+    """The sign of a number that `count_signs` gives, or of the sum of several.
+
+    Example:
+        >>> [float(majority(jnp.array(number))) for number in ([1, -256], [1, -300], [-1, 257])]
+        [0.0, -1.0, 1.0]
+    """
+    high, low = jnp.asarray(balance)
+    high, low = high + low // 256, low % 256
+    return jnp.sign(jnp.where(high == 0, low, high)).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("merge", "signed"))
 def elect_and_merge(
     deltas: Sequence[Float[Array, "*shape"]] | Float[Array, "models *shape"],
     weights: Float[Array, " models"],
@@ -158,6 +196,7 @@ def elect_and_merge(
     tie: float | Float[Array, ""] = 0.0,
     *,
     merge: str = "mean",
+    signed: bool = False,
 ) -> Float[Array, "*shape"]:
     """Elect signs and merge the trimmed task vectors that agree, times `scale`. See `ties`.
 
@@ -167,12 +206,14 @@ def elect_and_merge(
         scale: a factor for the result.
         tie: the sign that is elected where the sum is zero.
         merge: `"mean"`, `"sum"` or `"max"`.
+        signed: see `merge_agreeing`.
 
     Example:
         >>> elect_and_merge(jnp.array([[1.0, 3.0], [5.0, -2.0]]), jnp.ones(2), 1.0).tolist()
         [3.0, 3.0]
     """
-    return scale * merge_agreeing(deltas, weights, elect(_total(deltas, weights), tie), merge=merge)
+    sign = elect(_total(deltas, weights), tie)
+    return scale * merge_agreeing(deltas, weights, sign, merge=merge, signed=signed)
 
 
 def _total(

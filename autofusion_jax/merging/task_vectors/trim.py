@@ -11,14 +11,14 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float
 
-from autofusion_jax.merging.task_vectors.deltas import delta_of
+from autofusion_jax.precision import wide_dtype, widened
 from autofusion_jax.types import Params
 
 THREADS = 2
 """How many networks are looked at side by side."""
 
 
-def trim(delta: Float[Array, "*shape"], least: float | Float[Array, ""]) -> Float[Array, "*shape"]:
+def trim(delta: Float[Array, "*shape"], least: float | Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
     """The entries of magnitude `least` or more; zero for all others.
 
     Example:
@@ -82,12 +82,16 @@ def _threshold(base: Params, params: Params, rank_of: Callable[[int], int]) -> n
         return nth_largest(values, rank_of(values.size))
     # Under jit by a sort: a hundred times slower on CPU, where numpy selects.
     deltas = [
-        jnp.abs(delta_of(value, origin)).reshape(-1)
+        jnp.abs(widened(value) - widened(origin)).reshape(-1)
         for origin, value in zip(jax.tree.leaves(base), jax.tree.leaves(params))
         if jnp.issubdtype(jnp.result_type(origin), jnp.inexact)
     ]
-    values = jnp.sort(jnp.concatenate(deltas)) if deltas else jnp.zeros(1)
-    return values[values.size - min(rank_of(values.size), values.size)]
+    values = jnp.sort(jnp.concatenate(deltas)) if deltas else jnp.zeros(0)
+    if values.size == 0:
+        return jnp.zeros((), values.dtype)
+    place = values.size - min(rank_of(values.size), values.size)
+    least = jax.lax.index_in_dim(values, place, keepdims=False)  # static: a place may be past 32 bits
+    return jnp.minimum(least, jnp.finfo(least.dtype).max)
 
 
 def _stack(found: Sequence[np.floating | Array]) -> np.ndarray | Array:
@@ -127,22 +131,33 @@ def magnitudes(base: Params, params: Params) -> np.ndarray:
         array([0.5, 2. ], dtype=float32)
     """
     origins, values = float_leaves(base), float_leaves(params)
-    flat, start = np.empty(sum(origin.size for origin in origins), wide_dtype(origins)), 0
+    widest = wide_dtype(*(origin.dtype for origin in origins))
+    flat, start = np.empty(sum(origin.size for origin in origins), widest), 0
     for origin, value in zip(origins, values):
-        np.subtract(value, origin, out=flat[start : start + origin.size], dtype=flat.dtype)
+        flat[start : start + origin.size] = distance(value, origin)
         start += origin.size
-    return np.abs(flat, out=flat)
+    return flat
+
+
+def distance(value: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """`|value - origin|` as programs find it: in the dtype that is wide for the leaf, and always finite.
+
+    A difference in a wider one is another number, and would be compared with those of the programs.
+
+    Example:
+        >>> distance(np.float32([3e38]), np.float32([-3e38])) == np.finfo(np.float32).max
+        array([ True])
+    """
+    with np.errstate(over="ignore"):
+        delta = np.subtract(value, origin, dtype=wide_dtype(value.dtype))
+    return np.minimum(np.abs(delta, out=delta), np.finfo(delta.dtype).max, out=delta)
 
 
 def float_leaves(params: Params) -> list[np.ndarray]:
-    """The leaves that are floats, each on the host with its axes as one."""
-    return [
+    """The leaves that are floats, each on the host with its axes as one; complex numbers as their parts."""
+    leaves = [
         np.asarray(leaf, jnp.result_type(leaf)).reshape(-1)
         for leaf in jax.tree.leaves(params)
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
     ]
-
-
-def wide_dtype(leaves: Sequence[np.ndarray]) -> np.dtype:
-    """The dtype in which task vectors are computed: float32, or wider if a leaf is."""
-    return np.dtype(jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves)))
+    return [leaf.view(leaf.real.dtype) if np.iscomplexobj(leaf) else leaf for leaf in leaves]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Inexact
 
 from autofusion_jax.arguments import Positive
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, polar, thin_svd
+from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, polar, significant, thin_svd
 from autofusion_jax.types import Params
 
 
@@ -21,7 +21,8 @@ def tsv(*, scale: Positive = 1.0, convs: bool = False) -> Method:
     """Add low-rank task vectors that do not interfere: `base + scale * polar(U) diag(s) polar(V^T)`.
 
     U, s and V^T hold the largest r / T singular triples of each of the T task vectors of a matrix,
-    one network's after another's. Of leaves that are not matrices the mean of the task vectors is added.
+    one network's after another's; singular values of zero have no vectors here, and add nothing. Of leaves
+    that are not matrices the mean of the task vectors is added.
 
     Args:
         scale: how much is added, > 0 (alpha in the paper, 1).
@@ -58,9 +59,12 @@ def add_decorrelated(base: Params, models: Sequence[Params], scale: Scalar, *, c
         [[3.0, 0.0], [0.0, 1.0]]
     """
 
-    def matrix(deltas: Float[Array, "models m n"]) -> Float[Array, "m n"]:
+    def matrix(deltas: Inexact[Array, "models m n"]) -> Inexact[Array, "m n"]:
         each = max(1, min(deltas.shape[1:]) // len(deltas))
         u, s, vt = thin_svd(deltas)
+        # arbitrary vectors would turn those of other networks away from where they are
+        counts = significant(s, deltas.shape[1:])
+        u, vt = u * counts[:, None], vt * counts[:, :, None]
         left = jnp.concatenate(u[:, :, :each], 1)
         right = vt[:, :each].reshape(-1, vt.shape[-1])
         return polar(left) * s[:, :each].reshape(-1) @ polar(right)

@@ -7,14 +7,21 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Inexact
 
 from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
+from autofusion_jax.precision import scale_of
 from autofusion_jax.types import Params
+
+SMALLEST = 2.0**-12
+"""Task vectors whose largest entry is below are taken for larger ones, as the learning rate is meant for."""
+
+EPS = 1e-8
+"""Adam's, as the learning rate for task vectors of ordinary size."""
 
 
 @factory
@@ -26,7 +33,8 @@ def wudi(
     The task vector of a kernel `[in, out]` spans the inputs that the network saw, so what is left of
     `delta - delta_k` on it measures how much the outputs are disturbed. Adam, from `sum_k delta_k`.
     Of leaves that are not matrices the mean of the task vectors is added. A matrix that no network
-    changed stays as it is.
+    changed stays as it is. Task vectors whose largest entry is below 2^-12 are brought to that size for it:
+    a step of Adam is as long however small they are.
 
     Args:
         scale: how much is added, > 0 (1 in the paper).
@@ -80,13 +88,17 @@ def add_undisturbed(
         >>> add_undisturbed(base, models, 1.0, 0.1, num_steps=200)["w"].round(2).tolist()
         [[1.0], [0.0]]
     """
-    adam = optax.adam(learning_rate)
 
-    def matrix(deltas: Float[Array, "models m n"]) -> Float[Array, "m n"]:
-        norms = jnp.square(deltas).sum((1, 2))
+    def matrix(deltas: Inexact[Array, "models m n"]) -> Inexact[Array, "m n"]:
+        # in units of the largest entry, in which no square under- or overflows
+        scale = scale_of(jnp.abs(deltas))
+        deltas = deltas / scale
+        ordinary = jnp.maximum(scale, SMALLEST)
+        adam = optax.adam(learning_rate / ordinary, eps=EPS / ordinary)
+        norms = jnp.square(jnp.abs(deltas)).sum((1, 2))
         unit = deltas / jnp.sqrt(jnp.where(norms == 0, 1, norms))[:, None, None]
-        curvature = jnp.einsum("kmi,kni->mn", unit, unit)
-        target = jnp.einsum("kmi,kni,knj->mj", unit, unit, deltas)
+        curvature = jnp.einsum("kmi,kni->mn", unit, unit.conj())
+        target = jnp.einsum("kmi,kni,knj->mj", unit, unit.conj(), deltas)
 
         def step(_: Array, state: tuple) -> tuple:
             merged, moments = state
@@ -94,6 +106,6 @@ def add_undisturbed(
             return optax.apply_updates(merged, updates), moments
 
         start = deltas.sum(0)
-        return jax.lax.fori_loop(0, num_steps, step, (start, adam.init(start)))[0]
+        return scale * jax.lax.fori_loop(0, num_steps, step, (start, adam.init(start)))[0]
 
     return add_matrices(matrix, base, models, scale, convs=convs)

@@ -28,6 +28,16 @@ def test_by_hand():
     np.testing.assert_allclose(merged(base, models, density=0.7)["w"], expected, rtol=1e-6)
 
 
-def test_networks_alike_leave_the_base():
-    base, params = {"w": jnp.zeros(3)}, {"w": jnp.ones(3)}
-    assert merged(base, [params, params])["w"].tolist() == [0, 0, 0]
+@pytest.mark.parametrize("density", [0.4, 1.0])
+@pytest.mark.parametrize("num", [2, 3, 7])
+def test_networks_alike_are_what_comes_back(num, density):
+    """They differ nowhere, so that all entries are as large as the smallest kept."""
+    base, params = {"w": jnp.zeros(3)}, {"w": jnp.array([1.0, 0.1, -3.0])}
+    np.testing.assert_allclose(merged(base, [params] * num, density=density)["w"], params["w"], rtol=1e-6)
+
+
+def test_all_that_was_changed_is_kept_at_one():
+    base, models = {"w": jnp.zeros(4)}, [{"w": jnp.array([2.0, 1, 0, 0])}, {"w": jnp.array([2.0, 3, 5, 0])}]
+    weights = np.array([5.0, 38.0]) / 43
+    expected = [2, weights @ [1, 3], 5, 0]
+    np.testing.assert_allclose(merged(base, models, density=1.0)["w"], expected, rtol=1e-6)
