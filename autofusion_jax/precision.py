@@ -64,3 +64,31 @@ def length(values: Float[Array, "... n"], axis: int | tuple[int, ...] | None = N
     largest = jnp.max(jnp.abs(values), axis, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1)
     return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum(jnp.square(values / scale), axis))
+
+
+def wide(values: Num[Array | np.ndarray, "..."]) -> Array:
+    """Numbers in a dtype in which they can be added up: the wide one, complex where they are complex.
+
+    Example:
+        >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.ones(2, jnp.complex64)).dtype
+        (dtype('float32'), dtype('complex64'))
+    """
+    dtype = jnp.result_type(values)
+    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+    return jnp.asarray(values, jnp.result_type(wide_dtype(dtype), jnp.complex64) if is_complex else wide_dtype(dtype))
+
+
+def power_of_two(values: Num[Array, "..."]) -> Float[Array, ""]:
+    """The power of two next below the largest size of any value, 1 if all are 0: the unit of such values.
+
+    Dividing by it loses no bit, and squares of what is left do not overflow, nor underflow where they count.
+
+    Example:
+        >>> print(power_of_two(jnp.array([3e-30, -5e-30])) / 2**-98, power_of_two(jnp.zeros(2)))
+        1.0 1.0
+    """
+    largest = jnp.max(jnp.abs(wide(values)), initial=0)
+    _, exponent = jnp.frexp(largest)
+    info = jnp.finfo(largest.dtype)
+    exponent = jnp.clip(exponent - 1, info.minexp, info.maxexp - 1)
+    return jnp.where(largest > 0, jnp.ldexp(jnp.ones((), largest.dtype), exponent), 1)
