@@ -15,6 +15,7 @@ from autofusion_jax.merging.ensembles.members import logits_shape, stack_members
 from autofusion_jax.merging.ensembles.z import Standard, measure, standardised
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import widened
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
@@ -23,6 +24,9 @@ from autofusion_jax.validation import require
 
 NUM_GROUPS = 2
 """Features are those of the last groups of each network."""
+
+SMALLEST_SPREAD = 1e-3
+"""Of all variance, what components have within themselves at the least."""
 
 OVERSAMPLING, NUM_ITERATIONS = 20, 6
 """Of the subspace iteration that finds the principal axes."""
@@ -120,7 +124,8 @@ class _Features:
 
     def __call__(self, params: Params, x: Array) -> Array:
         captured = capture_sites(self.spec, params, x, sites=self.sites)
-        return jnp.concatenate([captured[site.name].reshape(x.shape[0], -1) for site in self.sites], -1)
+        values = [widened(captured[site.name]) for site in self.sites]
+        return jnp.concatenate([value.reshape(x.shape[0], -1) for value in values], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,14 +184,17 @@ def fit_mixture(
     joint = jnp.concatenate([(f - m) / s for f, m, s in zip(features, shift, safe)], -1)
     axes = _principal_axes(joint, num_axes)  # [features, axes]
     scores = joint @ axes
+    spread_of_all = jnp.mean(jnp.sum(scores**2, 1))
 
     def classify(resp: Array) -> tuple[Array, Array]:
         weights = resp.sum(0)
-        means = resp.T @ scores / jnp.maximum(weights, 1e-6)[:, None]
+        means = resp.T @ scores / jnp.where(weights > 0, weights, 1)[:, None]
         share = weights / weights.sum()
         cov = scores.T @ scores / len(scores) - (means.T * share) @ means
         size = cov.shape[0]
-        cov = cov + (ridge * jnp.trace(cov) / size + jnp.finfo(cov.dtype).tiny) * jnp.eye(size)
+        # as many components as inputs leave no covariance within them: rounding alone would decide
+        within = jnp.maximum(jnp.trace(cov), SMALLEST_SPREAD * spread_of_all)
+        cov = cov + jnp.where(within > 0, ridge * within / size, 1) * jnp.eye(size)
         kernel = jnp.linalg.solve(cov, means.T)
         return kernel, jnp.log(jnp.maximum(share, 1e-12)) - jnp.sum(means.T * kernel, 0) / 2
 

@@ -36,7 +36,10 @@ def measure(logits: Float[Array, "models *batch classes"]) -> Standard:
     """Measure the logits of all networks on unlabelled inputs of all tasks."""
     flat = logits.reshape(logits.shape[0], -1, logits.shape[-1])
     known = known_classes(flat)
-    std = jnp.maximum(flat.std(1), jnp.finfo(flat.dtype).eps)
+    std = flat.std(1)
+    # logits that never vary stay as they are; of one input none does
+    std = jnp.maximum(std, jnp.finfo(flat.dtype).eps * std.max())
+    std = jnp.where(std > 0, std, 1)
     return Standard(flat.mean(1), std, known, jnp.mean(std, where=known))
 
 
