@@ -139,3 +139,17 @@ def weighted_sum(
     # weights whose magnitudes add up to less than one keep every part of the sum below the largest value
     room = 2 * power_of_two(sum(jnp.abs(weight) for weight in weights))
     return room * sum(weight / room * value for weight, value in zip(weights, values))
+
+
+def wide(values: Num[Array | np.ndarray, "..."]) -> Array:
+    """Numbers in a dtype in which they can be added up: the wide one, complex where they are complex.
+
+    Example:
+        >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.ones(2, jnp.complex64)).dtype
+        (dtype('float32'), dtype('complex64'))
+    """
+    dtype = jnp.result_type(values)
+    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+    return jnp.asarray(
+        values, jnp.result_type(wide_dtype(dtype), jnp.complex64) if is_complex else wide_dtype(dtype)
+    )

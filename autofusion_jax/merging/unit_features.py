@@ -1,5 +1,8 @@
 """Features by which units are compared: all of their weights, and moments of their activations."""
 
+import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Annotated
 
 import jax.numpy as jnp
@@ -7,21 +10,52 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import one_of
+from autofusion_jax.precision import widened
+from autofusion_jax.symmetry.axes import fixed_axis
 from autofusion_jax.symmetry.moments import Moments
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import transform
+from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import Params
 
 KINDS = {
     "correlation": Moments.correlation,
-    "covariance": lambda moments: moments.cov,
-    "second_moment": Moments.second_moment,
+    "covariance": lambda moments: moments.cov.real,
+    "second_moment": lambda moments: moments.second_moment().real,
 }
-"""What makes a similarity of the moments: Pearson correlation, covariance, or `E[a b]`."""
+"""What makes a similarity of the moments: Pearson correlation, covariance, or `E[a b]`; the real part of
+these for complex units."""
 Kind = Annotated[str, one_of(*KINDS)]
 
 BATCH_SIZE = 500
 """Inputs whose activations are held at once."""
+
+
+def real_parts(spec: PermSpec, models: Sequence[Params]) -> tuple[PermSpec, list[Params]]:
+    """Networks as real numbers, in float32 or wider, and the spec of such networks.
+
+    Complex leaves `[...]` become their real and imaginary parts `[..., 2]`. So inner products, distances
+    and norms of the weights are those of complex vectors, `Re <a, b>`, and matrices that mix units act on
+    both parts alike. The spec has neither `apply_fn` nor sites.
+
+    Args:
+        spec: the permutation spec of the networks.
+        models: parameters of one structure.
+    """
+    flat = [flatten_by_path(params) for params in models]
+    dtypes = {path: jnp.result_type(leaf) for path, leaf in flat[0].items()}
+    split = frozenset(path for path, d in dtypes.items() if jnp.issubdtype(d, jnp.complexfloating))
+    real = [{path: widened(leaf) for path, leaf in leaves.items()} for leaves in flat]
+    return _with_parts(spec, split), [unflatten_like(params, leaves) for params, leaves in zip(models, real)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _with_parts(spec: PermSpec, split: frozenset[str]) -> PermSpec:
+    leaves = tuple(
+        dataclasses.replace(leaf, axes=(*leaf.axes, fixed_axis(2))) if leaf.path in split else leaf
+        for leaf in spec.leaves
+    )
+    return dataclasses.replace(spec, leaves=leaves, apply_fn=None, notes=(), sites=())
 
 
 def unit_vectors(spec: PermSpec, params: Params, group: str) -> list[Float[Array, "*outer n weights"]]:
@@ -29,7 +63,7 @@ def unit_vectors(spec: PermSpec, params: Params, group: str) -> list[Float[Array
 
     Args:
         spec: the permutation spec of `params`.
-        params: the parameters.
+        params: the parameters, real: from `real_parts`.
         group: name of the group.
 
     Returns:

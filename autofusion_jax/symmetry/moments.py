@@ -1,5 +1,11 @@
-"""Streaming means and covariances of the units of one, two or N models."""
+"""Streaming means and covariances of the units of one, two or N models.
 
+Activations may be complex: `cov[i, j] = E[(a_i - E a_i) conj(b_j - E b_j)]` is then Hermitian. Units are
+alike as far as its real part says: a permutation does not turn phases, so a unit that differs from
+another by a factor of modulus one is another unit.
+"""
+
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -7,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
+from autofusion_jax.precision import scale_of, wide, widened
 from autofusion_jax.validation import require
 
 
@@ -20,13 +27,16 @@ class Moments(NamedTuple):
         mean: `[num_models, *outer, n]`.
         cov: population covariance (divided by `count`) of all units of all models,
             `[*outer, num_models * n, num_models * n]`, one block per model, in order.
+        unit: a power of two: `mean` and `cov` are those of the values divided by it. 1 unless they were
+            measured so (see `stream_moments`).
     """
 
     count: Float[Array, ""]
-    mean: Float[Array, "models ... n"]
-    cov: Float[Array, "... rows rows"]
+    mean: Inexact[Array, "models ... n"]
+    cov: Inexact[Array, "... rows rows"]
+    unit: Float[Array, ""]
 
-    def cross(self, first: int, second: int) -> Float[Array, "... n n"]:
+    def cross(self, first: int, second: int) -> Inexact[Array, "... n n"]:
         """The covariance of the units of model `first` (rows) with those of `second` (columns)."""
         n = self.mean.shape[-1]
         return self.cov[..., first * n : (first + 1) * n, second * n : (second + 1) * n]
@@ -40,15 +50,21 @@ class Moments(NamedTuple):
         variance = _variance(self.cov)
         alive = variance > 0
         scale = jnp.where(alive, jax.lax.rsqrt(jnp.where(alive, variance, 1)), 0)
-        return jnp.clip(self.cov * scale[..., :, None] * scale[..., None, :], -1, 1)
+        return jnp.clip(self.cov.real * scale[..., :, None] * scale[..., None, :], -1, 1)
 
-    def second_moment(self) -> Float[Array, "... rows rows"]:
-        """The uncentred `E[a b^T] = cov + mean mean^T`, laid out as `cov`."""
-        mean = _side_by_side(self.mean)
-        return self.cov + mean[..., :, None] * mean[..., None, :]
+    def second_moment(self) -> Inexact[Array, "... rows rows"]:
+        """The uncentred `E[a b^H] = cov + mean mean^H`, laid out as `cov`."""
+        return self.cov + _outer(side_by_side(self.mean))
+
+    def distances(self) -> Float[Array, "... rows rows"]:
+        """The mean squared distances `E |a - b|^2` of all pairs of units, laid out as `cov`."""
+        # of means and deviations apart: values far from 0 and near each other would cancel
+        variance, mean = _variance(self.cov), side_by_side(self.mean)
+        apart = variance[..., :, None] + variance[..., None, :] - 2 * self.cov.real
+        return jnp.maximum(apart, 0) + jnp.abs(mean[..., :, None] - mean[..., None, :]) ** 2
 
 
-def batch_moments(values: Float[Array, "models ... n"], num_outer: int) -> Moments:
+def batch_moments(values: Inexact[Array, "models ... n"], num_outer: int) -> Moments:
     r"""Take the moments of one batch of activations.
 
     Two passes on shifted data (Chan et al., 1983): `mean = p + E[x - p]` with the first sample
@@ -76,7 +92,7 @@ def batch_moments(values: Float[Array, "models ... n"], num_outer: int) -> Momen
         [[1. 2.]
          [2. 4.]]
     """
-    pivot, moments = _about_pivot(values, num_outer)
+    pivot, moments = _about_pivot(values, num_outer, jnp.ones(()))
     return moments._replace(mean=pivot + moments.mean)
 
 
@@ -108,14 +124,16 @@ def combine(first: Moments, second: Moments) -> Moments:
     )
     count = first.count + second.count
     w1, w2 = (part.count / jnp.maximum(count, 1) for part in (first, second))
-    delta = second.mean - first.mean
-    rows = _side_by_side(delta)
-    between = rows[..., :, None] * rows[..., None, :]
-    return Moments(count, first.mean + w2 * delta, w1 * first.cov + w2 * second.cov + w1 * w2 * between)
+    unit = jnp.where(first.count > 0, first.unit, second.unit)
+    ratio = second.unit / jnp.where(unit > 0, unit, 1)
+    delta = ratio * second.mean - first.mean
+    between = _outer(side_by_side(delta))
+    cov = w1 * first.cov + w2 * (ratio * ratio * second.cov) + w1 * w2 * between
+    return Moments(count, first.mean + w2 * delta, cov, unit)
 
 
 def stream_moments(
-    capture: Callable[[Any], dict[str, tuple[Array, int]]], batches: Iterable[Any]
+    capture: Callable[[Any], dict[str, tuple[Array, int]]], batches: Iterable[Any], *, scaled: bool = False
 ) -> dict[str, Moments]:
     """Take the moments of activations over many batches, holding those of one batch at a time.
 
@@ -129,6 +147,8 @@ def stream_moments(
             pure. Arrays that it closes over become constants of the program: rather bind
             them, as in `jax.tree_util.Partial(fn, params)`.
         batches: pytrees of arrays with the samples in front; sizes may differ.
+        scaled: divide the values of each name by a power of two, the size of the largest, so that no square
+            over- or underflows; `Moments.unit` says by which.
 
     Returns:
         Name -> moments over all batches.
@@ -140,7 +160,7 @@ def stream_moments(
     bound = capture if isinstance(capture, Partial) else Partial(capture)
     total: dict[str, tuple[Array, Moments]] = {}
     for batch in batches:
-        new = _measure(bound, batch)
+        new = _measure(bound, batch, scaled)
         names = sorted(total or new)
         require(sorted(new) == names, "stream_moments", "capture(batch)", f"of names {names}", sorted(new))
         total = _add(total, new) if total else new
@@ -157,9 +177,12 @@ def stream_moments(
     return moments
 
 
-@jax.jit
-def _measure(capture: Partial, batch: Any) -> dict[str, tuple[Array, Moments]]:
-    return {name: _about_pivot(*captured) for name, captured in capture(batch).items()}
+@functools.partial(jax.jit, static_argnames="scaled")
+def _measure(capture: Partial, batch: Any, scaled: bool) -> dict[str, tuple[Array, Moments]]:
+    return {
+        name: _about_pivot(values, num_outer, scale_of(widened(values)) if scaled else jnp.ones(()))
+        for name, (values, num_outer) in capture(batch).items()
+    }
 
 
 @jax.jit
@@ -174,11 +197,12 @@ def _add(
             pivot.shape == other_pivot.shape,
             *("stream_moments", f"units of {name!r}", f"of shape {pivot.shape}", other_pivot.shape),
         )
-        out[name] = pivot, combine(moments, other._replace(mean=other.mean + (other_pivot - pivot)))
+        shift = other_pivot - pivot * (moments.unit / other.unit)
+        out[name] = pivot, combine(moments, other._replace(mean=other.mean + shift))
     return out
 
 
-def _about_pivot(values: Array, num_outer: int) -> tuple[Array, Moments]:
+def _about_pivot(values: Array, num_outer: int, unit: Array) -> tuple[Array, Moments]:
     """The first sample `[models, *outer, n]`, and the moments with the mean less that sample."""
     require(num_outer >= 0, "batch_moments", "num_outer", ">= 0", num_outer)
     unit_axes = num_outer + 1
@@ -187,19 +211,26 @@ def _about_pivot(values: Array, num_outer: int) -> tuple[Array, Moments]:
         *("batch_moments", "values", f"[models, *samples, *outer, n] with {num_outer} outer axes"),
         f"shape {values.shape}",
     )
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    values = values.reshape(values.shape[0], -1, *values.shape[-unit_axes:])  # [models, samples, *outer, n]
+    values = wide(values)
+    values = (values / unit.astype(values.real.dtype)).reshape(
+        values.shape[0], -1, *values.shape[-unit_axes:]
+    )  # [models, samples, *outer, n]
     count, pivot = values.shape[1], values[:, 0]
     mean = jnp.mean(values - pivot[:, None], axis=1)
     centred = values - pivot[:, None] - mean[:, None]
     # [*outer, models, n, models, n]
-    products = jnp.einsum("as...i,bs...j->...aibj", centred, centred, precision=jax.lax.Precision.HIGHEST)
+    pair = centred, centred.conj()
+    products = jnp.einsum("as...i,bs...j->...aibj", *pair, precision=jax.lax.Precision.HIGHEST)
     rows = values.shape[0] * values.shape[-1]
     cov = products.reshape(*values.shape[2:-1], rows, rows) / count
-    return pivot, Moments(jnp.asarray(count, cov.dtype), mean, cov)
+    return pivot, Moments(jnp.asarray(count, cov.real.dtype), mean, cov, unit)
 
 
-def _side_by_side(mean: Array) -> Array:
+def _outer(rows: Array) -> Array:
+    return rows[..., :, None] * rows[..., None, :].conj()
+
+
+def side_by_side(mean: Array) -> Array:
     """`[models, *outer, n]` to `[*outer, models * n]`."""
     rows = jnp.moveaxis(mean, 0, -2)
     return rows.reshape(*rows.shape[:-2], -1)
@@ -211,4 +242,4 @@ def _by_model(rows: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _variance(cov: Array) -> Array:
-    return jnp.diagonal(cov, axis1=-2, axis2=-1)
+    return jnp.diagonal(cov, axis1=-2, axis2=-1).real

@@ -15,6 +15,7 @@ from autofusion_jax.merging.corrections.reset_norm import (
     over_batches,
     reset_norm,
     training_rules,
+    updated,
 )
 from autofusion_jax.merging.partial_network import PartialNetwork
 from autofusion_jax.merging.result import MergeResult
@@ -102,20 +103,22 @@ def reset_heads(network: PartialNetwork, params: Params, x: Array, *, batch_size
     ]
     return {
         **params,
-        "trunk": params["trunk"] | trunk,
-        "heads": [leaves | measured for leaves, measured in zip(params["heads"], heads)],
+        "trunk": updated(params["trunk"], trunk),
+        "heads": [updated(leaves, measured) for leaves, measured in zip(params["heads"], heads)],
     }
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _measure_trunk(network: PartialNetwork, params: Params, x: Array) -> dict[str, Array]:
+def _measure_trunk(network: PartialNetwork, params: Params, x: Array) -> dict[str, tuple[Array, Array]]:
     program = flatten_program(network.spec, network.shapes, x, caller="reset_norm")
     values = network.trunk(program, params, x)
     return measure_norms(program, values, {}, network.numbers(program))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _measure_head(network: PartialNetwork, number: int, params: Params, x: Array) -> dict[str, Array]:
+def _measure_head(
+    network: PartialNetwork, number: int, params: Params, x: Array
+) -> dict[str, tuple[Array, Array]]:
     program = flatten_program(network.spec, network.shapes, x, caller="reset_norm")
     trunk = network.trunk(program, params, x)
     rules, _ = training_rules(program, trunk, {}, network.numbers(program))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.affine import MOVES, AffineReader
 from autofusion_jax.symmetry.program import Equation, FlatProgram, Override, Overrides, flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
@@ -52,13 +54,14 @@ def reset_norm(
         spec: a spec that carries an `apply_fn`.
         params: parameters of the merged network, statistics among them.
         x: inputs `[N, ...]`.
-        batch_size: inputs evaluated at once, >= 2.
+        batch_size: inputs evaluated at once, >= 2; a last batch of one joins that before.
 
     Returns:
         The parameters with new statistics, and the leaves that were set.
 
     Raises:
-        ValueError: the program has no such normalisation.
+        ValueError: the program has no such normalisation; or one of them sees a single number of every
+            unit, which has no variance: one input, where there are no places to count over.
 
     References:
         Izmailov et al.: Averaging weights leads to wider optima and better generalization, UAI
@@ -71,28 +74,51 @@ def reset_norm(
     )  # fmt: skip
     leaves = flatten_by_path(params)
     measured = over_batches(functools.partial(_measure, spec, params), x, batch_size)
-    return unflatten_like(params, leaves | measured), {"reset": sorted(measured)}
+    return unflatten_like(params, updated(leaves, measured)), {"reset": sorted(measured)}
 
 
-def over_batches(measure: Callable[[Array], dict[str, Array]], x: Array, batch_size: int) -> dict[str, Array]:
-    """The mean of what is measured on batches, each counting as many times as it has inputs."""
+def updated(leaves: Mapping[str, Array], measured: Mapping[str, Array]) -> dict[str, Array]:
+    """Leaves by path, with measured statistics in place of some, in the dtypes of those."""
+    return {**leaves, **{path: value.astype(leaves[path].dtype) for path, value in measured.items()}}
+
+
+def over_batches(
+    measure: Callable[[Array], dict[str, tuple[Array, Array]]], x: Array, batch_size: int
+) -> dict[str, Array]:
+    """The mean of what is measured on batches, each counting as many times as it has inputs.
+
+    Args:
+        measure: gives path -> statistic, and on how many numbers each entry of it was measured.
+        x: inputs `[N, ...]`.
+        batch_size: the size of a batch, >= 2; a last one of one input joins that before.
+
+    Raises:
+        ValueError: a statistic was measured on one number.
+    """
+    starts = list(range(0, len(x), batch_size))
+    # one number has no variance: 0 of it would count as if it had been measured
+    stops = [*(starts[1:-1] if len(x) % batch_size == 1 else starts[1:]), len(x)]
     total: dict[str, Array] = {}
-    for start in range(0, len(x), batch_size):
-        batch = x[start : start + batch_size]
-        for path, value in measure(batch).items():
-            total[path] = total.get(path, 0) + value * (len(batch) / len(x))
+    for start, stop in zip(starts, stops):
+        for path, (value, count) in measure(x[start:stop]).items():
+            require(
+                int(jnp.min(count, initial=2)) >= 2,
+                *("merge", "batch", 'of two or more inputs for correction="reset_norm"', stop - start),
+                f"{path!r} holds statistics, and a single number has no variance.",
+            )
+            total[path] = total.get(path, 0) + value * ((stop - start) / len(x))
     return total
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _measure(spec: PermSpec, params: Params, x: Array) -> dict[str, Array]:
+def _measure(spec: PermSpec, params: Params, x: Array) -> dict[str, tuple[Array, Array]]:
     program = flatten_program(spec, params, x, caller="reset_norm")
     return measure_norms(program, program.values(params, x), {}, program.outputs)
 
 
 def measure_norms(
     program: FlatProgram, values: Mapping[int, Array], overrides: Overrides, outputs: Sequence[int]
-) -> dict[str, Array]:
+) -> dict[str, tuple[Array, Array]]:
     """The statistics that every stored norm on the way to some values ought to hold.
 
     Args:
@@ -102,7 +128,8 @@ def measure_norms(
         outputs: numbers of the values; norms that they do not depend on are left out.
 
     Returns:
-        Path of a leaf -> its new value.
+        Path of a leaf -> its new value, in float32 or wider, and on how many numbers each entry of it was
+        measured.
     """
     rules, wanted = training_rules(program, values, overrides, outputs)
     return dict(zip(wanted, program.evaluate(list(wanted.values()), values, rules)))
@@ -121,12 +148,13 @@ def training_rules(
     rules = dict(overrides)
     for norm in (norm for norm in stored_norms(program) if norm.value in reached):
         mean, variance = program.leaves[norm.mean], program.leaves[norm.variance]
-        spread, unbiased = program.new(), program.new()
+        spread, new_mean, new_variance = program.new(), program.new(), program.new()
         rules[spread] = Override((norm.value,), functools.partial(_statistics, program, norm, values[mean]))
         rules[mean] = Override((spread,), functools.partial(_cast, 0, values[mean].dtype))
         rules[variance] = Override((spread,), functools.partial(_cast, 1, values[variance].dtype))
-        rules[unbiased] = Override((spread,), functools.partial(_cast, 2, values[variance].dtype))
-        wanted |= {norm.mean: mean, norm.variance: unbiased}
+        rules[new_mean] = Override((spread,), operator.itemgetter(0, 3))
+        rules[new_variance] = Override((spread,), operator.itemgetter(2, 3))
+        wanted |= {norm.mean: new_mean, norm.variance: new_variance}
     return rules, wanted
 
 
@@ -136,18 +164,20 @@ def _cast(index: int, dtype: Any, spread: tuple[Array, ...]) -> Array:
 
 def _statistics(
     program: FlatProgram, norm: StoredNorm, leaf: Array, value: Array
-) -> tuple[Array, Array, Array]:
-    """Mean, variance, and unbiased variance over all places that an entry of the leaf is subtracted at."""
+) -> tuple[Array, Array, Array, Array]:
+    """Mean, variance, unbiased variance and number of places that an entry of the leaf is subtracted at."""
+    value = wide(value)
 
     def spread_out(leaf: Array) -> Array:
         operand = program.evaluate([norm.operand], {program.leaves[norm.mean]: leaf})[0]
         return jnp.broadcast_to(operand, value.shape).astype(value.dtype)
 
     gather = jax.linear_transpose(spread_out, jax.ShapeDtypeStruct(leaf.shape, value.dtype))
-    (count,) = gather(jnp.ones_like(value))
-    mean = gather(value)[0] / count
-    (squares,) = gather((value - spread_out(mean)) ** 2)
-    return mean, squares / count, squares / jnp.maximum(count - 1, 1)
+    count, total = gather(jnp.ones_like(value))[0].real, gather(value)[0]
+    # a real leaf moves a complex value along its real part alone
+    mean = (total if jnp.iscomplexobj(leaf) else total.real) / count
+    squares = gather(jnp.abs(value - spread_out(mean)).astype(value.dtype) ** 2)[0].real
+    return mean, squares / count, squares / jnp.maximum(count - 1, 1), count
 
 
 def stored_statistics(spec: PermSpec, params: Params, x: Array | None) -> frozenset[str]:

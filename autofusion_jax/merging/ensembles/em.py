@@ -26,6 +26,9 @@ from autofusion_jax.validation import require
 NUM_GROUPS = 2
 """Features are those of the last groups of each network."""
 
+SMALLEST_SPREAD = 1e-3
+"""Of all variance, what components have within themselves at the least."""
+
 OVERSAMPLING, NUM_ITERATIONS = 20, 6
 """Of the subspace iteration that finds the principal axes."""
 
@@ -182,14 +185,17 @@ def fit_mixture(
     joint = jnp.concatenate([(f - m) / s for f, m, s in zip(scaled, shift, safe)], -1)
     axes = _principal_axes(joint, num_axes)  # [features, axes]
     scores = joint @ axes
+    spread_of_all = jnp.mean(jnp.sum(scores**2, 1))
 
     def classify(resp: Array) -> tuple[Array, Array]:
         weights = resp.sum(0)
-        means = resp.T @ scores / jnp.maximum(weights, 1e-6)[:, None]
+        means = resp.T @ scores / jnp.where(weights > 0, weights, 1)[:, None]
         share = weights / weights.sum()
         cov = scores.T @ scores / len(scores) - (means.T * share) @ means
         size = cov.shape[0]
-        cov = cov + (ridge * jnp.trace(cov) / size + jnp.finfo(cov.dtype).tiny) * jnp.eye(size)
+        # as many components as inputs leave no covariance within them: rounding alone would decide
+        within = jnp.maximum(jnp.trace(cov), SMALLEST_SPREAD * spread_of_all)
+        cov = cov + jnp.where(within > 0, ridge * within / size, 1) * jnp.eye(size)
         kernel = jnp.linalg.solve(cov, means.T)
         return kernel, jnp.log(jnp.maximum(share, 1e-12)) - jnp.sum(means.T * kernel, 0) / 2
 

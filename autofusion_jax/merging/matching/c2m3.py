@@ -14,6 +14,8 @@ from autofusion_jax.arguments import Count
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.unit_features import real_parts
+from autofusion_jax.precision import scale_of, wide, widened
 from autofusion_jax.symmetry.axes import Block, Concat, Factor
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, apply_soft, identity_perms, soften
@@ -34,7 +36,7 @@ def c2m3(*, start: Literal["identity", "random"] = "identity", max_iters: Count 
     `sum_{s<t} sum_l <P_l^s W_l^s P_{l-1}^sT, P_l^t W_l^t P_{l-1}^tT>` (all groups and networks
     in one step) over doubly stochastic matrices: the gradient's best permutation is an
     assignment for each group, and the objective along the way to it a polynomial of low degree,
-    whose maximum is the step. Rounded to permutations at the end. Maps between two networks,
+    whose maximum is the step. Of complex leaves the inner product is the real part. Rounded to permutations at the end. Maps between two networks,
     `P^sT P^t`, are consistent over every cycle by construction.
 
     Two networks are matched with A's order as the universe, the pairwise algorithm of the paper:
@@ -86,16 +88,21 @@ def _start_anywhere(spec: PermSpec, count: int, key: Key[Array, ""]) -> dict[str
 def _merge(task: MergeTask, start: str, max_iters: int, key: Key[Array, ""]) -> MergeResult:
     spec, count = task.require_perm_spec(), len(task.models)
     num_fixed = 1 if count == 2 else 0
-    problem = make_problem(task.models, num_fixed)
+    real_spec, problem, square = make_problem(spec, task.models, num_fixed)
     free = count - num_fixed
     begin = start_at_identity(spec, free) if start == "identity" else _start_anywhere(spec, free, key)
-    soft_perms, history, converged = climb(spec, problem, begin, max_iters)
+    soft_perms, history, converged = climb(real_spec, problem, begin, max_iters)
+    history["objective"] = square * history["objective"]
     rounded = {name: solve_assignment(matrix) for name, matrix in soft_perms.items()}
     found = [{name: perm[s] for name, perm in rounded.items()} for s in range(free)]
     alignments = (*[identity_perms(spec)] * num_fixed, *found)
     universe = [apply_perm(spec, params, perms) for params, perms in zip(task.models, alignments)]
-    hard = evaluate(spec, problem, move(soft_perms, rounded, 1.0)).objective
-    diagnostics = {"objective": float(hard), "iterations": len(history["step_size"]), "converged": converged}
+    hard = evaluate(real_spec, problem, move(soft_perms, rounded, 1.0)).objective
+    diagnostics = {
+        "objective": square * float(hard),
+        "iterations": len(history["step_size"]),
+        "converged": converged,
+    }
     weights = (1 / count,) * count
     return MergeResult(
         average(universe, weights), task.apply_fn, alignments[1] if count == 2 else {}, alignments, weights,
@@ -104,10 +111,10 @@ def _merge(task: MergeTask, start: str, max_iters: int, key: Key[Array, ""]) -> 
 
 
 class Problem(NamedTuple):
-    """The networks to be matched; a pytree.
+    """The networks to be matched, as real numbers of size 1 at most; a pytree.
 
     Attributes:
-        free: parameters of those that move, float32, leaves `[models, ...]`.
+        free: parameters of those that move, float32 or wider, leaves `[models, ...]`.
         fixed: the sum of those that stay as they are; zeros if there are none.
     """
 
@@ -115,17 +122,33 @@ class Problem(NamedTuple):
     fixed: Params
 
 
-def make_problem(models: Sequence[Params], num_fixed: int) -> Problem:
-    """The first `num_fixed` networks stay. Leaves that are not floats do not count: they are zeros."""
+def make_problem(spec: PermSpec, models: Sequence[Params], num_fixed: int) -> tuple[PermSpec, Problem, float]:
+    """Put the networks into one problem; leaves that are not floats do not count.
+
+    Args:
+        spec: the permutation spec of the networks.
+        models: their parameters, complex ones taken as their real and imaginary parts.
+        num_fixed: the first so many networks stay as they are.
+
+    Returns:
+        The spec of the problem's networks; the problem; and by what its objective must be multiplied, as
+        the networks are divided by a power of two, so that no product over- or underflows.
+    """
+    spec, models = real_parts(spec, models)
 
     def leaf(*values: Array) -> Array:
-        stacked = jnp.stack(values).astype(jnp.float32)
         floats = jnp.issubdtype(jnp.result_type(values[0]), jnp.floating)
+        stacked = jnp.stack([wide(value) for value in values])
         return stacked if floats else jnp.zeros_like(stacked)
 
     stacked = jax.tree.map(leaf, *models)
+    unit = max(
+        (scale_of(widened(leaf)) for leaf in jax.tree.leaves(stacked) if leaf.any()), default=jnp.ones(())
+    )
+    stacked = jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), stacked)
     free = jax.tree.map(lambda leaf: leaf[num_fixed:], stacked)
-    return Problem(free, jax.tree.map(lambda leaf: leaf[:num_fixed].sum(0), stacked))
+    fixed = jax.tree.map(lambda leaf: leaf[:num_fixed].sum(0), stacked)
+    return spec, Problem(free, fixed), float(unit) ** 2
 
 
 class Point(NamedTuple):
@@ -285,7 +308,7 @@ def climb(
     converged = False
     while not converged and len(steps) < max_iters:
         perms = best_permutations(point.gradient)
-        step, enough = 0.0, RELATIVE_GAP * max(abs(float(point.objective)), 1e-30)
+        step, enough = 0.0, RELATIVE_GAP * abs(float(point.objective))
         if float(gap(point.gradient, soft_perms, perms)) > enough:
             products = products_along(spec, problem, point.moved, soft_perms, perms)
             step = best_step(nodes, *(np.asarray(part, np.float64) for part in products))

@@ -16,6 +16,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.merging.unit_features import real_parts
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.axes import Axis
 from autofusion_jax.symmetry.factoring import transform_axes
 from autofusion_jax.symmetry.spec import PermSpec
@@ -56,13 +58,17 @@ class Piece(NamedTuple):
 
 
 def take_apart(spec: PermSpec, params_a: Params, params_b: Params) -> list[Piece]:
-    """Cut the leaves of two networks into pieces; leaves without groups are left out."""
+    """Cut the leaves of two networks into pieces, complex ones as real and imaginary parts.
+
+    Leaves without groups are left out.
+    """
     parts = zip(cut_leaves(spec, params_a), cut_leaves(spec, params_b))
     return [Piece(a, b, places) for (a, places), (b, _) in parts]
 
 
 def cut_leaves(spec: PermSpec, params: Params) -> list[tuple[np.ndarray, tuple[Place, ...]]]:
     """The pieces of one network, and the places in them."""
+    spec, (params,) = real_parts(spec, [params])
     leaves = flatten_by_path(params)
     carrying = [leaf for leaf in spec.leaves if any(axis.role for axis in leaf.axes)]
     return [piece for leaf in carrying for piece in _cut(spec, leaf.axes, leaves[leaf.path])]
@@ -75,8 +81,7 @@ def _cut(spec: PermSpec, axes: tuple[Axis, ...], leaf: Array) -> list[tuple[np.n
         found.setdefault(id(part), (part, []))[1].append(Place(group, axis, outer_axes))
         return part
 
-    value = jnp.asarray(leaf)
-    transform_axes(spec, axes, value.astype(jnp.promote_types(value.dtype, jnp.float32)), record)
+    transform_axes(spec, axes, wide(leaf), record)
     return [(np.asarray(part), tuple(places)) for part, places in found.values()]
 
 
@@ -169,8 +174,16 @@ class Similarity:
         """
         changes = [change for term in self._terms if (change := term.change(elements)) is not None]
         if changes:
-            self.value = self.value + _products(changes)
+            # weights of any size: their products must not over- or underflow on the device
+            exponents = [_exponent(rows) for rows in zip(*changes)]
+            scaled = [tuple(np.ldexp(r, -e) for r, e in zip(pair, exponents)) for pair in changes]
+            self.value = self.value + np.ldexp(_products(scaled), sum(exponents))
         return bool(changes)
+
+
+def _exponent(rows: Sequence[np.ndarray]) -> int:
+    """That of the power of two next above the largest size of any weight."""
+    return int(np.frexp(max((float(np.abs(part).max(initial=0)) for part in rows), default=0.0))[1])
 
 
 def _products(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

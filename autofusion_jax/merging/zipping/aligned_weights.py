@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from autofusion_jax.merging.unit_features import unit_vectors
+from autofusion_jax.merging.unit_features import real_parts, unit_vectors
 from autofusion_jax.merging.zipping.combine import split_by_model
 from autofusion_jax.merging.zipping.family_matching import Matching
-from autofusion_jax.merging.zipping.similarities import in_blocks, num_stacks
+from autofusion_jax.merging.zipping.similarities import in_blocks, num_stacks, shrunk_correlation
+from autofusion_jax.precision import scale_of, widened
 from autofusion_jax.symmetry.moments import batch_moments
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import mix_factor, transform
@@ -28,7 +29,9 @@ def aligned_correlations(
     *,
     ignored: frozenset[str] = frozenset(),
 ) -> Float[Array, "*stacks rows rows"]:
-    """Pearson correlations of the units' weights, seen from the merged units around them (MuDSC, Eq. 6).
+    """Correlations of the units' weights, seen from the merged units around them (MuDSC, Eq. 6).
+
+    Pearson's, as far as there are as many weights as units; see `similarities.shrunk_correlation`.
 
     A unit's vector holds its entries in every leaf axis that carries the group, in either role,
     biases and norm scales included. On the other axes of these leaves the units of other
@@ -49,6 +52,7 @@ def aligned_correlations(
     References:
         Xu et al.: Training-free pretrained model merging (MuDSC), CVPR 2024, Eq. 6.
     """
+    spec, models = real_parts(spec, models)
     around = _around(spec, group, ignored)
     near = {name for leaf in around.leaves for axis in leaf.axes for name in axis.groups} - {group}
     flat = [flatten_by_path(params) for params in models]
@@ -93,7 +97,8 @@ def _correlations(
         if places is not None:  # its outer groups have been permuted with the others: back
             rows = _original_order(rows, places[..., k, :])
         vectors.append(rows)
-    return batch_moments(jnp.stack(vectors), num_stacks(spec, group)).correlation()
+    values = jnp.stack(vectors)
+    return shrunk_correlation(batch_moments(values / scale_of(widened(values)), num_stacks(spec, group)))
 
 
 def _mixed(spec: PermSpec, params: Params, by_role: dict[str, dict[str, Array]]) -> Params:

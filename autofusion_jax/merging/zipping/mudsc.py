@@ -21,7 +21,8 @@ from autofusion_jax.merging.teachers import find_targets
 from autofusion_jax.merging.zipping.aligned_weights import aligned_correlations
 from autofusion_jax.merging.zipping.family_matching import Matching, join, match_family
 from autofusion_jax.merging.zipping.group_families import Family, find_families
-from autofusion_jax.merging.zipping.similarities import block_similarities
+from autofusion_jax.merging.zipping.revisits import Revisits
+from autofusion_jax.merging.zipping.similarities import Evidence, block_similarities
 from autofusion_jax.merging.zipping.zipit import match_measured, zipped_result
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
@@ -99,7 +100,7 @@ def _visit_order(key: Key[Array, ""], sweeps: int, count: int) -> np.ndarray:
 
 def _merge(
     task: MergeTask,
-    activations: Mapping[str, Array],
+    activations: Mapping[str, Evidence],
     options: Mapping[str, Any],
     visit_order: np.ndarray,
     alpha: float,
@@ -134,7 +135,7 @@ class Sweeps(NamedTuple):
 def match_dual(
     spec: PermSpec,
     models: Sequence[Params],
-    activations: Mapping[str, Array],
+    activations: Mapping[str, Evidence],
     visit_order: np.ndarray,
     *,
     alpha: float,
@@ -148,8 +149,8 @@ def match_dual(
     Args:
         spec: the permutation spec.
         models: parameters of N networks.
-        activations: similarities by activations, inner group -> `[*stacks, N G n, N G n]`. A
-            group that has none is matched by its weights.
+        activations: inner group -> similarities by activations. A group that has none is matched by
+            its weights.
         visit_order: `[sweeps, families]`, the order of `find_families(spec)` in each sweep.
         alpha: weight of the weights; with 0 no sweep is made, with 1 the first one starts from the
             networks as they are.
@@ -168,7 +169,8 @@ def match_dual(
         present, similarities = join(state.values()), {}
         for name in family.inner:
             weights = aligned_correlations(spec, models, present, name, ignored=ignored)
-            similarities[name] = alpha * weights + (1 - alpha) * activations.get(name, weights)
+            measured = activations[name].beside(weights) if name in activations else weights
+            similarities[name] = alpha * weights + (1 - alpha) * measured
         return match(family, similarities)
 
     state: dict[Family, Matching] = {}
@@ -176,7 +178,7 @@ def match_dual(
         state = match_measured(spec, models, activations, variant=variant, a=a, b=b)
     best, best_value, misses = dict(state), -np.inf, 0
     worth, values = {}, []
-    again = _Revisits(spec, families, visit)
+    again = Revisits(spec, families, visit)
     for order in visit_order if alpha > 0 else ():
         for family in (families[i] for i in order):
             state[family], worth[family] = again.visit(family, state)
@@ -188,43 +190,6 @@ def match_dual(
         if misses == PATIENCE:
             break
     return Sweeps(join(best.values()), values, alpha == 0 or misses >= PATIENCE)
-
-
-class _Revisits:
-    """Visits to families that are not made again as long as nothing around the family has changed."""
-
-    def __init__(
-        self,
-        spec: PermSpec,
-        families: Sequence[Family],
-        visit: Callable[[Family, Mapping[Family, Matching]], Matching],
-    ) -> None:
-        self._visit = visit
-        self._last: dict[Family, tuple[list[Matching | None], Matching, float]] = {}
-        carried = [{name for axis in leaf.axes for name in axis.groups} for leaf in spec.leaves]
-        self._near = {
-            family: [
-                other
-                for other in families
-                if (other is not family or len(family.inner) > 1)
-                and any(leaf & set(family.inner) and leaf & {*other.outer, *other.inner} for leaf in carried)
-            ]
-            for family in families
-        }
-
-    def visit(self, family: Family, state: Mapping[Family, Matching]) -> tuple[Matching, float]:
-        """The family's matching, the same object if its matrices are as before, and its value."""
-        around = [state.get(other) for other in self._near[family]]
-        if family in self._last:
-            before, matching, value = self._last[family]
-            if all(x is y for x, y in zip(before, around)):
-                return matching, value
-        matching = self._visit(family, state)
-        value, present = matching.value, state.get(family)
-        if present and all(np.array_equal(u, present.unmerge[g]) for g, u in matching.unmerge.items()):
-            matching = present
-        self._last[family] = around, matching, value
-        return matching, value
 
 
 def score(task: MergeTask, params: Params) -> float:

@@ -3,22 +3,31 @@
 A nested group has a block of `n` units for each index of its outer groups (the head_dim of each
 head), and any block of one network may belong to any block of another. So its similarities
 are those of all `G n` units of each network, `G` blocks in a row.
+
+Correlations need samples: of two numbers each they are all 1 or -1, of one they are none. So what `N`
+samples say of the correlations of `n` units counts as `seen = min((N - 1) / n, 1)`, the part of the
+directions of `n` units that their deviations can span. The rest comes from two things that one sample
+shows: how close the units' values are, and (see `Evidence`) how alike their weights. With more samples
+than units nothing changes.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from autofusion_jax.merging.unit_features import BATCH_SIZE, KINDS
 from autofusion_jax.symmetry.axes import Block, Concat, Factor, factors_of
 from autofusion_jax.symmetry.capture import capture_sites
-from autofusion_jax.symmetry.moments import Moments, stream_moments
+from autofusion_jax.symmetry.moments import Moments, side_by_side, stream_moments
 from autofusion_jax.symmetry.site import Position, Site
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
@@ -45,9 +54,32 @@ def num_stacks(spec: PermSpec, group: str) -> int:
     return sum(name in spec.stacks for name in spec.groups[group].nested_in)
 
 
+class Evidence(NamedTuple):
+    """What activations say of the units of one group: similarities `[*stacks, N G n, N G n]`; a pytree.
+
+    Attributes:
+        known: what they say for sure: all, where there are more samples than units.
+        doubt: how much the units' weights count beside; None where nothing is in doubt.
+        guess: how close the units' values are: stands for their weights where these cannot be
+            compared yet.
+    """
+
+    known: Float[Array, "*stacks rows rows"]
+    doubt: Float[Array, "*stacks rows rows"] | None = None
+    guess: Float[Array, "*stacks rows rows"] | None = None
+
+    def alone(self) -> Float[Array, "*stacks rows rows"]:
+        """The similarities by activations alone."""
+        return self.known if self.doubt is None else self.known + self.doubt * self.guess
+
+    def beside(self, weights: Float[Array, "*stacks rows rows"]) -> Float[Array, "*stacks rows rows"]:
+        """The similarities, with those of the units' weights where activations leave doubt."""
+        return self.known if self.doubt is None else self.known + self.doubt * weights
+
+
 def block_similarities(
     spec: PermSpec, models: Sequence[Params], x: Shaped[Array, "N ..."], *, kind: str, position: Position
-) -> dict[str, Float[Array, "*stacks rows rows"]]:
+) -> dict[str, Evidence]:
     """How alike the units of N networks act on the same inputs, for every innermost group.
 
     Measured at the last site of a group at which no other group is counted over: the samples of
@@ -55,7 +87,9 @@ def block_similarities(
     keys are read by no weight), the other position serves.
 
     Units that never vary correlate with nothing (0), but where two stand at the same value
-    (ReLU units that never fire) they act alike on all inputs: their correlation counts as 1.
+    (ReLU units that never fire) they act alike on all inputs: their correlation counts as 1. Where one
+    network has several such units, or there are fewer samples than units, the values before the
+    nonlinearity and the weights have their say, see `Evidence`.
 
     Args:
         spec: a spec from `infer_perm_spec`.
@@ -65,16 +99,59 @@ def block_similarities(
         position: `"read"`: what the next weight reads, after the nonlinearity; `"pre"`: before it.
 
     Returns:
-        group name -> `[*stacks, N G n, N G n]`, the units of the first network first. Groups
-        without any site are left out.
+        group name -> evidence, the units of the first network first. Groups without any site are
+        left out.
 
     Raises:
         ValueError: unknown kind, or the spec has no sites or no `apply_fn`.
     """
     measured = block_moments(spec, models, x, position=position)
-    if kind != "correlation":
-        return {name: KINDS[kind](moments) for name, moments in measured.items()}
-    return {name: _correlation(moments) for name, moments in measured.items()}
+    unsure = {name for name, moments in measured.items() if _is_unsure(moments, len(models))}
+    # before the nonlinearity units differ that are all 0 behind it
+    made = block_moments(spec, models, x, position="pre") if unsure and position != "pre" else measured
+    return {
+        name: _weighed(kind, moments, made[name]) if name in unsure else Evidence(_similarity(kind, moments))
+        for name, moments in measured.items()
+    }
+
+
+def _is_unsure(moments: Moments, num_models: int) -> bool:
+    """Whether there are fewer samples than units, or several units of one network that never vary."""
+    still = np.asarray(_never_varies(moments)).reshape(-1, num_models, moments.mean.shape[-1])
+    return bool(moments.count - 1 < still.shape[-1]) or int(still.sum(-1).max()) > 1
+
+
+def shrunk_correlation(moments: Moments) -> Float[Array, "*outer rows rows"]:
+    """The correlations as far as the samples span the units, for the rest how close their values are."""
+    seen = _seen(moments)
+    return seen * _similarity("correlation", moments) + (1 - seen) * closeness(moments)
+
+
+def closeness(moments: Moments) -> Float[Array, "*outer rows rows"]:
+    """How close the values of units are: 1 for equal ones, -1 for the two that are farthest apart.
+
+    Linear in the mean squared distance: so an assignment by it is one by `E[a b]`, which one sample
+    decides by the order of its values.
+    """
+    apart = moments.distances()
+    farthest = jnp.max(apart, (-2, -1), keepdims=True)
+    return 1 - 2 * apart / jnp.where(farthest > 0, farthest, 1)
+
+
+def _seen(moments: Moments) -> Float[Array, ""]:
+    return jnp.clip((moments.count - 1) / moments.mean.shape[-1], 0, 1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _weighed(kind: str, moments: Moments, made: Moments) -> Evidence:
+    still = _never_varies(moments)
+    seen = _seen(moments) * ~(still[..., :, None] & still[..., None, :])
+    similarity = _similarity(kind, moments)
+    # covariances have a unit, closeness has none: the mean size of a unit's own stands between them
+    size = jnp.mean(jnp.diagonal(similarity, axis1=-2, axis2=-1))
+    size = jnp.where((size > 0) & (kind != "correlation"), size, 1)
+    doubt, guess = size * (1 - seen) / 2, closeness(made)
+    return Evidence(seen * similarity + doubt * guess, doubt, guess)
 
 
 def _best_site(spec: PermSpec, group: str, position: Position) -> Site | None:
@@ -104,13 +181,17 @@ def _groups(block: Block) -> set[str]:
     return {factor.group for factor in factors_of(block) if factor.group is not None}
 
 
-@jax.jit
-def _correlation(moments: Moments) -> Array:
-    mean = jnp.moveaxis(moments.mean, 0, -2)
-    value = mean.reshape(*mean.shape[:-2], -1)  # [*stacks, N G n]
-    still = jnp.diagonal(moments.cov, axis1=-2, axis2=-1) == 0
+@functools.partial(jax.jit, static_argnums=0)
+def _similarity(kind: str, moments: Moments) -> Float[Array, "*stacks rows rows"]:
+    if kind != "correlation":
+        return KINDS[kind](moments)
+    value, still = side_by_side(moments.mean), _never_varies(moments)  # [*stacks, N G n]
     alike = still[..., :, None] & still[..., None, :] & (value[..., :, None] == value[..., None, :])
     return jnp.where(alike, 1, moments.correlation())
+
+
+def _never_varies(moments: Moments) -> Bool[Array, "*stacks rows"]:
+    return jnp.diagonal(moments.cov, axis1=-2, axis2=-1) == 0
 
 
 def block_moments(
@@ -125,7 +206,8 @@ def block_moments(
         position: as for `block_similarities`; so is the site at which a group is measured.
 
     Returns:
-        group name -> moments of `[models, *stacks, G n]`. Groups without any site are left out.
+        group name -> moments of `[models, *stacks, G n]`, each in a `unit` of its own. Groups without any
+        site are left out.
 
     Raises:
         ValueError: the spec has no sites or no `apply_fn`.
@@ -135,7 +217,8 @@ def block_moments(
     if spec.sites and not sites:
         return {}
     batches = [x[start : start + BATCH_SIZE] for start in range(0, len(x), BATCH_SIZE)]
-    return stream_moments(Partial(_Blocks(spec, tuple(sites.values())), list(models)), batches)
+    capture = Partial(_Blocks(spec, tuple(sites.values())), list(models))
+    return stream_moments(capture, batches, scaled=True)
 
 
 @dataclasses.dataclass(frozen=True)

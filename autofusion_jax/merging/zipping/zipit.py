@@ -1,10 +1,11 @@
 """ZipIt: merge the units of several networks that act alike, within and across networks."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from autofusion_jax.arguments import PositiveShare, Share
 from autofusion_jax.merging.method import MergeTask, Method, factory
@@ -16,10 +17,14 @@ from autofusion_jax.merging.zipping.family_matching import Matching, join, match
 from autofusion_jax.merging.zipping.greedy import Variant
 from autofusion_jax.merging.zipping.group_families import Family, find_families
 from autofusion_jax.merging.zipping.partial import find_cut, stopped
-from autofusion_jax.merging.zipping.similarities import block_similarities
+from autofusion_jax.merging.zipping.revisits import Revisits
+from autofusion_jax.merging.zipping.similarities import Evidence, block_similarities
 from autofusion_jax.symmetry.site import Position
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
+
+MAX_SWEEPS = 20
+"""Sweeps over families with few inputs after which to stop; one or two are enough as a rule."""
 
 HARD = ("identity", "permute")
 """Variants in which every merged unit holds one unit of each network."""
@@ -114,7 +119,7 @@ def zip_matrices(
 def match_measured(
     spec: PermSpec,
     models: Sequence[Params],
-    similarities: Mapping[str, Float[Array, "*stacks rows rows"]],
+    similarities: Mapping[str, Evidence],
     *,
     variant: str,
     a: float,
@@ -122,19 +127,54 @@ def match_measured(
 ) -> dict[Family, Matching]:
     """Match every family of groups by itself; those without similarities last, by the units' weights.
 
+    Where activations leave doubt, as with few inputs, the families are then matched again in the order
+    of the forward pass, with the weights of their units seen from the merged units around them, until
+    none changes.
+
     Args:
         spec: the permutation spec.
         models: parameters of N networks.
-        similarities: inner group -> `[*stacks, N G n, N G n]`.
+        similarities: inner group -> what activations say.
         variant: as for `zipit`; so are the others.
     """
     found: dict[Family, Matching] = {}
     for family in sorted(find_families(spec), key=lambda f: not similarities.keys() >= set(f.inner)):
-        known = {name: similarities[name] for name in family.inner if name in similarities}
+        known = {name: similarities[name].alone() for name in family.inner if name in similarities}
         for name in (name for name in family.inner if name not in known):
             known[name] = aligned_correlations(spec, models, join(found.values()), name)
         found[family] = match_family(spec, family, known, len(models), variant=variant, a=a, b=b)
+    if variant != "identity":
+        _settle(spec, models, similarities, found, variant=variant, a=a, b=b)
     return found
+
+
+def _settle(
+    spec: PermSpec,
+    models: Sequence[Params],
+    similarities: Mapping[str, Evidence],
+    found: dict[Family, Matching],
+    **options: Any,
+) -> None:
+    """Match those families again whose activations leave doubt, until none changes."""
+    families = find_families(spec)
+    unsure = [
+        f for f in families if any(n in similarities and similarities[n].doubt is not None for n in f.inner)
+    ]
+
+    def visit(family: Family, state: Mapping[Family, Matching]) -> Matching:
+        around, known = join(state.values()), {}
+        for name in family.inner:
+            weights = aligned_correlations(spec, models, around, name)
+            known[name] = similarities[name].beside(weights) if name in similarities else weights
+        return match_family(spec, family, known, len(models), **options)
+
+    again = Revisits(spec, families, visit)
+    for _ in range(MAX_SWEEPS):
+        before = dict(found)
+        for family in unsure:
+            found[family], _ = again.visit(family, found)
+        if all(found[family] is before[family] for family in unsure):
+            break
 
 
 def zipped_result(task: MergeTask, matching: Matching, *, hard: bool) -> MergeResult:

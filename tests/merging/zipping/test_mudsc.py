@@ -12,7 +12,7 @@ from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.zipping.combine import zip_models
 from autofusion_jax.merging.zipping.group_families import find_families
 from autofusion_jax.merging.zipping.mudsc import ALPHAS, match_dual, score
-from autofusion_jax.merging.zipping.similarities import block_similarities
+from autofusion_jax.merging.zipping.similarities import Evidence, block_similarities
 from tests.conftest import inputs_for, oracle, params_for
 from tests.merging.zipping.zipit_resnet import bn_resnet, gn_resnet, group_of, networks
 from tests.symmetry.zoo import CASES
@@ -66,7 +66,7 @@ def test_replays_the_reference(name, space, matching):
     inner = {k: group_of(spec, leaves[0][1]) for k, leaves in perms.items()}
     number = [next(i for i, f in enumerate(families) if group in f.inner) for group in inner.values()]
     case = f"{space}_{matching}"
-    activations = {group: jnp.asarray(stored[f"act_sims/perm{k}"]) for k, group in inner.items()}
+    activations = {group: Evidence(jnp.asarray(stored[f"act_sims/perm{k}"])) for k, group in inner.items()}
     visits = np.array([[number[i] for i in sweep] for sweep in stored[f"{case}/visits"]], int)
     found = match_dual(
         spec, models, {} if space == "weight" else activations, visits, alpha=ALPHA[space],
@@ -90,7 +90,7 @@ def test_measures_the_recorded_similarities(name):
     measured = block_similarities(spec, models, x, kind="correlation", position="read")
     perms = json.loads(str(stored["perm_json"]))
     for k in list(perms)[:-1]:
-        got = np.asarray(measured[group_of(spec, perms[k][0][1])])
+        got = np.asarray(measured[group_of(spec, perms[k][0][1])].alone())
         np.testing.assert_allclose(got, stored[f"act_sims/perm{k}"], atol=5e-6)
 
 

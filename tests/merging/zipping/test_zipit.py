@@ -8,7 +8,7 @@ import pytest
 import autofusion_jax as af
 from autofusion_jax.merging.zipping.combine import zip_models
 from autofusion_jax.merging.zipping.family_matching import join
-from autofusion_jax.merging.zipping.similarities import block_similarities
+from autofusion_jax.merging.zipping.similarities import Evidence, block_moments, block_similarities
 from autofusion_jax.merging.zipping.zipit import match_measured
 from tests.conftest import inputs_for, oracle, params_for
 from tests.merging.zipping.zipit_resnet import GROUP_OF_NODE, bn_resnet, gn_resnet, group_of, networks
@@ -30,14 +30,15 @@ def load(name):
 
 def test_measures_the_recorded_moments():
     stored, models, spec, groups = load("e2e_zipit_resnet_full_a0.5_b1")
-    cov, second = (
-        block_similarities(spec, models, jnp.asarray(stored["X"]), kind=kind, position="read")
-        for kind in ("covariance", "second_moment")
-    )
+    measured = block_moments(spec, models, jnp.asarray(stored["X"]), position="read")
     for node in groups.keys() - {POOLED}:
-        group, mean = groups[node], stored[f"node{node}/mean"]
-        np.testing.assert_allclose(cov[group], stored[f"node{node}/covariance"], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(second[group] - cov[group], np.outer(mean, mean), rtol=1e-5, atol=1e-5)
+        moments, mean = measured[groups[node]], stored[f"node{node}/mean"]
+        square = moments.unit**2
+        np.testing.assert_allclose(
+            square * moments.cov, stored[f"node{node}/covariance"], rtol=1e-5, atol=1e-5
+        )
+        between = square * (moments.second_moment() - moments.cov)
+        np.testing.assert_allclose(between, np.outer(mean, mean), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -51,7 +52,7 @@ def test_replays_the_reference(name):
     similarities = block_similarities(spec, models, x, kind="correlation", position="read")
     cov = stored[f"node{POOLED}/covariance"]
     std = np.sqrt(np.diagonal(cov))
-    similarities[groups[POOLED]] = jnp.asarray(cov / np.maximum(np.outer(std, std), 1e-7))
+    similarities[groups[POOLED]] = Evidence(jnp.asarray(cov / np.maximum(np.outer(std, std), 1e-7)))
     options = {"variant": RECORDED[name], "a": float(stored["a"]) or 0.5, "b": float(stored["b"])}
     found = join(match_measured(spec, models, similarities, **options).values())
     for node, group in groups.items():
@@ -112,7 +113,7 @@ def test_three_networks_and_every_variant(mlp):
 
 
 def test_similarities_by_hand():
-    """Units that never fire are alike; a group is measured where no other is counted over."""
+    """Units that never fire are alike, most of all one and its copy; a group is measured where no other is counted over."""
     apply_fn = lambda p, x: jax.nn.relu(x @ p["up"] + p["bias"]) @ p["down"]  # noqa: E731
     key = jax.random.key(0)
     params = {
@@ -122,11 +123,13 @@ def test_similarities_by_hand():
     }
     x = jax.random.normal(jax.random.key(1), (50, 3))
     spec = af.infer_perm_spec(apply_fn, params, x, check=False)
-    (got,) = block_similarities(spec, [params, params], x, kind="correlation", position="read").values()
+    (found,) = block_similarities(spec, [params, params], x, kind="correlation", position="read").values()
+    got = found.beside(jnp.ones_like(found.known))  # their weights are alike
     hidden = np.tile(np.maximum(x @ params["up"], 0)[:, [0, 2]], 2)
     alive, dead = [0, 2, 4, 6], [1, 3, 5, 7]
     np.testing.assert_allclose(got[np.ix_(alive, alive)], np.corrcoef(hidden.T), atol=1e-5)
-    assert (got[np.ix_(dead, dead)] == 1).all() and (got[np.ix_(dead, alive)] == 0).all()
+    assert (got[np.ix_(dead, dead)] > 0.99).all() and (got[np.ix_(dead, alive)] == 0).all()
+    assert (got[[1, 3], [5, 7]] == 1).all()  # told from the other dead unit by what stands before the ReLU
 
 
 def test_it_needs_inputs(mlp):
