@@ -26,6 +26,7 @@ LAYERS = [
         "html_tables",
         "json_reader",
     },
+    {"partition"},
     {"transport", "batching"},
     {"symmetry"},
     {"models", "checkpoints", "plots"},

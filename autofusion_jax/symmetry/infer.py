@@ -9,6 +9,7 @@ import numpy as np
 from jax.extend import core as jex
 from jax.interpreters import partial_eval
 
+from autofusion_jax.partition import check_apply_fn, check_has_numbers, split
 from autofusion_jax.symmetry.build_spec import Frozen, Leaf
 from autofusion_jax.symmetry.check import check_perm_spec
 from autofusion_jax.symmetry.find_sites import find_sites
@@ -19,7 +20,6 @@ from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
 from autofusion_jax.symmetry.trace import Record, Tracer, Value
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require
 
 TIES = "an argmax, top_k or sort depends on the order of its entries (they tie): their axes are fixed"
 
@@ -37,7 +37,8 @@ def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = 
 
     Args:
         apply_fn: pure `apply_fn(params, x) -> outputs` (any pytree of arrays), traceable by JAX.
-        params: a pytree of arrays, or of `jax.ShapeDtypeStruct` if `check` is False.
+        params: a pytree of arrays, or of `jax.ShapeDtypeStruct` if `check` is False. Leaves that are no
+            numbers (random keys, words, functions) are taken as they are and are not in the spec.
         x: inputs as `apply_fn` takes them, `[N, ...]` or a pytree; a few are enough, but N >= 2
             if activations are to be captured for other N.
         check: draw random group elements and compare the outputs, as `check_perm_spec` does.
@@ -65,7 +66,10 @@ def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = 
             "infer_perm_spec: params and x must be arrays if check is True; got a ShapeDtypeStruct. "
             "Pass check=False to infer from shapes alone."
         )
-    program = trace_program(apply_fn, params, x)
+    check_apply_fn("infer_perm_spec", apply_fn)
+    check_has_numbers("infer_perm_spec", "params", params)
+    numbers, rest = split(params)
+    program = trace_program(rest.bind(apply_fn), numbers, x)
     spec, assumes_no_ties = _solve(program, apply_fn, strict=False)
     if not check:
         return spec
@@ -92,21 +96,12 @@ class Program:
 
 
 def trace_program(apply_fn: ApplyFn, params: Params, x: Any, *, caller: str = "infer_perm_spec") -> Program:
-    """Trace `apply_fn(params, x)` with abstract values.
+    """Trace `apply_fn(params, x)` with abstract values; all leaves are numbers.
 
     Raises:
         ValueError: it cannot be traced; says what JAX said.
     """
-    require(
-        callable(apply_fn), caller, "apply_fn", "a function (params, x) -> outputs", type(apply_fn).__name__
-    )
     flat = flatten_by_path(params)
-    for path, leaf in flat.items():
-        if not hasattr(leaf, "shape") and not isinstance(leaf, bool | int | float | complex):
-            raise ValueError(
-                f"{caller}: params[{path!r}] must be an array; got {type(leaf).__name__}. "
-                "Keep what is no array (functions, names) out of params: partition it, or close over it."
-            )
     tree = jax.tree.structure(params)
 
     def run(leaves: list[Any], inputs: Any) -> Any:

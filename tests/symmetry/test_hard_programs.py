@@ -169,7 +169,7 @@ def test_complex_outputs_and_keys():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((lambda p, x: x, {"act": "relu"}, X), r"params\['act'\] must be an array; got str"),
+        ((lambda p, x: x, {"act": "relu"}, X), r"params must be a pytree of arrays; got a str"),
         ((lambda p, x: x @ p, jax.ShapeDtypeStruct(W, "float32"), X), "Pass check=False"),
     ],
 )
