@@ -111,6 +111,12 @@ def _check_network(name: str, params: Params) -> None:
         )  # fmt: skip
 
 
+def check_values(models: Sequence[Params], base: Params | None) -> None:
+    """Raise ValueError naming the first network and leaf that hold a NaN or an infinity."""
+    for name, params in network_names(models, base).items():
+        check_finite("merge", name, params)
+
+
 def _promoted(models: list[Params], base: Params | None) -> tuple[list[Params], Params | None]:
     """Bring leaves of floats to the widest dtype that they have in any network, others to the first one's."""
     together = [*models, *([] if base is None else [base])]
