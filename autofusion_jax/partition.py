@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -51,6 +52,19 @@ class Rest:
     def bind(self, apply_fn: ApplyFn) -> ApplyFn:
         """The function of the numbers alone; `apply_fn` itself where all leaves are numbers."""
         return _Bound(apply_fn, self) if self.leaves else apply_fn
+
+    def around(self, change: Callable[[Params], Params]) -> Callable[[Params], Params]:
+        """What a change of whole networks does to the numbers; `change` itself where all leaves are numbers."""
+        return _Around(change, self) if self.leaves else change
+
+
+@dataclasses.dataclass(frozen=True)
+class _Around:
+    change: Callable[[Params], Params]
+    rest: Rest
+
+    def __call__(self, numbers: Params) -> Params:
+        return split(self.change(self.rest.join(numbers)))[0]
 
 
 @dataclasses.dataclass(frozen=True)
