@@ -54,7 +54,7 @@ class Rest:
         return _Bound(apply_fn, self) if self.leaves else apply_fn
 
     def around(self, change: Callable[[Params], Params]) -> Callable[[Params], Params]:
-        """What a change of whole networks does to the numbers; `change` itself where all leaves are numbers."""
+        """What a change of whole networks does to the numbers; itself where all leaves are numbers."""
         return _Around(change, self) if self.leaves else change
 
 

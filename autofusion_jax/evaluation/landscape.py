@@ -177,8 +177,8 @@ def loss_landscape(
     positions = [_positions(row, mask, task) for row, mask, task in zip(by_task, masks, tasks)]
     classes = tuple(tuple(task) for task in tasks)
     a, b = _losses(
-        rest.bind(apply_fn), prepare and rest.around(prepare), classes, networks[0], plane, grid, x, jnp.asarray(np.stack(positions)),
-        jnp.asarray(masks, jnp.float32),
+        rest.bind(apply_fn), prepare and rest.around(prepare), classes, networks[0], plane, grid, x,
+        jnp.asarray(np.stack(positions)), jnp.asarray(masks, jnp.float32),
     )  # fmt: skip
     losses = {
         name: np.asarray(values).reshape(points, points) for name, values in zip(PANELS, ((a + b) / 2, a, b))
