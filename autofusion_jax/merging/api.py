@@ -292,6 +292,7 @@ def _recipe(
         "align": "" if aligner is None else aligner.name,
         "correction": correction or "",
         "no numbers": f"as in the first network: {listed(rest.paths)}" if rest.paths else "",
+        "notes": "" if task.perm_spec is None else "; ".join(task.perm_spec.notes),
         "tied": listed(f"{tie.path} = {tie.first}" for tie in ties),
     }  # fmt: skip
     return tuple((name, value) for name, value in given.items() if value)
