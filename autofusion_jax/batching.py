@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from autofusion_jax.partition import split
 from autofusion_jax.types import ApplyFn, Params
 
 T = TypeVar("T")
@@ -48,7 +49,6 @@ def prefers_unrolling(apply_fn: ApplyFn, params: Params, x: jax.Array) -> bool:
     return "conv_general_dilated" in str(jax.make_jaxpr(apply_fn)(params, x))
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
 def predict(apply_fn: ApplyFn, params: Params, x: jax.Array, *, batch_size: int = 500) -> jax.Array:
     """Run a network over any number of inputs in batches, as one program.
 
@@ -61,6 +61,12 @@ def predict(apply_fn: ApplyFn, params: Params, x: jax.Array, *, batch_size: int 
     Returns:
         Outputs `[N, ...]`.
     """
+    numbers, rest = split(params)
+    return _predict(rest.bind(apply_fn), numbers, x, batch_size=batch_size)
+
+
+@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+def _predict(apply_fn: ApplyFn, params: Params, x: jax.Array, *, batch_size: int) -> jax.Array:
     num = x.shape[0]
     # fewer inputs than a batch are not padded up to one
     size = min(batch_size, num)

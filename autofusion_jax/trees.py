@@ -1,5 +1,6 @@
 """Path-keyed helpers for pytrees of parameters, and the checks that name a leaf."""
 
+import collections
 import re
 from typing import Any
 
@@ -21,8 +22,22 @@ def natural_key(name: str) -> list[Any]:
 
 
 def flatten_by_path(tree: Params) -> dict[str, Any]:
-    """Flatten a pytree into `{path: leaf}`, in the order of `jax.tree.leaves`."""
-    return {path_str(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    """Flatten a pytree into `{path: leaf}`, in the order of `jax.tree.leaves`.
+
+    Raises:
+        ValueError: two leaves have one path, as `"a/b"` beside `{"a": {"b": ...}}`.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    flat = {path_str(path): leaf for path, leaf in leaves}
+    if len(flat) < len(leaves):
+        counts = collections.Counter(path_str(path) for path, _ in leaves)
+        twice = counts.most_common(1)[0][0]
+        raise ValueError(
+            f"params must have one leaf at each path; got {counts[twice]} at {twice!r}, in "
+            f"{' and '.join(jax.tree_util.keystr(path) for path, _ in leaves if path_str(path) == twice)}. "
+            "Keys are joined by '/': rename one of them."
+        )
+    return flat
 
 
 def unflatten_like(tree: Params, leaves: dict[str, Any]) -> Params:
@@ -30,8 +45,51 @@ def unflatten_like(tree: Params, leaves: dict[str, Any]) -> Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_str(path)], tree)
 
 
+def is_number(leaf: Any) -> bool:
+    """Tell whether a leaf is a number or an array of numbers: floats, complex numbers, integers or booleans.
+
+    Example:
+        >>> [is_number(leaf) for leaf in (1.5, np.ones(2, bool), jax.random.key(0), "relu", abs)]
+        [True, True, False, False, False]
+    """
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        # integers beyond 64 bits are objects to numpy
+        return isinstance(leaf, float | complex) or (isinstance(leaf, int) and -(2**63) <= leaf < 2**63)
+    return jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
+
+
+def is_float(leaf: Any) -> bool:
+    """Tell whether a leaf holds floats or complex numbers: what a merge adds up."""
+    return is_number(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def in_containers_of(first: Params, other: Params) -> Params:
+    """Bring a pytree with the paths of another one into its containers; one with others stays as it is.
+
+    Example:
+        >>> in_containers_of({"layers": [1, 2]}, {"layers": {"0": 3, "1": 4}})
+        {'layers': [3, 4]}
+    """
+    if jax.tree.structure(first) == jax.tree.structure(other):
+        return other
+    leaves = flatten_by_path(other)
+    return unflatten_like(first, leaves) if flatten_by_path(first).keys() == leaves.keys() else other
+
+
 def _describe(leaf: Any) -> str:
-    return "nothing" if leaf is None else f"{jnp.result_type(leaf)}{list(np.shape(leaf))}"
+    """Type and shape of a leaf in a word; of one that is no array, what it is."""
+    if leaf is None:
+        return "nothing"
+    if is_number(leaf):
+        return f"{jnp.result_type(leaf)}{list(np.shape(leaf))}"
+    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else a_kind_of(leaf)
+
+
+def a_kind_of(thing: Any) -> str:
+    """An object by its type, for messages: `a dict`, `an int`."""
+    name = type(thing).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _alike(left: Any, right: Any) -> bool:
@@ -81,15 +139,18 @@ def all_finite(tree: Params) -> bool:
     return all(_is_finite(np.asarray(leaf)) for leaf in jax.tree.leaves(tree))
 
 
-def check_finite(caller: str, name: str, tree: Params) -> None:
+def check_finite(
+    caller: str, name: str, tree: Params, advice: str = "Was the training of this network stable?"
+) -> None:
     """Raise ValueError naming the first leaf that holds a NaN or an infinity."""
     for path, leaf in flatten_by_path(tree).items():
         values = np.asarray(leaf)
         if not _is_finite(values):
             bad = int(np.size(values) - np.isfinite(values).sum())
+            place = f"[{path!r}]" if path else ""
             raise ValueError(
-                f"{caller}: {name}[{path!r}] must be finite; got {bad} NaN or infinite "
-                f"value(s) of {values.size}. Was the training of this network stable?"
+                f"{caller}: {name}{place} must be finite; got {bad} NaN or infinite "
+                f"value(s) of {values.size}. {advice}"
             )
 
 

@@ -27,6 +27,7 @@ LAYERS = [
         "html_tables",
         "json_reader",
     },
+    {"partition"},
     {"transport", "batching"},
     {"symmetry"},
     {"models", "checkpoints", "plots"},

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from autofusion_jax.partition import split
 from autofusion_jax.symmetry.affine import AffineReader
 from autofusion_jax.symmetry.capture import fitted_axes
 from autofusion_jax.symmetry.factoring import views_of
@@ -119,6 +120,7 @@ def grad_cam(
         has_places(spec, site, x), "grad_cam", "site", "one with places as in x [N, *places, channels]",
         f"{site.name!r} of shape {site.shape}, x {list(x.shape)}", "Use gradient_x_input.",
     )  # fmt: skip
+    spec, params = spec.of_numbers(params)
     _check_logits("grad_cam", spec.apply_fn, params, x, classes)
     return _grad_cam(spec, site, relative, params, x, classes)
 
@@ -152,6 +154,8 @@ def gradient_x_input(
         >>> print(gradient_x_input(lambda w, x: x[..., 0] @ w, weights, x, jnp.array([0])))
         [[1. 0.]]
     """
+    params, rest = split(params)
+    apply_fn = rest.bind(apply_fn)
     _check_logits("gradient_x_input", apply_fn, params, x, classes)
     return _gradient_x_input(apply_fn, relative, params, x, classes)
 

@@ -12,8 +12,10 @@ from jaxtyping import Float, Int, Num
 from autofusion_jax.batching import predict
 from autofusion_jax.evaluation.accuracy import Predictions, Tasks, classify, measure
 from autofusion_jax.merging.fuse import interpolate
+from autofusion_jax.partition import split
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
+from autofusion_jax.trees import in_containers_of
 from autofusion_jax.types import ApplyFn, Params, Perms, SoftPerms
 
 
@@ -49,7 +51,11 @@ def interpolation_curve(
         The metrics of `evaluate`, each `[points]`, in percent.
     """
     classes = tuple(tuple(task) for task in tasks)
-    predicted = _predictions(apply_fn, params_a, permute(spec, params_b, perms), gammas, x, classes, prepare)
+    numbers_a, rest = split(params_a)
+    numbers_b = permute(spec, split(in_containers_of(params_a, params_b))[0], perms)
+    predicted = _predictions(
+        rest.bind(apply_fn), numbers_a, numbers_b, gammas, x, classes, prepare and rest.around(prepare)
+    )
     within = predicted.within.swapaxes(0, 1)  # [tasks, points, n]
     return measure(Predictions(predicted.overall, within), labels, tasks)
 

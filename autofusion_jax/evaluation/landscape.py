@@ -14,8 +14,11 @@ from jaxtyping import Int, Num
 from autofusion_jax.batching import predict
 from autofusion_jax.evaluation.accuracy import Tasks, task_masks
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.partition import split
+from autofusion_jax.precision import rounded, widened
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_merge, is_soft, permute
+from autofusion_jax.trees import in_containers_of, is_float
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
@@ -107,6 +110,7 @@ def pca_plane(networks: Sequence[Params]) -> Plane:
         ValueError: fewer than three networks, or all on one line.
     """
     require(len(networks) >= 3, "pca_plane", "networks", "three or more", len(networks))
+    networks = [in_containers_of(networks[0], params) for params in networks]
     vectors = jnp.stack([ravel_pytree(_floats(params))[0] for params in networks])  # [networks, d]
     origin = vectors.mean(0)
     centred = vectors - origin
@@ -162,6 +166,7 @@ def loss_landscape(
     require(points >= 2, "loss_landscape", "points", ">= 2", points)
     require(margin >= 0, "loss_landscape", "margin", ">= 0", margin)
     require(len(tasks) == 2, "loss_landscape", "tasks", "two lists of classes", len(tasks))
+    networks, rest = [split(in_containers_of(networks[0], n))[0] for n in networks], split(networks[0])[1]
     plane = pca_plane(networks)
     low, high = np.asarray(plane.coords.min(0)), np.asarray(plane.coords.max(0))
     reach = margin * (high - low)
@@ -172,8 +177,8 @@ def loss_landscape(
     positions = [_positions(row, mask, task) for row, mask, task in zip(by_task, masks, tasks)]
     classes = tuple(tuple(task) for task in tasks)
     a, b = _losses(
-        apply_fn, prepare, classes, networks[0], plane, grid, x, jnp.asarray(np.stack(positions)),
-        jnp.asarray(masks, jnp.float32),
+        rest.bind(apply_fn), prepare and rest.around(prepare), classes, networks[0], plane, grid, x,
+        jnp.asarray(np.stack(positions)), jnp.asarray(masks, jnp.float32),
     )  # fmt: skip
     losses = {
         name: np.asarray(values).reshape(points, points) for name, values in zip(PANELS, ((a + b) / 2, a, b))
@@ -216,12 +221,12 @@ def _positions(labels: np.ndarray, mask: np.ndarray, task: Sequence[int]) -> np.
 
 
 def _floats(params: Params) -> list[Array]:
-    return [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    return [widened(leaf) for leaf in jax.tree.leaves(params) if is_float(leaf)]
 
 
 def _with_floats(like: Params, floats: list[Array]) -> Params:
     leaves, tree = jax.tree.flatten(like)
     rest = iter(floats)
     return tree.unflatten(
-        [next(rest) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf for leaf in leaves]
+        [rounded(next(rest), jnp.result_type(leaf)) if is_float(leaf) else leaf for leaf in leaves]
     )

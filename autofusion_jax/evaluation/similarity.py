@@ -19,6 +19,7 @@ from autofusion_jax.symmetry.capture import moments
 from autofusion_jax.symmetry.moments import Moments
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
+from autofusion_jax.trees import in_containers_of, is_float
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -142,17 +143,18 @@ def task_vector_cosines(base: Params, models: Sequence[Params]) -> Float[np.ndar
         >>> task_vector_cosines(base, models).round(3).tolist()
         [[1.0, 0.707], [0.707, 1.0]]
     """
-    origin = jax.tree.leaves(base)
-    vectors = np.stack([
-        np.concatenate([
-            np.ravel(np.asarray(leaf, np.float64) - np.asarray(start, np.float64))
-            for leaf, start in zip(jax.tree.leaves(params), origin)
-            if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        ])
-        for params in models
-    ])  # fmt: skip
+    origin = _as_vector(base)
+    vectors = np.stack([_as_vector(in_containers_of(base, params)) - origin for params in models])
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit @ unit.T
+
+
+def _as_vector(params: Params) -> Float[np.ndarray, " d"]:
+    """All leaves of floats in one vector of float64; complex numbers as their parts."""
+    floats = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params) if is_float(leaf)]
+    # a complex number of 16 bytes is two floats of 8
+    parts = [v.astype(np.complex128).view(np.float64) if np.iscomplexobj(v) else v for v in floats]
+    return np.concatenate([v.astype(np.float64) for v in parts])
 
 
 def output_sites(spec: PermSpec) -> dict[str, Site]:

@@ -6,17 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jaxtyping import Key
 
 from autofusion_jax.merging.alignment import align_networks, get_aligner
-from autofusion_jax.merging.checks import Batch, Labels, check_batch, check_models, check_values, promoted
-from autofusion_jax.merging.corrections.apply import check_correction, corrected
+from autofusion_jax.merging.checks import (
+    Batch,
+    Labels,
+    check_batch,
+    check_models,
+    check_values,
+    warn_if_nothing_moves,
+)
+from autofusion_jax.merging.corrections.apply import check_correction
+from autofusion_jax.merging.display import listed
+from autofusion_jax.merging.finish import as_given, finished, networks_to_blame
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.progress import reported
 from autofusion_jax.merging.registry import as_method, changed_options
 from autofusion_jax.merging.repeats import merge_for_keys
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.tied import Tie, find_ties
+from autofusion_jax.partition import Rest, split
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import all_finite
 from autofusion_jax.types import ApplyFn, Params
@@ -190,38 +202,59 @@ def merge_repeats(
     method = as_method(method, options)
     check_correction(correction)
     aligner = None if align is None else get_aligner(align, method)
-    if promote:
-        models, base = promoted(models, base)
-    check_models(models, base, perm_spec, min_models=method.min_models)
-    if aligner is not None or not method.propagates_nan:
-        check_values(models, base)
+    models, base = check_models(models, base, perm_spec, min_models=method.min_models, promote=promote)
     network = _network(perm_spec, apply_fn)
-    x, y = check_batch(models[0], network, batch, labels)
-    with reported(f"{method.name}, {len(models)} networks", progress) as on_progress:
-        task = MergeTask(tuple(models), perm_spec, network, x, y, base, on_progress)
+    warn_if_nothing_moves(method, aligner, perm_spec)
+    task, rest = _task_of_numbers(models, base, perm_spec, network)
+    if aligner is not None or not method.propagates_nan:
+        check_values(task.models, task.base)
+    x, y = check_batch(task.models[0], task.apply_fn, batch, labels)
+    ties = find_ties([*task.models, *([] if base is None else [task.base])], perm_spec)
+    with (
+        reported(f"{method.name}, {len(models)} networks", progress) as on_progress,
+        networks_to_blame(task := dataclasses.replace(task, x=x, y=y, on_progress=on_progress)),
+    ):
         if method.needs_base:  # said before the networks are aligned, which may take long
             task.require_base()
-        if aligner is None:
-            results = merge_for_keys(method, task, keys)
-        else:
-            task, perms = align_networks(aligner, task, keys[0])
-            results = [
-                dataclasses.replace(r, perms=perms[1], alignments=perms if r.alignments else ())
-                for r in merge_for_keys(method, task, keys)
-            ]
+        results = _run(method, aligner, task, keys)
         if method.propagates_nan and not all_finite(results[0].params):
-            check_values(models, base)
-        if correction is not None:
-            spec, x = task.require_perm_spec(), task.require_x()
-            results = [corrected(spec, models, result, x, correction) for result in results]
+            check_values(task.models, task.base)
+        results = [finished(method.name, task, result, ties, correction) for result in results]
         jax.block_until_ready([result.params for result in results])
-    recipe = _recipe(method, models, x, y, base, aligner, correction)
+    recipe = _recipe(method, task, aligner, correction, rest, ties)
     seconds = (time.perf_counter() - start) / len(keys)
+    whole = [as_given(result, task, models[0], network) for result in results]
     return [
         dataclasses.replace(
             result, recipe=recipe, seconds=seconds, perm_spec=_spec_of(perm_spec, result, models[0])
         )
-        for result in results
+        for result in whole
+    ]
+
+
+def _task_of_numbers(
+    models: Sequence[Params], base: Params | None, spec: PermSpec | None, network: ApplyFn | None
+) -> tuple[MergeTask, Rest]:
+    """The networks without the leaves that are no numbers, which no method sees, and the first one's."""
+    together = [split(params) for params in (*models, *(() if base is None else (base,)))]
+    # integers of Python may be wider than JAX's; of those no method makes anything but a copy
+    numbers = [jax.tree.map(lambda n: np.asarray(n) if type(n) is int else n, each) for each, _ in together]
+    rest = together[0][1]
+    bound = None if network is None else rest.bind(network)
+    spec = None if spec is None else spec.of_numbers(models[0])[0]
+    origin = None if base is None else numbers[-1]
+    return MergeTask(tuple(numbers[: len(models)]), spec, bound, base=origin), rest
+
+
+def _run(
+    method: Method, aligner: Method | None, task: MergeTask, keys: Key[Array, " repeats"]
+) -> list[MergeResult]:
+    if aligner is None:
+        return merge_for_keys(method, task, keys)
+    task, perms = align_networks(aligner, task, keys[0])
+    return [
+        dataclasses.replace(result, perms=perms[1], alignments=perms if result.alignments else ())
+        for result in merge_for_keys(method, task, keys)
     ]
 
 
@@ -242,22 +275,25 @@ def _spec_of(spec: PermSpec | None, result: MergeResult, params: Params) -> Perm
 
 def _recipe(
     method: Method,
-    models: Sequence[Params],
-    x: Array | None,
-    y: Array | None,
-    base: Params | None,
+    task: MergeTask,
     aligner: Method | None,
     correction: str | None,
+    rest: Rest,
+    ties: Sequence[Tie],
 ) -> tuple[tuple[str, str], ...]:
     """What was done, in words; options that are as they are by default are left out."""
+    labelled = "" if task.y is None else ", labelled"
     given = {
         "method": method.name,
         **{name: _said(value) for name, value in changed_options(method).items()},
-        "networks": str(len(models)),
-        "inputs": "" if x is None else f"{len(x):,}" + ("" if y is None else ", labelled"),
-        "base": "" if base is None else "given",
+        "networks": str(len(task.models)),
+        "inputs": "" if task.x is None else f"{len(task.x):,}{labelled}",
+        "base": "" if task.base is None else "given",
         "align": "" if aligner is None else aligner.name,
         "correction": correction or "",
+        "no numbers": f"as in the first network: {listed(rest.paths)}" if rest.paths else "",
+        "notes": "" if task.perm_spec is None else "; ".join(task.perm_spec.notes),
+        "tied": listed(f"{tie.path} = {tie.first}" for tie in ties),
     }  # fmt: skip
     return tuple((name, value) for name, value in given.items() if value)
 

@@ -11,6 +11,7 @@ from autofusion_jax.merging.weights import add_up_to_one
 from autofusion_jax.precision import weighted_sum
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
+from autofusion_jax.trees import in_containers_of
 from autofusion_jax.types import Params, Perms, SoftPerms
 from autofusion_jax.validation import require
 
@@ -20,7 +21,7 @@ def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, 
 
     Args:
         params_a: parameters of A.
-        params_b: parameters of B, same structure.
+        params_b: parameters of B, same paths.
         gamma: weight of A, in [0, 1].
 
     Raises:
@@ -28,7 +29,7 @@ def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, 
     """
     ok = not isinstance(gamma, int | float) or 0 <= gamma <= 1
     require(ok, "interpolate", "gamma", "in [0, 1], the weight of model A", gamma)
-    return average([params_a, params_b], [gamma, 1 - gamma])
+    return average([params_a, in_containers_of(params_a, params_b)], [gamma, 1 - gamma])
 
 
 def average(
@@ -67,7 +68,7 @@ def fuse(
 
     Args:
         params_a: parameters of A.
-        params_b: parameters of B, same structure.
+        params_b: parameters of B, same paths.
         perms: B's permutations by group, hard (integers) or soft (floats).
         gamma: weight of A, in [0, 1].
         spec: the permutation spec of both.

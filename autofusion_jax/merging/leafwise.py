@@ -13,6 +13,7 @@ from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.precision import rounded, widened
 from autofusion_jax.symmetry.transform import identity_perms
+from autofusion_jax.trees import is_float
 from autofusion_jax.types import Params
 
 
@@ -34,10 +35,9 @@ def merge_leaves(fn: Callable[..., Array], models: Sequence[Params]) -> Params:
     """
 
     def leaf(*values: Array) -> Array:
-        dtype = jnp.result_type(values[0])
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        if not is_float(values[0]):
             return values[0]
-        return rounded(fn(*map(widened, values)), dtype)
+        return rounded(fn(*map(widened, values)), jnp.result_type(values[0]))
 
     return jax.tree.map(leaf, *models)
 

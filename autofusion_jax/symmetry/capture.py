@@ -65,6 +65,7 @@ def capture_sites(
             "Use infer_perm_spec(apply_fn, params, x)."
         )
     wanted = spec.sites if sites is None else tuple(sites)
+    spec, params = spec.of_numbers(params)
     found = _capture(spec, wanted, params, x)
     return {site.name: found[site.name] for site in wanted}  # jit sorts its dicts
 
@@ -191,6 +192,8 @@ def moments(
         ValueError: something does not fit, there is no batch, or an activation is not finite.
     """
     wanted = spec.sites if sites is None else tuple(sites)
+    pairs = [spec.of_numbers(params) for params in models]  # networks are arguments of a compiled step
+    spec, models = pairs[0][0], [numbers for _, numbers in pairs]
     # bound by Partial, the models are arguments of the compiled step and not constants in it
     return stream_moments(Partial(_Stacked(spec, wanted), list(models)), batches)
 

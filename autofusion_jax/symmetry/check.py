@@ -35,6 +35,7 @@ def check_perm_spec(spec: PermSpec, params: Params, x: Any) -> float:
             no `apply_fn` or does not fit `params`.
     """
     check_params(spec, params, caller="check_perm_spec")
+    spec, params = spec.of_numbers(params)
     comparison = _Comparison(spec, params, x)
     tolerance = _tolerance(spec, params, x)
     worst = max(comparison.change(random_perms(spec, jax.random.key(draw))) for draw in range(NUM_DRAWS))

@@ -9,17 +9,27 @@ import numpy as np
 from jax.extend import core as jex
 from jax.interpreters import partial_eval
 
+from autofusion_jax.partition import check_apply_fn, check_has_numbers, split
 from autofusion_jax.symmetry.build_spec import Frozen, Leaf
 from autofusion_jax.symmetry.check import check_perm_spec
 from autofusion_jax.symmetry.find_sites import find_sites
-from autofusion_jax.symmetry.labels import Factors, Label, blocks_of, family, find, fixed_axis, pin
+from autofusion_jax.symmetry.labels import (
+    Factors,
+    Label,
+    blocks_of,
+    family,
+    find,
+    fixed_axis,
+    labels_of,
+    pin,
+)
 from autofusion_jax.symmetry.nesting import find_structure, settle
 from autofusion_jax.symmetry.rules import RULES
-from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
+from autofusion_jax.symmetry.spec import LISTED, LeafSpec, PermSpec
 from autofusion_jax.symmetry.trace import Record, Tracer, Value
+from autofusion_jax.symmetry.unread import with_unread
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
-from autofusion_jax.validation import require
 
 TIES = "an argmax, top_k or sort depends on the order of its entries (they tie): their axes are fixed"
 
@@ -37,7 +47,8 @@ def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = 
 
     Args:
         apply_fn: pure `apply_fn(params, x) -> outputs` (any pytree of arrays), traceable by JAX.
-        params: a pytree of arrays, or of `jax.ShapeDtypeStruct` if `check` is False.
+        params: a pytree of arrays, or of `jax.ShapeDtypeStruct` if `check` is False. Leaves that are no
+            numbers (random keys, words, functions) are taken as they are and are not in the spec.
         x: inputs as `apply_fn` takes them, `[N, ...]` or a pytree; a few are enough, but N >= 2
             if activations are to be captured for other N.
         check: draw random group elements and compare the outputs, as `check_perm_spec` does.
@@ -65,7 +76,10 @@ def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = 
             "infer_perm_spec: params and x must be arrays if check is True; got a ShapeDtypeStruct. "
             "Pass check=False to infer from shapes alone."
         )
-    program = trace_program(apply_fn, params, x)
+    check_apply_fn("infer_perm_spec", apply_fn)
+    check_has_numbers("infer_perm_spec", "params", params)
+    numbers, rest = split(params)
+    program = trace_program(rest.bind(apply_fn), numbers, x)
     spec, assumes_no_ties = _solve(program, apply_fn, strict=False)
     if not check:
         return spec
@@ -92,21 +106,12 @@ class Program:
 
 
 def trace_program(apply_fn: ApplyFn, params: Params, x: Any, *, caller: str = "infer_perm_spec") -> Program:
-    """Trace `apply_fn(params, x)` with abstract values.
+    """Trace `apply_fn(params, x)` with abstract values; all leaves are numbers.
 
     Raises:
         ValueError: it cannot be traced; says what JAX said.
     """
-    require(
-        callable(apply_fn), caller, "apply_fn", "a function (params, x) -> outputs", type(apply_fn).__name__
-    )
     flat = flatten_by_path(params)
-    for path, leaf in flat.items():
-        if not hasattr(leaf, "shape") and not isinstance(leaf, bool | int | float | complex):
-            raise ValueError(
-                f"{caller}: params[{path!r}] must be an array; got {type(leaf).__name__}. "
-                "Keep what is no array (functions, names) out of params: partition it, or close over it."
-            )
     tree = jax.tree.structure(params)
 
     def run(leaves: list[Any], inputs: Any) -> Any:
@@ -152,7 +157,12 @@ def _solve(program: Program, apply_fn: ApplyFn, *, strict: bool) -> tuple[PermSp
         for leaf in leaves
     )
     paths = {leaf.number: leaf.path for leaf in leaves}
-    notes = [*tracer.notes, *_two_roles(specs, paths, tracer)]
+    used = _used(program)
+    unread = {path for path, var in zip(program.paths, program.jaxpr.invars) if var not in used}
+    specs, more = with_unread(specs, unread)
+    notes = [*tracer.notes, *_two_roles(specs, paths, tracer), *more]
+    if not frozen.groups:
+        notes += _why_none(leaves)
     spec = PermSpec(specs, frozen.groups, apply_fn, frozen.stacks, tuple(notes))
     sites = find_sites(spec, frozen, tracer, program.paths)
     return dataclasses.replace(spec, sites=sites), tracer.assumes_no_ties
@@ -161,8 +171,7 @@ def _solve(program: Program, apply_fn: ApplyFn, *, strict: bool) -> tuple[PermSp
 def _propagate(program: Program, indexed: dict[int, list[int]], *, strict: bool) -> tuple[list[Leaf], Tracer]:
     """Label the leaves and walk over the program."""
     tracer = Tracer(RULES, strict=strict)
-    used = {v for eqn in program.jaxpr.eqns for v in eqn.invars if not isinstance(v, jex.Literal)}
-    used |= {v for v in program.jaxpr.outvars if not isinstance(v, jex.Literal)}
+    used = _used(program)
     leaves, inputs = [], []
     for number, var in enumerate(program.jaxpr.invars):
         if number >= len(program.paths):
@@ -181,6 +190,12 @@ def _propagate(program: Program, indexed: dict[int, list[int]], *, strict: bool)
         if output.index is not None:
             pin(output.index, "an output")
     return leaves, tracer
+
+
+def _used(program: Program) -> set[Any]:
+    """The variables that an equation reads or that are outputs."""
+    atoms = (*(atom for eqn in program.jaxpr.eqns for atom in eqn.invars), *program.jaxpr.outvars)
+    return {atom for atom in atoms if not isinstance(atom, jex.Literal)}
 
 
 def _leaf_axes(shape: Sequence[int], indexed: Sequence[int]) -> list[Factors]:
@@ -210,6 +225,20 @@ def _indexed_axes(leaf: Leaf) -> list[int]:
             found.append(number)
     sizes = [leaf.axes[number][0] for number in found]
     return found if np.prod([getattr(size, "size", 1) for size in sizes] or [1]) <= MAX_INDEXED else found[:1]
+
+
+def _why_none(leaves: Sequence[Leaf]) -> list[str]:
+    """Say what fixed the axes of a network in which nothing can be moved, each for one of its leaves."""
+    reasons: dict[int, str] = {}
+    for leaf in leaves:
+        for number, axis in enumerate(leaf.axes):
+            for label in labels_of(axis):
+                if label.fixed and label.reason not in ("an input", "not used"):
+                    place = f"{leaf.path} axis {number} ({label.size}): {label.reason}"
+                    reasons.setdefault(label.id, place)
+    return (
+        [f"no groups, as all axes are fixed: {'; '.join(list(reasons.values())[:LISTED])}"] if reasons else []
+    )
 
 
 def _two_roles(leaves: Sequence[LeafSpec], paths: dict[int, str], tracer: Tracer) -> list[str]:

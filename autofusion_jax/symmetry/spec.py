@@ -14,6 +14,7 @@ from rich.table import Table
 
 from autofusion_jax.html_tables import html_table
 from autofusion_jax.json_reader import Json, parse_json
+from autofusion_jax.partition import check_apply_fn, split
 from autofusion_jax.symmetry.axes import (
     Axis,
     AxisPattern,
@@ -25,7 +26,7 @@ from autofusion_jax.symmetry.axes import (
     terms_of,
 )
 from autofusion_jax.symmetry.site import Site
-from autofusion_jax.trees import flatten_by_path
+from autofusion_jax.trees import flatten_by_path, is_number
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
@@ -103,6 +104,8 @@ class PermSpec:
     sites: tuple[Site, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.apply_fn is not None:
+            check_apply_fn("PermSpec", self.apply_fn)
         object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
         object.__setattr__(self, "stacks", MappingProxyType(dict(self.stacks)))
         for leaf in self.leaves:
@@ -158,7 +161,7 @@ class PermSpec:
             ValueError: the table names a leaf that `params` lacks or leaves one out, has the
                 wrong number of axes, or a size does not fit.
         """
-        shapes = {path: np.shape(leaf) for path, leaf in flatten_by_path(params).items()}
+        shapes = {path: np.shape(leaf) for path, leaf in flatten_by_path(params).items() if is_number(leaf)}
         _check_table(table, shapes)
         known = dict(sizes or {})
         axes: dict[tuple[str, int], Axis | None] = {}
@@ -189,6 +192,13 @@ class PermSpec:
         """The sizes of the groups and stacks that a group is nested in, outermost first."""
         names = self.groups[group].nested_in
         return tuple(self.stacks[n] if n in self.stacks else self.groups[n].size for n in names)
+
+    def of_numbers(self, params: Params) -> tuple["PermSpec", Params]:
+        """The spec and the network without the leaves that are no numbers, to which `apply_fn` is bound."""
+        numbers, rest = split(params)
+        if not rest.leaves or self.apply_fn is None:
+            return self, numbers
+        return dataclasses.replace(self, apply_fn=rest.bind(self.apply_fn)), numbers
 
     @functools.cached_property
     def layers(self) -> tuple[str, ...]:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.partition import split
 from autofusion_jax.symmetry.factoring import Action, transform_axes
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.trees import flatten_by_path, unflatten_like
+from autofusion_jax.trees import flatten_by_path, is_number, unflatten_like
 from autofusion_jax.types import Params, Perms, SoftPerms
 
 
@@ -48,8 +50,8 @@ def transform(spec: PermSpec, params: Params, action: Action) -> Params:
 
 
 def check_params(spec: PermSpec, params: Params, *, caller: str = "PermSpec", name: str = "params") -> None:
-    """Raise ValueError at the first leaf whose presence or shape is not what `spec` says."""
-    shapes = {path: jnp.shape(leaf) for path, leaf in flatten_by_path(params).items()}
+    """Raise ValueError at the first leaf of numbers whose presence or shape is not what `spec` says."""
+    shapes = {path: np.shape(leaf) for path, leaf in flatten_by_path(params).items() if is_number(leaf)}
     expected = {leaf.path: leaf for leaf in spec.leaves}
     for path in [*expected, *(p for p in shapes if p not in expected)]:
         if path not in shapes or path not in expected:
@@ -81,7 +83,8 @@ def apply_perm(spec: PermSpec, params: Params, perms: Perms, *, donate: bool = F
         ValueError: `params` or `perms` does not fit `spec`.
     """
     if donate:
-        return _donating(apply_perm, spec, params, perms)
+        numbers, rest = split(params)
+        return rest.join(_donating(apply_perm, spec, numbers, perms))
     check_elements(spec, perms, soft=False)
 
     def take(leaf: Array, axis: int, outer_axes: tuple[int, ...], group: str, role: str) -> Array:
@@ -112,7 +115,8 @@ def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms, *, donate:
         ValueError: `params` or `soft_perms` does not fit `spec`.
     """
     if donate:
-        return _donating(apply_soft, spec, params, soft_perms)
+        numbers, rest = split(params)
+        return rest.join(_donating(apply_soft, spec, numbers, soft_perms))
     check_elements(spec, soft_perms, soft=True)
 
     def mix(leaf: Array, axis: int, outer_axes: tuple[int, ...], group: str, role: str) -> Array:
@@ -155,7 +159,8 @@ def apply_merge(
         without training, ICLR 2024, Eq. 2-3.
     """
     if donate:
-        return _donating(apply_merge, spec, params, merge_matrices, unmerge_matrices)
+        numbers, rest = split(params)
+        return rest.join(_donating(apply_merge, spec, numbers, merge_matrices, unmerge_matrices))
     check_elements(spec, merge_matrices, soft=True, name="merge_matrices")
     check_elements(spec, unmerge_matrices, soft=True, name="unmerge_matrices")
     unmerge = {name: jnp.swapaxes(matrix, -1, -2) for name, matrix in unmerge_matrices.items()}

@@ -66,7 +66,7 @@ def test_nan_in_params(good):
             r"batch must be inputs \[N, ...\] that apply_fn takes; got shape \[24, 3, 3\]",
         ),
         (jnp.zeros((16, 1)).reshape(4, 4), r"got shape \[4, 4\]"),
-        (jnp.full((5, 4, 4), jnp.nan), r"batch\['x'\] must be finite"),
+        (jnp.full((5, 4, 4), jnp.nan), r"batch must be finite; got 80 NaN.*Are the inputs"),
         (None, "needs inputs"),
         (
             (jnp.zeros((5, 4, 4)), np.zeros(5, int)),

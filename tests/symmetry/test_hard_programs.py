@@ -121,7 +121,7 @@ def test_hard_programs(name):
         permuted = af.apply_perm(spec, params, af.random_perms(spec, jax.random.key(seed)))
         np.testing.assert_allclose(apply_fn(permuted, X), before, atol=1e-4)
     assert sorted(group.size for group in spec.groups.values()) == sorted(sizes)
-    assert not af.infer_perm_spec(apply_fn, params, X).notes
+    assert "no rule" not in str(af.infer_perm_spec(apply_fn, params, X).notes)
 
 
 def test_weights_that_are_looked_up_keep_their_roles():
@@ -169,7 +169,7 @@ def test_complex_outputs_and_keys():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((lambda p, x: x, {"act": "relu"}, X), r"params\['act'\] must be an array; got str"),
+        ((lambda p, x: x, {"act": "relu"}, X), r"params must be a pytree of arrays; got a str"),
         ((lambda p, x: x @ p, jax.ShapeDtypeStruct(W, "float32"), X), "Pass check=False"),
     ],
 )

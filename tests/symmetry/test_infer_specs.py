@@ -112,7 +112,10 @@ def unknown(params, x):
 def test_unknown_primitives_are_noted_with_their_place():
     spec = af.infer_perm_spec(unknown, LINEAR, X)
     assert spec.groups == {}
-    assert len(spec.notes) == 1
+    assert spec.notes[1:] == (
+        "no groups, as all axes are fixed: up axis 1 (4): no rule for qr; down axis 0 (4): made by qr; "
+        "down axis 1 (2): an output",
+    )
     assert "geqrf" in spec.notes[0] or "qr" in spec.notes[0]
     assert "test_infer_specs.py" in spec.notes[0]
     assert spec.notes[0] in str(spec)
@@ -185,7 +188,6 @@ def scripted(params, x):
         (linear, {**LINEAR, "up": jnp.zeros((7, 4))}, "Do params and x belong to this function"),
         (linear, {"up": LINEAR["up"]}, "KeyError"),
         (lambda p, x: (linear(p, x), "logits"), LINEAR, "Every output must be an array"),
-        (linear, {**LINEAR, "act": jnp.tanh}, r"params\['act'\] must be an array; got"),
     ],
 )
 def test_bad_input_is_one_clear_error(apply_fn, params, message):
