@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import reprlib
+import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,6 +82,12 @@ class Json:
         ok = isinstance(self.value, int) and not isinstance(self.value, bool) and least <= self.value <= most
         self.require(ok, f"an integer from {least} to {most}")
         return self.value
+
+    def number(self) -> float:
+        """A finite number."""
+        ok = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        self.require(ok and abs(self.value) <= sys.float_info.max, "a number")
+        return float(self.value)
 
     def one_of(self, known: Collection[Any]) -> Any:
         """One of some strings, numbers or None."""

@@ -1,9 +1,10 @@
 """Safetensors files: read part by part, written in a stream, whole or not at all."""
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +13,11 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from autofusion_jax.atomic import LONGEST_NAME, new_file
 from autofusion_jax.checkpoints.orbax_io import CheckpointError
+from autofusion_jax.json_reader import SHOWN, parse_json, read_json
 
+LOGGER = logging.getLogger("autofusion_jax")
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {
     "F64": np.dtype("f8"),
@@ -29,6 +33,11 @@ DTYPES = {
 }
 """What the format calls them."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DIGEST, NO_DIGEST = "autofusion_jax.sha256", b"0" * 64
+CHECKSUM = {DIGEST: NO_DIGEST.decode(), f"{DIGEST}_of": "this file with 64 zeros in its place"}
+"""Metadata of every file that is written."""
+BLOCK_BYTES = 1 << 22
+"""Bytes that are hashed at once."""
 
 
 class StoredLeaf(NamedTuple):
@@ -89,53 +98,54 @@ class StoredNetwork(NamedTuple):
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> StoredNetwork:
-    """Read where the leaves of a network lie; no numbers, nothing is unpickled.
+    """Read where the leaves of a network lie; nothing is unpickled.
+
+    Files that `write_safetensors` wrote hold a checksum, against which they are verified. Others hold none:
+    the logger `autofusion_jax` says so, at level INFO.
 
     Args:
-        path: a safetensors file, or a folder with `model.safetensors.index.json` and the shards
-            that it names, or with `model.safetensors`.
+        path: a safetensors file, or a folder with `model.safetensors`, or else with
+            `model.safetensors.index.json` and the shards that it names, as transformers looks for them.
 
     Raises:
         FileNotFoundError: a file is missing; names it.
-        CheckpointError: a file is truncated or is not what it should be; names it.
+        CheckpointError: a file is truncated, was changed or is not what it should be; names it.
     """
     path = Path(path)
     if not path.is_dir():
         leaves, metadata = _read_header(path)
         return StoredNetwork(path, leaves, metadata)
-    if not (path / INDEX).is_file():
-        if not (path / SINGLE).is_file():
-            raise FileNotFoundError(
-                f"open_safetensors: {path} must hold {INDEX} or {SINGLE}; it has neither."
-            )
+    if (path / SINGLE).is_file():
         return open_safetensors(path / SINGLE)._replace(path=path)
+    if not (path / INDEX).is_file():
+        raise FileNotFoundError(f"open_safetensors: {path} must hold {SINGLE} or {INDEX}; it has neither.")
     weight_map = _read_index(path / INDEX)
-    shards = {name: _read_header(path / name) for name in dict.fromkeys(weight_map.values())}
-    for leaf, shard in weight_map.items():
-        if leaf not in shards[shard][0]:
-            raise CheckpointError(
-                f"open_safetensors: {path / shard} must hold {leaf!r}, as {INDEX} says; it does not."
+    leaves: dict[str, StoredLeaf] = {}
+    metadata = {}
+    for shard in dict.fromkeys(weight_map.values()):
+        held, found = _read_header(path / shard)
+        metadata = metadata or found
+        listed = {leaf for leaf, name in weight_map.items() if name == shard}
+        for leaf in (*sorted(listed - held.keys()), *sorted(held.keys() - listed)):
+            must = (
+                f"hold {leaf!r}, as {INDEX} says"
+                if leaf in listed
+                else f"not hold {leaf!r}, which {INDEX} leaves out"
             )
-    leaves = {leaf: shards[shard][0][leaf] for leaf, shard in weight_map.items()}
-    return StoredNetwork(path, leaves, next(iter(shards.values()))[1])
+            raise CheckpointError(f"open_safetensors: {path / shard} must {must}.")
+        leaves |= held
+    return StoredNetwork(path, {leaf: leaves[leaf] for leaf in weight_map}, metadata)
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(path.read_text())["weight_map"]
-        ok = weight_map and all(isinstance(shard, str) for shard in weight_map.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        ok, weight_map = False, {}
-    if not ok:
-        raise CheckpointError(
-            f'open_safetensors: {path} must be JSON with "weight_map", a file name for every leaf; it is not.'
-        )
-    for shard in weight_map.values():
-        if Path(shard).name != shard:
-            raise CheckpointError(
-                f"open_safetensors: {path} must name files in its own folder; it names {shard!r}."
-            )
-    return weight_map
+    index = read_json(path, "open_safetensors", CheckpointError)
+    index.require("weight_map" in index.mapping(), "an object with 'weight_map'")
+    weight_map = index.mapping()["weight_map"]
+    weight_map.require(bool(weight_map.mapping()), "the name of a file for every tensor")
+    for shard in weight_map.mapping().values():
+        plain = Path(shard.text()).name == shard.text() and len(os.fsencode(shard.text())) < LONGEST_NAME
+        shard.require(plain, "the name of a file in this folder")
+    return weight_map.value
 
 
 def _read_header(path: Path) -> tuple[dict[str, StoredLeaf], dict[str, str]]:
@@ -146,13 +156,16 @@ def _read_header(path: Path) -> tuple[dict[str, StoredLeaf], dict[str, str]]:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
+        reason = SHOWN.repr(str(error)).strip("'\"")
         raise CheckpointError(
-            f"open_safetensors: {path} is no whole safetensors file: {error}. Was its download cut off?"
+            f"open_safetensors: {path} is no whole safetensors file: {reason}. Was its download cut off?"
         ) from error
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    metadata = header.pop("__metadata__", {})
+        raw = file.read(length)
+    header = parse_json(raw.decode(), f"open_safetensors: header of {path}", CheckpointError).value
+    metadata = header.pop("__metadata__", None) or {}
+    _verify(path, raw, metadata)
     leaves = {}
     for name, entry in sorted(header.items()):
         if entry["dtype"] not in DTYPES:
@@ -161,7 +174,27 @@ def _read_header(path: Path) -> tuple[dict[str, StoredLeaf], dict[str, str]]:
             )
         start = 8 + length + entry["data_offsets"][0]
         leaves[name] = StoredLeaf(path, start, DTYPES[entry["dtype"]], tuple(entry["shape"]))
-    return leaves, metadata
+    return leaves, {name: value for name, value in metadata.items() if name not in CHECKSUM}
+
+
+def _verify(path: Path, header: bytes, metadata: Mapping[str, str]) -> None:
+    """Hold a file against the checksum in its header; of two entries, so that no changed byte hides both."""
+    kept = [name for name in CHECKSUM if name in metadata]
+    if not kept:
+        LOGGER.info("%s has no checksum: changed bytes in it would not be seen.", path)
+        return
+    digest = hashlib.sha256(len(header).to_bytes(8, "little"))
+    written = metadata.get(DIGEST, "").encode()
+    digest.update(header.replace(written, NO_DIGEST, 1))
+    with open(path, "rb") as file:
+        file.seek(8 + len(header))
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    if len(kept) != len(CHECKSUM) or digest.hexdigest().encode() != written:
+        raise CheckpointError(
+            f"open_safetensors: {path} was changed since it was written (its SHA-256 differs). Take another "
+            f"copy; if the change was meant, take {' and '.join(CHECKSUM)} out of its metadata."
+        )
 
 
 def stored_order(leaves: Mapping[str, StoredLeaf]) -> list[str]:
@@ -171,27 +204,31 @@ def stored_order(leaves: Mapping[str, StoredLeaf]) -> list[str]:
 
 @contextlib.contextmanager
 def write_safetensors(
-    path: str | os.PathLike[str], leaves: Mapping[str, StoredLeaf], metadata: Mapping[str, str]
+    path: str | os.PathLike[str],
+    leaves: Mapping[str, StoredLeaf],
+    metadata: Mapping[str, str],
+    *,
+    overwrite: bool = True,
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Open a file for a network whose numbers come later, in `stored_order` of its leaves.
 
     It has another name until it is whole; if anything is raised before, it is removed, and a file
-    of that name that was there stays.
+    of that name that was there stays. Its metadata get a SHA-256 of all its bytes.
 
     Args:
         path: the file to write; its parents are made.
         leaves: name, dtype and shape of every leaf; where they lie does not matter.
         metadata: the `__metadata__` of the file.
+        overwrite: replace a file that is there.
 
     Yields:
         A function that appends the entries of an array.
 
     Raises:
+        FileExistsError: the file is there, and `overwrite` is False.
         ValueError: other numbers of bytes were appended than the leaves have.
     """
-    target = Path(path).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {"__metadata__": {**CHECKSUM, **metadata}}
     end = 0
     for name in stored_order(leaves):
         leaf = leaves[name]
@@ -199,21 +236,20 @@ def write_safetensors(
         header[name] = {"dtype": NAMES[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    descriptor, work = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with open(descriptor, "wb", buffering=0) as file:
-            file.write(len(text).to_bytes(8, "little") + text)
+    text = len(text).to_bytes(8, "little") + text
+    with new_file(path, overwrite=overwrite) as part, open(part, "r+b", buffering=0) as file:
+        digest = hashlib.sha256()
 
-            def append(values: np.ndarray) -> None:
-                raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-                while raw:
-                    raw = raw[file.write(raw) :]
+        def append(values: np.ndarray) -> None:
+            raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+            digest.update(raw)
+            while raw:
+                raw = raw[file.write(raw) :]
 
-            yield append
-            written = file.tell() - 8 - len(text)
+        append(np.frombuffer(text, np.uint8))
+        yield append
+        written = file.tell() - len(text)
         if written != end:
             raise ValueError(f"write_safetensors: the leaves must have {end} bytes; got {written}.")
-        os.chmod(work, 0o644)
-        os.replace(work, target)
-    finally:
-        Path(work).unlink(missing_ok=True)
+        file.seek(text.index(NO_DIGEST))  # the digest of the file with this in place of the digest
+        file.write(digest.hexdigest().encode())

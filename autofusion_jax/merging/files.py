@@ -108,7 +108,7 @@ def merge_files(
     parts = list(_parts(leaves, chosen.granularity))
     with (
         reported(f"{chosen.name}, {len(paths)} files", progress) as on_progress,
-        write_safetensors(out, leaves, files.networks[0].metadata) as append,
+        write_safetensors(out, leaves, files.networks[0].metadata, overwrite=overwrite) as append,
     ):
         for number, part in enumerate(parts, 1):
             append(_merged(chosen, files, part) if _is_float(part) else leaves[part[0].name].read())

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import autofusion_jax as af
-from autofusion_jax.checkpoints.convert.format import fill
+from autofusion_jax.checkpoints.convert.format import check_config
 from autofusion_jax.checkpoints.convert.formats import FORMATS
 from autofusion_jax.checkpoints.safetensors_io import (
     INDEX,
@@ -41,7 +41,7 @@ SHARD = 2**28
 def write_checkpoint(folder: Path) -> None:
     """Write config.json, the shards, and their index."""
     format = FORMATS["gpt2"]
-    config = fill(CONFIG, format.defaults)
+    config = check_config(str, format, CONFIG, None)
     name, input_shape, options = format.network(config)
     shapes = jax.eval_shape(build_model(name, input_shape, **options).init, jax.random.key(0))
     by_path = {path: leaf.shape for path, leaf in flatten_by_path(shapes).items()}

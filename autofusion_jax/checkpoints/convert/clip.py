@@ -1,11 +1,22 @@
 """transformers' `CLIPModel`, and `CLIPVisionModel`, the tower for images alone."""
 
-from collections.abc import Mapping
-
-from autofusion_jax.checkpoints.convert.format import Config, Format, Network, fill, sizes, tower
+from autofusion_jax.checkpoints.convert.format import (
+    Config,
+    Fields,
+    Format,
+    Network,
+    Tensors,
+    activation,
+    depth,
+    image_size,
+    number,
+    section,
+    size,
+    token,
+    tower,
+)
 from autofusion_jax.checkpoints.convert.rules import (
     Rule,
-    Stored,
     expand,
     heads,
     heads_out,
@@ -38,54 +49,69 @@ REST = (
     ("i o -> o i", "text_projection/kernel", "text_projection.weight"),
     ("->", "logit_scale", "logit_scale"),
 )
-TOWER = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
-IMAGE = TOWER | {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "num_channels": 3,
-}
-TEXT = TOWER | {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_attention_heads": 8,
-    "vocab_size": 49408,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-}
+VISION, TEXT = "vision_model.", "text_model."
 
-VISION = "vision_model."
+
+def _tower_fields(mlp_dim: int, num_heads: int, *prefixes: str) -> Fields:
+    names = [f"{prefix}encoder.layers." for prefix in prefixes]
+    return {
+        "num_hidden_layers": depth(12, *names),
+        "intermediate_size": size(mlp_dim, *(f"{name}0.mlp.fc1.weight" for name in names)),
+        "num_attention_heads": size(num_heads, divides="hidden_size"),
+        "hidden_act": activation("quick_gelu"),
+        "layer_norm_eps": number(1e-5),
+        "attention_dropout": number(0.0),
+    }
+
+
+def _image_fields(*prefixes: str) -> Fields:
+    cls, patches, positions = (
+        [f"{prefix}embeddings.{name}" for prefix in prefixes]
+        for name in ("class_embedding", "patch_embedding.weight", "position_embedding.weight")
+    )
+    return {
+        "hidden_size": size(768, *cls),
+        "patch_size": size(32, *patches, axis=2),
+        "image_size": image_size(224, *positions),
+        "num_channels": size(3, *patches, axis=1),
+        **_tower_fields(3072, 12, *prefixes),
+    }
+
+
+TEXT_FIELDS = {
+    "vocab_size": size(49408, f"{TEXT}embeddings.token_embedding.weight"),
+    "hidden_size": size(512, f"{TEXT}embeddings.token_embedding.weight", axis=1),
+    "max_position_embeddings": size(77, f"{TEXT}embeddings.position_embedding.weight"),
+    "eos_token_id": token(49407),
+    **_tower_fields(2048, 8, TEXT),
+}
 LARGEST = 2
 """An end token of configs from before it was right: the largest token of a text is meant."""
 
 
 def network(config: Config) -> Network:
     """The network that a config describes."""
-    image, text = _towers(config)
-    size, channels, patch = sizes(image, "image_size", "num_channels", "patch_size")
-    vocab, length = sizes(text, "vocab_size", "max_position_embeddings")
+    image, text = config["vision_config"], config["text_config"]
+    length = text["max_position_embeddings"]
     options = {
-        "embed_dim": sizes(config, "projection_dim")[0],
-        "image": {"patch": patch, **tower(image)},
-        "text": {"vocab": vocab, "length": length, **tower(text)},
+        "embed_dim": config["projection_dim"],
+        "image": {"patch": image["patch_size"], **tower(image)},
+        "text": {"vocab": text["vocab_size"], "length": length, **tower(text)},
         "end": None if text["eos_token_id"] == LARGEST else text["eos_token_id"],
     }
-    return Network("clip", {"images": (size, size, channels), "tokens": (length,)}, options)
+    return Network("clip", {"images": _image_shape(image), "tokens": (length,)}, options)
 
 
 def rules(config: Config) -> list[Rule]:
     """The table of rules."""
-    image, text = _towers(config)
+    image, text = config["vision_config"], config["text_config"]
     found = _image_rules("params/image_tower/", VISION, image) + expand(REST, "params/", "")
-    return found + _block_rules("params/text_tower/", "text_model.", text)
+    return found + _block_rules("params/text_tower/", TEXT, text)
 
 
 def image_network(config: Config) -> Network:
     """The tower for images that a config of its own describes."""
-    size, channels, patch = sizes(config, "image_size", "num_channels", "patch_size")
-    return Network("clip_image_tower", (size, size, channels), {"patch": patch, **tower(config)})
+    return Network("clip_image_tower", _image_shape(config), {"patch": config["patch_size"], **tower(config)})
 
 
 def image_rules(config: Config) -> list[Rule]:
@@ -93,7 +119,7 @@ def image_rules(config: Config) -> list[Rule]:
     return _image_rules("params/", config["prefix"], config)
 
 
-def _prefix(tensors: Mapping[str, Stored]) -> Config:
+def _prefix(tensors: Tensors, config: Config) -> Config:
     """The prefix of the tensors of a tower for images alone: none since transformers 5."""
     return {"prefix": VISION if any(name.startswith(VISION) for name in tensors) else ""}
 
@@ -108,20 +134,24 @@ def _block_rules(ours: str, theirs: str, config: Config) -> list[Rule]:
     return [r for i in numbers for r in expand(BLOCK, f"{ours}block_{i}/", f"{theirs}encoder.layers.{i}.")]
 
 
-def _towers(config: Config) -> tuple[Config, Config]:
-    return fill(config["vision_config"], IMAGE), fill(config["text_config"], TEXT)
+def _image_shape(config: Config) -> tuple[int, int, int]:
+    return (config["image_size"], config["image_size"], config["num_channels"])
 
 
 FORMAT = Format(
     architecture="CLIPModel",
-    defaults={"projection_dim": 512, "vision_config": {}, "text_config": {}},
+    fields={
+        "projection_dim": size(512, "text_projection.weight"),
+        "vision_config": section(_image_fields(VISION)),
+        "text_config": section(TEXT_FIELDS),
+    },
     network=network,
     rules=rules,
     buffers=(r"(text|vision)_model\.embeddings\.position_ids",),
 )
 IMAGE_FORMAT = Format(
     architecture="CLIPVisionModel",
-    defaults=IMAGE,
+    fields=_image_fields(VISION, ""),
     network=image_network,
     rules=image_rules,
     buffers=(r"(vision_model\.)?embeddings\.position_ids",),

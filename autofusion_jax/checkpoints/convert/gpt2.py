@@ -1,15 +1,19 @@
 """transformers' `GPT2ForSequenceClassification`."""
 
 from autofusion_jax.checkpoints.convert.format import (
+    ACTIVATIONS,
     Config,
     Format,
     Network,
     activation,
-    num_labels,
-    sizes,
+    depth,
+    labels,
+    number,
+    one_of,
+    size,
+    token,
 )
 from autofusion_jax.checkpoints.convert.rules import Rule, expand, norm
-from autofusion_jax.validation import require
 
 
 def conv1d(ours: str, theirs: str) -> list[Rule]:
@@ -51,26 +55,23 @@ REST = (
 
 def network(config: Config) -> Network:
     """The network that a config describes."""
-    vocab, length, dim, depth, num_heads = sizes(
-        config, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"
-    )
-    pad = config["pad_token_id"]
-    must_be = "the id of the token that fills the end of an input"
-    advice = "Write the one it was trained with there, often that of eos_token_id."
-    require(isinstance(pad, int), "load_pretrained", "pad_token_id of config.json", must_be, pad, advice)
-    options = {
-        "num_classes": num_labels(config),
-        "pad": pad,
-        "vocab": vocab,
-        "length": length,
-        "dim": dim,
-        "depth": depth,
-        "num_heads": num_heads,
-        "mlp_dim": config["n_inner"] or 4 * dim,
-        "activation": activation(config, "activation_function"),
-        "epsilon": config["layer_norm_epsilon"],
+    fields = {
+        "num_classes": "num_labels",
+        "pad": "pad_token_id",
+        "vocab": "vocab_size",
+        "length": "n_positions",
+        "dim": "n_embd",
+        "depth": "n_layer",
+        "num_heads": "n_head",
+        "mlp_dim": "n_inner",
+        "epsilon": "layer_norm_epsilon",
     }
-    return Network("gpt2", (length,), options)
+    options = {ours: config[name] for ours, name in fields.items()}
+    return Network(
+        "gpt2",
+        (config["n_positions"],),
+        options | {"activation": ACTIVATIONS[config["activation_function"]]},
+    )
 
 
 def rules(config: Config) -> list[Rule]:
@@ -83,26 +84,25 @@ def rules(config: Config) -> list[Rule]:
 
 FORMAT = Format(
     architecture="GPT2ForSequenceClassification",
-    defaults={
-        "vocab_size": 50257,
-        "n_positions": 1024,
-        "n_embd": 768,
-        "n_layer": 12,
-        "n_head": 12,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "pad_token_id": None,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
+    fields={
+        "vocab_size": size(50257, "transformer.wte.weight"),
+        "n_positions": size(1024, "transformer.wpe.weight"),
+        "n_embd": size(768, "transformer.wte.weight", axis=1),
+        "n_layer": depth(12, "transformer.h."),
+        "n_head": size(12, divides="n_embd"),
+        "n_inner": size(lambda config: 4 * config["n_embd"], "transformer.h.0.mlp.c_fc.weight", axis=1),
+        "activation_function": activation("gelu_new"),
+        "layer_norm_epsilon": number(1e-5),
+        "pad_token_id": token(None)._replace(
+            must_be="the token that fills the end of an input, often that of eos_token_id"
+        ),
+        "scale_attn_weights": one_of(True),
+        "scale_attn_by_inverse_layer_idx": one_of(False),
+        "add_cross_attention": one_of(False),
+        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), number(0.1)),
+        **labels("score.weight"),
     },
     network=network,
     rules=rules,
-    fixed={
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-    },
     buffers=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
 )

@@ -1,5 +1,6 @@
 """Low-rank adapters of peft, added to the tensors of their base."""
 
+import dataclasses
 import math
 import os
 import re
@@ -9,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autofusion_jax.checkpoints.convert.files import open_weights, read_json
+from autofusion_jax.checkpoints.convert.files import open_weights
 from autofusion_jax.checkpoints.convert.rules import Stored
+from autofusion_jax.checkpoints.orbax_io import CheckpointError
+from autofusion_jax.json_reader import Json, read_json
 from autofusion_jax.validation import require
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -25,6 +28,29 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("target_parameters", "trainable_token_indices"), (None,)),
 }
 """Values of fields with which an adapter is a product of two matrices added to its base as it is."""
+
+
+ALPHA = 8
+"""peft's own, where `lora_alpha` is left out."""
+PLAIN = re.compile(r"\^?(?:[\w-]|\\?\.){1,1000}\$?")
+"""Keys of `alpha_pattern` that are run: names, whose cost is bounded. peft runs any regular expression."""
+MOST_PATTERNS, LONGEST_MODULE = 10_000, 1000
+
+
+class Config(NamedTuple):
+    """What adapter_config.json says of the factor of B A.
+
+    Attributes:
+        alpha: of modules that no pattern matches.
+        patterns: expressions of modules, and their alpha; the first that matches counts.
+        by_root: divide by the root of the rank.
+        transposed: weights of the base may be stored inputs first.
+    """
+
+    alpha: float
+    patterns: tuple[tuple[re.Pattern[str], float], ...]
+    by_root: bool
+    transposed: bool
 
 
 class MergedTensor(NamedTuple):
@@ -85,11 +111,7 @@ def merge_lora(
         Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, section 4.1;
         Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023.
     """
-    config = read_json(Path(adapter) / CONFIG)
-    for field, values in SUPPORTED.items():
-        got = config.get(field, values[0])
-        known = any(got is value or got == value for value in values)
-        require(known, "load_pretrained", f"{field} of {CONFIG}", " or ".join(map(repr, values)), repr(got))
+    config = _read_config(Path(adapter) / CONFIG)
     tensors = open_weights(adapter, WEIGHTS).leaves
     merged = dict(state)
     for name, tensor in tensors.items():
@@ -111,30 +133,61 @@ def merge_lora(
     return merged
 
 
+def _read_config(file: Path) -> Config:
+    """Read what scales the product; other fields are not used, or have a value with which they do nothing."""
+    data = read_json(file, "load_pretrained", CheckpointError)
+    fields = data.mapping()
+
+    def field(name: str, default: Any) -> Json:
+        found = fields.get(name)
+        return (
+            dataclasses.replace(data, key=name, value=default)
+            if found is None or found.value is None
+            else found
+        )
+
+    for name, values in SUPPORTED.items():
+        field(name, values[0]).one_of(values)
+    alphas = field("alpha_pattern", {})
+    alphas.require(len(alphas.mapping()) <= MOST_PATTERNS, f"an object of at most {MOST_PATTERNS} names")
+    for pattern, alpha in alphas.mapping().items():
+        alpha.require(
+            PLAIN.fullmatch(pattern) is not None, f"of a name of a module, or its end; not {pattern[:60]!r}"
+        )
+    return Config(
+        alpha=field("lora_alpha", ALPHA).number(),
+        patterns=tuple(
+            (re.compile(rf"(.*\.)?({pattern})$"), alpha.number())
+            for pattern, alpha in alphas.mapping().items()
+        ),
+        by_root=field("use_rslora", False).one_of((True, False)),
+        transposed=field("fan_in_fan_out", False).one_of((True, False)),
+    )
+
+
 def _add(
     state: Mapping[str, Stored],
     weight: str,
     tensors: Mapping[str, Stored],
     name: str,
-    config: Mapping[str, Any],
+    config: Config,
 ) -> MergedTensor:
     """The weight of a module with the adapter whose lora_A is called `name`."""
     _require(weight in state, name, f"for {weight!r} of the base", "no such tensor there")
     _require(name.removesuffix(DOWN) + UP in tensors, name, "beside its lora_B", "none")
     base, down, up = state[weight], tensors[name], tensors[name.removesuffix(DOWN) + UP]
     got = f"{list(down.shape)} and lora_B {list(up.shape)} for {weight!r} {list(base.shape)}"
-    matrices = len(down.shape) == len(up.shape) == 2 and down.shape[0] == up.shape[1]
+    matrices = len(down.shape) == len(up.shape) == 2 and down.shape[0] == up.shape[1] > 0
     _require(matrices, name, "[rank, in], beside lora_B [out, rank]", got)
     whole = (up.shape[0], down.shape[1])
-    transposed = bool(config.get("fan_in_fan_out")) and base.shape == whole[::-1]
+    transposed = config.transposed and base.shape == whole[::-1]
     _require(
         transposed or base.shape == whole, name, "[rank, in], beside lora_B [out, rank], of its base", got
     )
     rank, module = down.shape[0], name.removeprefix(PREFIX).removesuffix(DOWN)
-    patterns = config.get("alpha_pattern") or {}
-    found = [a for pattern, a in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)]
-    alpha = (found or [config["lora_alpha"]])[0]
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    _require(len(module) <= LONGEST_MODULE, name[:60], f"of at most {LONGEST_MODULE} letters", len(module))
+    alpha = next((alpha for pattern, alpha in config.patterns if pattern.match(module)), config.alpha)
+    scale = alpha / (math.sqrt(rank) if config.by_root else rank)
     return MergedTensor(base, down, up, scale, transposed)
 
 

@@ -1,25 +1,28 @@
 """Networks of transformers, timm and torchvision from their folders, and back into the same form."""
 
+import functools
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from autofusion_jax.checkpoints.convert.files import open_weights, read_json
+from autofusion_jax.atomic import new_folder
+from autofusion_jax.checkpoints.convert.files import open_weights
 from autofusion_jax.checkpoints.convert.format import Config, Format, check_config
 from autofusion_jax.checkpoints.convert.formats import FORMATS
 from autofusion_jax.checkpoints.convert.lora import merge_lora
-from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, to_leaves
+from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, is_float, to_leaves
+from autofusion_jax.checkpoints.orbax_io import CheckpointError
 from autofusion_jax.checkpoints.safetensors_io import SINGLE, StoredLeaf, stored_order, write_safetensors
 from autofusion_jax.extras import need
-from autofusion_jax.trees import flatten_by_path, unflatten_like
+from autofusion_jax.json_reader import read_json
+from autofusion_jax.trees import check_finite, flatten_by_path, unflatten_like
 from autofusion_jax.types import InputShape, Params
 from autofusion_jax.validation import require, unknown_name
 
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from autofusion_jax.models.registry import Model
 
 CONFIG = "config.json"
+DTYPE_FIELDS = ("dtype", "torch_dtype")
+"""Of config.json, in new and old versions of transformers."""
+LONGEST_TYPE = 60
+"""Letters of a model's type: enough for messages."""
 
 
 class Pretrained(NamedTuple):
@@ -85,16 +92,20 @@ def load_pretrained(
         >>> logits = loaded.model.apply(loaded.params, images)  # doctest: +SKIP
     """
     need("flax", what="af.load_pretrained")
-    path = Path(path)
-    known = _read_config(path, config or {})
+    path, given = Path(path), config or {}
+    known = _read_config(path, given)
     format = _format(known)
-    full = check_config("load_pretrained", format, known)
+
+    def place(field: str) -> str:
+        return f"config[{field!r}]" if field.partition(".")[0] in given else f"{field} of {path / CONFIG}"
+
     state: Mapping[str, Stored] = open_weights(path, SINGLE).leaves
     if adapter is not None:
         state = merge_lora(state, adapter, modules=format.modules)
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
     tensors = {name: tensor for name, tensor in state.items() if name not in kept}
-    full = {**full, **format.infer(tensors)}
+    full = check_config(place, format, known, tensors)
+    full |= format.infer(tensors, full)
     model, rules = _build(format, full, input_shape), tuple(format.rules(full))
     tree = jax.eval_shape(model.init, jax.random.key(0))
     leaves = to_leaves(path, rules, _shapes(tree), tensors)
@@ -105,6 +116,8 @@ def load_pretrained(
 def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Path:
     """Write a network as transformers does: `config.json` and `model.safetensors`, whole or not at all.
 
+    Where `config.json` names a dtype, it is that of the tensors written: the widest, if they differ.
+
     Args:
         path: a folder that does not exist; its parents are made.
         pretrained: of `load_pretrained`; `pretrained._replace(params=...)` for others of its form.
@@ -113,34 +126,45 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
         The path.
 
     Raises:
-        ValueError: the folder exists, or `params` are not of the form of the model; names the first leaf.
+        ValueError: the folder exists, or `params` are not of the form of the model or not finite floats;
+            names the first leaf.
+        OSError: the folder cannot be written, or the disk is full.
 
     Example:
         >>> save_pretrained("merged", loaded._replace(params=result.params))  # doctest: +SKIP
     """
     target = Path(path).absolute()
     require(not target.exists(), "save_pretrained", "path", "a folder that does not exist", target)
-    leaves = flatten_by_path(pretrained.params)
+    leaves = {name: np.asarray(leaf) for name, leaf in flatten_by_path(pretrained.params).items()}
     shapes = _shapes(jax.eval_shape(pretrained.model.init, jax.random.key(0)))
     _check_leaves(shapes, leaves)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        (work / CONFIG).write_text(json.dumps(pretrained.config, indent=2, sort_keys=True) + "\n")
+    config = _with_dtype(
+        pretrained.config, functools.reduce(jnp.promote_types, (v.dtype for v in leaves.values()))
+    )
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    with new_folder(target, overwrite=False) as work:
+        (work / CONFIG).write_text(text, encoding="utf-8")
         _write_tensors(
             work / SINGLE, {rule.name: rule for rule in pretrained.rules}, shapes, leaves, pretrained.buffers
         )
-        work.chmod(0o755)
-        os.replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _with_dtype(config: Config, dtype: np.dtype) -> dict[str, Any]:
+    """The config in which fields that name a dtype, also of its parts, name this one."""
+    known = {name: str(dtype) for name in DTYPE_FIELDS if config.get(name) is not None}
+    parts = {name: _with_dtype(value, dtype) for name, value in config.items() if isinstance(value, dict)}
+    return {**config, **parts, **known}
 
 
 def _read_config(path: Path, given: Config) -> dict[str, Any]:
     if given and not (path / CONFIG).is_file():
         return dict(given)
-    return {**read_json(path / CONFIG), **given}
+    if not (path / CONFIG).is_file():
+        raise FileNotFoundError(f"load_pretrained: {path} must be a folder with {CONFIG}; it has none.")
+    found = read_json(path / CONFIG, "load_pretrained", CheckpointError)
+    found.mapping()
+    return {**found.value, **given}
 
 
 def _write_tensors(
@@ -161,7 +185,9 @@ def _write_tensors(
 
 
 def _format(config: Config) -> Format:
-    name = str(config.get("model_type", str(config.get("architecture")).rstrip("0123456789")))
+    name = str(config.get("model_type") or str(config.get("architecture")).rstrip("0123456789"))[
+        :LONGEST_TYPE
+    ]
     if name not in FORMATS:
         raise unknown_name("load_pretrained", f"model_type of {CONFIG}", name, FORMATS)
     return FORMATS[name]
@@ -178,7 +204,7 @@ def _shapes(tree: Params) -> Shapes:
     return {path: leaf.shape for path, leaf in flatten_by_path(tree).items()}
 
 
-def _check_leaves(shapes: Shapes, leaves: dict[str, Any]) -> None:
+def _check_leaves(shapes: Shapes, leaves: dict[str, np.ndarray]) -> None:
     for path in [*shapes, *leaves]:
         must_be = f"of shape {list(shapes[path])}" if path in shapes else "no leaf of this architecture"
         got = np.shape(leaves[path]) if path in leaves else None
@@ -189,3 +215,8 @@ def _check_leaves(shapes: Shapes, leaves: dict[str, Any]) -> None:
             must_be,
             "nothing" if got is None else list(got),
         )
+        require(
+            is_float(leaves[path].dtype), "save_pretrained", f"params[{path!r}]",
+            "of float32, float16 or bfloat16", leaves[path].dtype,
+        )  # fmt: skip
+    check_finite("save_pretrained", "params", leaves)

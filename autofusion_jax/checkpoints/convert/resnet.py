@@ -1,14 +1,23 @@
 """torchvision's and timm's ResNets (`resnet18` to `resnet152`)."""
 
 import re
-from collections.abc import Mapping
 
-from autofusion_jax.checkpoints.convert.format import Config, Format, Network
-from autofusion_jax.checkpoints.convert.rules import Rule, Stored, expand, linear
+from autofusion_jax.checkpoints.convert.format import (
+    Config,
+    Field,
+    Format,
+    Network,
+    Tensors,
+    is_size,
+    section,
+)
+from autofusion_jax.checkpoints.convert.rules import Rule, expand, linear
 from autofusion_jax.validation import require
 
 STAGES = range(1, 5)
-IMAGE = (3, 224, 224)
+IMAGE = [3, 224, 224]
+LARGEST_IMAGE = 1 << 13
+"""Pixels of a side."""
 
 
 def conv(ours: str, theirs: str) -> list[Rule]:
@@ -23,7 +32,7 @@ def batch_norm(ours: str, theirs: str) -> list[Rule]:
     return expand(parameters, "params/" + ours, theirs) + expand(statistics, "batch_stats/" + ours, theirs)
 
 
-def infer(tensors: Mapping[str, Stored]) -> Config:
+def infer(tensors: Tensors, config: Config) -> Config:
     """Sizes by names and shapes of tensors: neither library's configs tell them.
 
     Raises:
@@ -40,8 +49,8 @@ def infer(tensors: Mapping[str, Stored]) -> Config:
             f"a tensor with {ndim} axes, as in torchvision's ResNets",
             got,
         )
-    blocks = [re.match(r"layer(\d)\.(\d+)\.", name) for name in tensors]
-    depths = [max(int(b[2]) + 1 for b in blocks if b and int(b[1]) == s) for s in STAGES]
+    blocks = {found[0] for name in tensors if (found := re.match(r"layer(\d)\.(\d+)\.", name))}
+    depths = [sum(block.startswith(f"layer{s}.") for block in blocks) for s in STAGES]
     return {
         "depths": depths,
         "widths": [tensors[f"layer{s}.0.conv1.weight"].shape[0] for s in STAGES],
@@ -53,7 +62,7 @@ def infer(tensors: Mapping[str, Stored]) -> Config:
 
 def network(config: Config) -> Network:
     """The network that a config describes."""
-    _, height, width = config["pretrained_cfg"].get("input_size", IMAGE)
+    _, height, width = config["pretrained_cfg"]["input_size"]
     options = {name: config[name] for name in ("num_classes", "widths", "depths", "block")}
     return Network("resnet", (height, width, config["channels"]), options | {"inputs": "large"})
 
@@ -74,9 +83,18 @@ def rules(config: Config) -> list[Rule]:
     return expand(table, "", "")
 
 
+def _is_shape(value: object, config: Config) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == len(IMAGE)
+        and all(is_size(length) and length <= LARGEST_IMAGE for length in value)
+    )
+
+
+SHAPE = Field(IMAGE, f"[channels, height, width], each from 1 to {LARGEST_IMAGE}", _is_shape)
 FORMAT = Format(
     architecture="resnet",
-    defaults={"pretrained_cfg": {}},
+    fields={"pretrained_cfg": section({"input_size": SHAPE})},
     network=network,
     rules=rules,
     infer=infer,

@@ -4,10 +4,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 
 from autofusion_jax.checkpoints.convert.layout import Layout, lay_out
+from autofusion_jax.trees import check_finite
 from autofusion_jax.validation import require
+
+FLOAT64 = 'For float64 call jax.config.update("jax_enable_x64", True).'
 
 
 class Stored(Protocol):
@@ -142,6 +146,7 @@ def to_leaves(
     leaves: dict[str, np.ndarray] = {}
     for rule in rules:
         tensor = state[rule.name].read()
+        check_finite("load_pretrained", str(source), {rule.name: tensor})
         for copy in rule.copies:
             same = copy not in state or np.array_equal(tensor, state[copy].read())
             _require(same, source, copy, f"a copy of {rule.name!r}", "other numbers")
@@ -160,9 +165,18 @@ def _check_state(source: Path, rules: Sequence[Rule], shapes: Shapes, state: Map
         for name in (rule.name, *rule.copies):
             shape = state[name].shape if name in state else known[name]
             _require(shape == known[name], source, name, must_be, list(shape), "Is config.json its own?")
+            if name in state:
+                dtype = state[name].dtype
+                _require(is_float(dtype), source, name, "of float32, float16 or bfloat16", dtype, FLOAT64)
     for name in unknown[:1]:
         must_be = "no tensor, as this architecture has none of that name"
         _require(False, source, name, must_be, list(state[name].shape), "Is config.json its own?")
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether numbers of a dtype are floats that jax takes as they are."""
+    widest = jnp.result_type(float).itemsize
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and 2 <= dtype.itemsize <= widest
 
 
 def _require(condition: bool, source: Path, name: str, must_be: str, got: Any, advice: str = "") -> None:

@@ -1,12 +1,29 @@
 """transformers' `T5ForConditionalGeneration`, in the form of version 1.1 and of Flan-T5."""
 
-from collections.abc import Mapping
+import numpy as np
 
-from autofusion_jax.checkpoints.convert.format import Config, Format, Network, sizes
-from autofusion_jax.checkpoints.convert.rules import Rule, Stored, expand
+from autofusion_jax.checkpoints.convert.format import (
+    Config,
+    Field,
+    Format,
+    Network,
+    Tensors,
+    axis_of,
+    depth,
+    is_size,
+    number,
+    one_of,
+    size,
+)
+from autofusion_jax.checkpoints.convert.rules import Rule, expand
+from autofusion_jax.validation import require
 
-HEAD = "lm_head.weight"
+SHARED, HEAD = "shared.weight", "lm_head.weight"
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+QUERY = "encoder.block.0.layer.0.SelfAttention.q.weight"
+POSITIONS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+LONGEST = 1 << 14
+"""Tokens of a source or a target: the network has a table of the distances of all pairs."""
 UNUSED = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 """A tensor in files of old versions."""
 
@@ -25,9 +42,21 @@ ATTENTION = (
 )
 
 
-def infer(tensors: Mapping[str, Stored]) -> Config:
-    """Tell whether the head is a tensor of its own, which config.json does not say."""
-    return {"own_head": HEAD in tensors}
+def infer(tensors: Tensors, config: Config) -> Config:
+    """Tell whether the head is a tensor of its own; a tied one may be in the file as a copy of the embedding.
+
+    Raises:
+        ValueError: config.json ties a head that is not the embedding; readers differ in which one they take.
+    """
+    if HEAD not in tensors or not config["tie_word_embeddings"]:
+        return {"own_head": HEAD in tensors}
+    head, shared = tensors[HEAD], tensors[SHARED]
+    require(
+        head.shape == shared.shape and np.array_equal(head.read(), shared.read()),
+        "load_pretrained", f"{HEAD!r}", f"equal to {SHARED!r}, as tie_word_embeddings says", "other numbers",
+        "If the head is its own, load it with config={'tie_word_embeddings': False}.",
+    )  # fmt: skip
+    return {"own_head": False}
 
 
 def network(config: Config) -> Network:
@@ -37,31 +66,27 @@ def network(config: Config) -> Network:
         "source_len": "n_positions",
         "dim": "d_model",
         "depth": "num_layers",
+        "decoder_depth": "num_decoder_layers",
+        "epsilon": "layer_norm_epsilon",
         "num_heads": "num_heads",
         "head_dim": "d_kv",
         "mlp_dim": "d_ff",
         "num_buckets": "relative_attention_num_buckets",
         "max_distance": "relative_attention_max_distance",
     }
-    options = dict(zip(fields, sizes(config, *fields.values())))
+    options = {ours: config[name] for ours, name in fields.items()}
     scale = config["scale_decoder_outputs"]
     more = {
-        "decoder_depth": decoder_depth(config),
-        "epsilon": config["layer_norm_epsilon"],
         "tied": not config["own_head"],
         "scale_outputs": config["tie_word_embeddings"] if scale is None else scale,
     }
     return Network("t5", (2 * options["source_len"],), options | more)
 
 
-def decoder_depth(config: Config) -> int:
-    """Blocks of the decoder: as many as the encoder has, unless config.json says otherwise."""
-    return config["num_decoder_layers"] or config["num_layers"]
-
-
 def rules(config: Config) -> list[Rule]:
     """The table of rules."""
-    found = [Rule(("params/shared/embedding",), "shared.weight", "v d -> v d", copies=COPIES)]
+    copies = COPIES if config["own_head"] else (*COPIES, HEAD)
+    found = [Rule(("params/shared/embedding",), SHARED, "v d -> v d", copies=copies)]
     if config["own_head"]:
         found.append(Rule(("params/head/kernel",), HEAD, "i o -> o i"))
     attentions = [
@@ -69,20 +94,19 @@ def rules(config: Config) -> list[Rule]:
         ("cross_attention", "cross_norm", "EncDecAttention"),
     ]
     found += stack("encoder", config["num_layers"], attentions[:1])
-    return found + stack("decoder", decoder_depth(config), attentions)
+    return found + stack("decoder", config["num_decoder_layers"], attentions)
 
 
 def stack(name: str, depth: int, attentions: list[tuple[str, str, str]]) -> list[Rule]:
     """The table of the encoder or of the decoder; `attentions` are our two names and theirs, in order."""
-    positions = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     norm = "d -> d"
     table = [
-        ("b h -> b h", "positions/embedding", positions),
+        ("b h -> b h", "positions/embedding", POSITIONS),
         (norm, "norm/scale", "final_layer_norm.weight"),
     ]
     for i in range(depth):
-        for number, (ours, our_norm, theirs) in enumerate(attentions):
-            layer = f"block.{i}.layer.{number}."
+        for place, (ours, our_norm, theirs) in enumerate(attentions):
+            layer = f"block.{i}.layer.{place}."
             table += [
                 (kind, f"block_{i}/{ours}{leaf}", layer + theirs + end) for kind, leaf, end in ATTENTION
             ]
@@ -94,35 +118,44 @@ def stack(name: str, depth: int, attentions: list[tuple[str, str, str]]) -> list
     return expand(table, f"params/{name}/", f"{name}.")
 
 
+def _length(value: object, config: Config) -> bool:
+    return is_size(value) and int(value) <= LONGEST
+
+
+def _distance(value: object, config: Config) -> bool:
+    return is_size(value) and 2 * int(value) > config["relative_attention_num_buckets"] >= 4
+
+
+def _head_dim(tensors: Tensors, config: Config) -> tuple[int, str]:
+    return axis_of(tensors, (QUERY,), 0) // config["num_heads"], repr(QUERY)
+
+
 FORMAT = Format(
     architecture="T5ForConditionalGeneration",
-    defaults={
-        "vocab_size": 32128,
-        "n_positions": 512,
-        "d_model": 512,
-        "d_kv": 64,
-        "d_ff": 2048,
-        "num_layers": 6,
-        "num_decoder_layers": None,
-        "num_heads": 8,
-        "relative_attention_num_buckets": 32,
-        "relative_attention_max_distance": 128,
-        "layer_norm_epsilon": 1e-6,
-        "feed_forward_proj": "relu",
-        "tie_word_embeddings": True,
-        "scale_decoder_outputs": None,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "decoder_start_token_id": 0,
+    fields={
+        "vocab_size": size(32128, SHARED),
+        "n_positions": Field(512, f"an integer from 1 to {LONGEST}", _length),
+        "d_model": size(512, SHARED, axis=1),
+        "num_heads": size(8, f"encoder.{POSITIONS}", axis=1),
+        "d_kv": size(64)._replace(told=_head_dim),
+        "d_ff": size(2048, "encoder.block.0.layer.1.DenseReluDense.wo.weight", axis=1),
+        "num_layers": depth(6, "encoder.block."),
+        "num_decoder_layers": depth(lambda config: config["num_layers"], "decoder.block."),
+        "relative_attention_num_buckets": size(32, f"encoder.{POSITIONS}"),
+        "relative_attention_max_distance": Field(
+            128, "an integer above half of relative_attention_num_buckets, of 4 or more", _distance
+        ),
+        "layer_norm_epsilon": number(1e-6),
+        "feed_forward_proj": one_of("gated-gelu")._replace(default="relu"),
+        "tie_word_embeddings": one_of(True, False),
+        "scale_decoder_outputs": one_of(None, True, False),
+        "pad_token_id": one_of(0),
+        "eos_token_id": one_of(1),
+        "decoder_start_token_id": one_of(0),
+        **dict.fromkeys(("dropout_rate", "classifier_dropout"), number(0.1)),
     },
     network=network,
     rules=rules,
     infer=infer,
-    fixed={
-        "feed_forward_proj": "gated-gelu",
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "decoder_start_token_id": 0,
-    },
     buffers=(UNUSED,),
 )

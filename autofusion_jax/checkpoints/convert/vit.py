@@ -1,8 +1,21 @@
 """transformers' `ViTForImageClassification`."""
 
-from autofusion_jax.checkpoints.convert.format import Config, Format, Network, num_labels, sizes, tower
+from autofusion_jax.checkpoints.convert.format import (
+    Config,
+    Format,
+    Network,
+    activation,
+    depth,
+    image_size,
+    labels,
+    number,
+    one_of,
+    size,
+    tower,
+)
 from autofusion_jax.checkpoints.convert.rules import Rule, expand, heads, heads_out, linear, norm, patches
 
+PATCHES = "vit.embeddings.patch_embeddings.projection.weight"
 BLOCK = (
     (norm, "norm_0", "layernorm_before"),
     (heads, "attention/query", "attention.attention.query"),
@@ -24,17 +37,14 @@ REST = (
 
 def network(config: Config) -> Network:
     """The network that a config describes."""
-    size, channels, patch = sizes(config, "image_size", "num_channels", "patch_size")
-    options = {"num_classes": num_labels(config), "patch": patch, **tower(config)}
-    return Network("vit", (size, size, channels), options)
+    options = {"num_classes": config["num_labels"], "patch": config["patch_size"], **tower(config)}
+    return Network("vit", (config["image_size"], config["image_size"], config["num_channels"]), options)
 
 
 def rules(config: Config) -> list[Rule]:
     """The table of rules."""
     kernel = patches(config["patch_size"])
-    found = expand(
-        [(kernel, "embed/kernel", "vit.embeddings.patch_embeddings.projection.weight")], "params/", ""
-    )
+    found = expand([(kernel, "embed/kernel", PATCHES)], "params/", "")
     found += expand(REST, "params/", "")
     for i in range(config["num_hidden_layers"]):
         found += expand(BLOCK, f"params/block_{i}/", f"vit.encoder.layer.{i}.")
@@ -43,21 +53,23 @@ def rules(config: Config) -> list[Rule]:
 
 FORMAT = Format(
     architecture="ViTForImageClassification",
-    defaults={
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
-        "image_size": 224,
-        "patch_size": 16,
-        "num_channels": 3,
-        "qkv_bias": True,
+    fields={
+        "hidden_size": size(768, "vit.embeddings.cls_token", axis=2),
+        "num_hidden_layers": depth(12, "vit.encoder.layer."),
+        "num_attention_heads": size(12, divides="hidden_size"),
+        "intermediate_size": size(3072, "vit.encoder.layer.0.intermediate.dense.weight"),
+        "hidden_act": activation("gelu"),
+        "layer_norm_eps": number(1e-12),
+        "patch_size": size(16, PATCHES, axis=2),
+        "image_size": image_size(224, "vit.embeddings.position_embeddings"),
+        "num_channels": size(3, PATCHES, axis=1),
+        "qkv_bias": one_of(True),
+        "hidden_dropout_prob": number(0.0),
+        "attention_probs_dropout_prob": number(0.0),
+        **labels("classifier.weight"),
     },
     network=network,
     rules=rules,
-    fixed={"qkv_bias": True},
     modules={
         r"^vit\.layers\.": "vit.encoder.layer.",
         r"\.attention\.q_proj\.": ".attention.attention.query.",

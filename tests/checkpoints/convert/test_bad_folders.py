@@ -69,23 +69,25 @@ def test_tensors(vit, tensors, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"hidden_size": 32}, "hidden_size of .* must be 16, as 'vit.embeddings.cls_token' says; got 32"),
+        ({"hidden_size": "16"}, "hidden_size of .*config.json must be a positive integer; got '16'"),
         (
-            {"hidden_size": 32},
-            r"projection.weight'\] must be a tensor of shape \[32, 3, 4, 4\]; got \[16, 3, 4, 4\]",
+            {"num_hidden_layers": 1},
+            r"num_hidden_layers of .* must be 2, as 'vit.encoder.layer.\*' says; got 1",
         ),
-        ({"num_hidden_layers": 1}, r"'vit.encoder.layer.1.\S+'\] must be no tensor"),
-        ({"num_hidden_layers": 3}, r"'vit.encoder.layer.2.layernorm_before.weight'\] must .* got nothing"),
-        ({"id2label": {"0": "a"}}, r"'classifier.weight.\] must be .* \[1, 16\]; got \[3, 16\]"),
-        ({"hidden_size": "16"}, "hidden_size of config.json must be a positive integer; got '16'"),
-        ({"hidden_act": "gelu_new2"}, "unknown hidden_act 'gelu_new2'. Did you mean 'gelu_new'"),
-        ({"qkv_bias": False}, "qkv_bias must be True; got False"),
-        ({"architectures": ["ViTModel"]}, "architectures must be ViTForImageClassification; got"),
+        ({"num_attention_heads": 3}, "num_attention_heads of .* must be .* that divides hidden_size; got 3"),
+        ({"image_size": 12}, "image_size of .* must be 8, as 'vit.embeddings.position_embeddings' says"),
+        ({"id2label": {"0": "a"}}, "num_labels of .* must be 3, as 'classifier.weight' says; got 1"),
+        ({"id2label": 3}, "id2label of .* must be an object with a name for every class; got 3"),
+        ({"hidden_act": "gelu_new2"}, "hidden_act of .* must be 'gelu' or 'gelu_new' or .*; got 'gelu_new2'"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps of .* must be a number from 0 to 1; got -1"),
+        ({"hidden_dropout_prob": 2}, "hidden_dropout_prob of .* must be a number from 0 to 1; got 2"),
+        ({"qkv_bias": False}, "qkv_bias of .* must be True; got False"),
+        ({"qkv_bias": 1}, "qkv_bias of .* must be True; got 1"),
+        ({"architectures": ["ViTModel"]}, "architectures of .* must be a list with 'ViTFor.*; got"),
+        ({"architectures": 5}, "architectures of .* must be a list with 'ViTFor.*; got 5"),
         ({"model_type": "bert"}, "unknown model_type of config.json 'bert'.* Known: " + ", ".join(FORMATS)),
-        (
-            {"model_type": "gpt2", "architectures": None, "pad_token_id": 0},
-            r"wte.weight'\] must .* It has 'classifier",
-        ),
-        ({"model_type": "gpt2", "architectures": None}, "pad_token_id of config.json must be .* got None"),
+        ({"model_type": "gpt2", "architectures": None}, "tensor 'transformer.wte.weight' must be there"),
     ],
 )
 def test_configs(vit, values, message):
@@ -97,7 +99,7 @@ def test_no_config(vit):
     (vit / CONFIG).write_text("{")
     refused(vit, "config.json must be JSON", CheckpointError)
     (vit / CONFIG).write_text("[]")
-    refused(vit, "config.json must hold a JSON object; got list", CheckpointError)
+    refused(vit, r"config.json must be a JSON object; got \[\]", CheckpointError)
     (vit / CONFIG).unlink()
     refused(vit, "must be a folder with config.json", FileNotFoundError)
 
@@ -163,7 +165,7 @@ def test_an_adapter_of_another_network():
 
 def test_adapters_of_another_kind(vit):
     edit(vit / "lora/adapter_config.json", use_dora=True)
-    refused(vit, "use_dora of adapter_config.json must be None or False; got True", adapter=vit / "lora")
+    refused(vit, "adapter_config.json: use_dora must be one of None, False; got True", adapter=vit / "lora")
     (vit / LORA).unlink()
     edit(vit / "lora/adapter_config.json", use_dora=False)
     refused(vit, "adapter_model.safetensors", FileNotFoundError, adapter=vit / "lora")

@@ -71,7 +71,7 @@ def test_other_networks_are_refused(resnet, tensors, message):
 
 def test_a_resnet_of_transformers_is_refused(resnet):
     config = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}
-    with pytest.raises(ValueError, match="architectures must be resnet; got"):
+    with pytest.raises(ValueError, match="architectures.* must be a list with 'resnet'; got"):
         af.load_pretrained(resnet, config=config)
     with pytest.raises(ValueError, match="'resnet50d'. Did you mean 'resnet'"):
         af.load_pretrained(resnet, config={"architecture": "resnet50d"})

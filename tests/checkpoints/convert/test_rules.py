@@ -30,7 +30,7 @@ def state(**tensors):
 
 def test_copies_may_be_missing_but_not_differ():
     rules, shapes = [Rule(("embed",), "shared", "v d -> d v", copies=("head",))], {"embed": (3, 2)}
-    values = np.arange(6.0).reshape(2, 3)
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
     for tensors in ({"shared": values}, {"shared": values, "head": values.copy()}):
         np.testing.assert_array_equal(
             to_leaves(Path("f"), rules, shapes, state(**tensors))["embed"], values.T
