@@ -11,11 +11,14 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 LOGGER = logging.getLogger("autofusion_jax")
 StrPath = str | os.PathLike[str]
+_HELD = threading.local()
+"""`paths`: those whose locks this thread holds."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 240
 """Bytes; longer names have no room for what is put around them."""
@@ -25,7 +28,8 @@ LONGEST_NAME = 240
 def locked(path: StrPath, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a file or folder, which need not exist; its parent must.
 
-    Not for one path within itself: it would wait for ever. The lock of a folder is not that of its files.
+    What a killed writer of it has left is removed. A thread that holds it may write it, and lock it again.
+    The lock of a folder is not that of its files.
 
     Args:
         path: what is locked.
@@ -35,13 +39,19 @@ def locked(path: StrPath, *, wait: bool = True) -> Iterator[None]:
         BlockingIOError: another process holds it, and `wait` is False; names the path and the process.
         OSError: the folder cannot be written, or its file system knows no locks.
     """
-    target = _real(path)
+    target, held = _real(path), _HELD.__dict__.setdefault("paths", set())
+    if target in held:
+        yield
+        return
     lock = _beside(target, "lock")
     with _naming(target):
         descriptor = None if os.name == "nt" else _lock(lock, target, wait)
+    held.add(target)
     try:
+        _settle(target)
         yield
     finally:
+        held.discard(target)
         if descriptor is not None:
             # Removed first: whoever waits for it finds that it is not the one at this path any more.
             lock.unlink(missing_ok=True)
@@ -127,7 +137,6 @@ def _replacing(path: StrPath, overwrite: bool) -> Iterator[tuple[Path, Path]]:
     with _naming(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
-            _settle(target)
             if target.exists() and not overwrite:
                 raise FileExistsError(errno.EEXIST, "it is there already", str(target))
             try:

@@ -23,8 +23,10 @@ from autofusion_jax.evaluation.accuracy import evaluate
 from autofusion_jax.evaluation.results import flat_metrics
 from autofusion_jax.models.registry import Model, build_model
 from autofusion_jax.symmetry.transform import check_params
+from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 from data.dataset import Dataset
+from data.files import reading
 from data.registry import load_dataset
 from data.splits import PROTOCOLS, head_classes, task_labels
 from pipeline.endpoints import to_inputs
@@ -53,26 +55,56 @@ def rebuild(meta: dict[str, Any], data: Dataset) -> Model:
     return build_model(name, shape, num_classes=num_classes, **options)
 
 
+def read_network(path: str) -> tuple[Params, dict[str, Any]]:
+    """The parameters of a checkpoint, and what it says of itself.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: it is damaged, or not of an experiment; names it.
+    """
+    params, _, meta = load(path)
+    with reading(Path(path), "a network that train.py or merge.py stored"):
+        tasks = [list(map(int, task)) for task in meta["tasks"]]
+        texts = [meta["data"], meta["method"], meta["model"]["name"], meta.get("labels", PROTOCOLS[0])]
+        good = len(tasks) >= 2 and all(tasks) and all(isinstance(text, str) for text in texts)
+        require(
+            good, "it", "its tasks, data, method and model", "lists of classes and names", [tasks, *texts]
+        )
+    return params, {**meta, "tasks": tasks}
+
+
+def given_classes(flag: flags.FlagHolder[list[str] | None], num_classes: int) -> list[int] | None:
+    """The classes that a flag names; None if it was left out."""
+    if flag.value is None:
+        return None
+    good = flag.value and all(name.strip().isdecimal() and int(name) < num_classes for name in flag.value)
+    wanted = f"classes from 0 to {num_classes - 1}, separated by commas"
+    require(bool(good), "evaluate", f"--{flag.name}", wanted, ",".join(flag.value) or "nothing")
+    return list(map(int, flag.value))
+
+
 def main(console: Console) -> None:
-    stored = load(CHECKPOINT.value)
-    meta = stored.meta
-    if "model" not in meta:
-        raise ValueError(f"evaluate: {CHECKPOINT.value} must be a network that an experiment stored.")
+    params, meta = read_network(CHECKPOINT.value)
     protocol = meta.get("labels", PROTOCOLS[0])
     data = load_dataset(DATA.value or meta["data"], folder=DATA_DIR.value, report=console.print)
-    given = [None if flag.value is None else [int(c) for c in flag.value] for flag in (TASK_A, TASK_B)]
-    model = rebuild(meta, data)
+    given = [given_classes(flag, data.num_classes) for flag in (TASK_A, TASK_B)]
+    with reading(Path(CHECKPOINT.value), "a network of a bundled model"):
+        model = rebuild(meta, data)
     if isinstance(model, ClipModel):
         own = data.name == meta["data"] and given == [None, None]
         wanted, got = "left out: this network answers questions of its own", f"{data.name}, {given}"
         require(own, "evaluate", "--data, --task_a and --task_b", wanted, got)
-    check_params(model.perm_spec, stored.params, caller="evaluate", name="checkpoint")
+    check_params(model.perm_spec, params, caller="evaluate", name="checkpoint")
     classes = tuple(tuple(new or old) for new, old in itertools.zip_longest(given, meta["tasks"]))
+    good = max(map(max, classes)) < data.num_classes
+    require(
+        good, "evaluate", "the tasks", f"of classes below {data.num_classes}, as {data.name} has", classes
+    )
     labels, tasks = task_labels(data.test_labels, classes, protocol), head_classes(classes, protocol)
     if isinstance(model, ClipModel):
         labels = class_labels(data.test_labels)
     names = names_of_tasks(data, len(classes))
-    metrics = evaluate(model.apply, stored.params, to_inputs(data.test_images), labels, tasks, names=names)
+    metrics = evaluate(model.apply, params, to_inputs(data.test_images), labels, tasks, names=names)
     shown = [list(task) for task in classes]
     where = f"{data.name}; tasks {shown}, {protocol} labels"
     console.print(f"{meta['method']}, seed {meta['seed']}, on {where}; accuracy (%)")

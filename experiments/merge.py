@@ -24,8 +24,8 @@ def main(console: Console) -> None:
     config = CONFIG.value
     check(config)
     opened = open_run(config, console)
-    folder = open_folder(opened)
-    finish_folder(folder, opened, run_rows(folder, opened))
+    with open_folder(opened) as folder:
+        finish_folder(folder, opened, run_rows(folder, opened))
 
 
 def check(config: Config) -> None:

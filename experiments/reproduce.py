@@ -8,16 +8,18 @@ import interrupts  # noqa: F401, I001  # first: it takes signals while the other
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from app import flags, run
+from autofusion_jax.atomic import locked
 from autofusion_jax.validation import require, unknown_name
 from configs.schema import split_commas
 from figures import FIGURES, run_figure
 from tables import MODULES, TABLES
-from tables.report import total_seconds, write_panel, write_table
+from tables.report import TABLE_FILE, total_seconds, write_panel, write_table
 from tables.runner import run_rows
 from tables.schema import Panel, Table, TableConfig
 from tables.settings import override
@@ -134,17 +136,19 @@ def _config(table: Table, panel: Panel, several: bool) -> TableConfig:
 
 def _run_table(table: Table, panels: list[tuple[Panel, TableConfig, list[str]]], console: Console) -> str:
     """Run and report the panels of a table; returns what it wrote where, in one line."""
-    start, made, files = time.perf_counter(), 0.0, []
-    for place, (panel, config, names) in enumerate(panels, 1):
-        console.rule(f"table {table.name}, panel {place} of {len(panels)} {panel.name}")
-        opened = panel.open_run(config, console)
-        records = run_rows(table, panel, config, opened, console, names)
-        write_panel(table, StoredPanel(panel, config, opened.notes, records), opened, console)
-        files = write_table(table, config.out_dir)
-        made += total_seconds(records)
-        jax.clear_caches()  # programs hold memory maps, of which a process has few; see docs/performance.md
+    start, made, files, out_dir = time.perf_counter(), 0.0, [], Path(panels[0][1].out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with locked(out_dir / TABLE_FILE):  # another process that writes this table waits, and finds its rows
+        for place, (panel, config, names) in enumerate(panels, 1):
+            console.rule(f"table {table.name}, panel {place} of {len(panels)} {panel.name}")
+            opened = panel.open_run(config, console)
+            records = run_rows(table, panel, config, opened, console, names)
+            write_panel(table, StoredPanel(panel, config, opened.notes, records), opened, console)
+            files = write_table(table, config.out_dir)
+            made += total_seconds(records)
+            jax.clear_caches()  # programs hold memory maps, of which a process has few; docs/performance.md
     took = f"{time.perf_counter() - start:.0f} s now, {made:.0f} s of training and merging in all"
-    return f"table {table.name}: results in {panels[0][1].out_dir}: {', '.join(files)} ({took})"
+    return f"table {table.name}: results in {out_dir}: {', '.join(files)} ({took})"
 
 
 def _draw_figure(name: str, console: Console) -> str:

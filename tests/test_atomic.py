@@ -223,3 +223,18 @@ def test_a_reader_finds_a_folder_that_was_moved_aside(tmp_path):
     with pytest.raises(FileExistsError), new_folder(tmp_path / "target", overwrite=False):
         pytest.fail("must not begin")
     assert standing(tmp_path / "target") == tmp_path / "target"
+
+
+def test_who_holds_a_lock_may_write_and_finds_nothing_left_over(tmp_path):
+    """A lock taken for several steps covers the writes within, and ends with the outermost."""
+    (tmp_path / ".entry.part").mkdir()
+    (tmp_path / ".entry.old").mkdir()
+    with locked(tmp_path / "entry"):
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "entry",
+            ".entry.lock",
+        }  # what was moved is back
+        with new_folder(tmp_path / "entry") as part, locked(tmp_path / "entry"):
+            (part / "text").write_text("new")
+        assert (tmp_path / ".entry.lock").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]

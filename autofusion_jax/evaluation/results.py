@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from autofusion_jax.atomic import write_text
+from autofusion_jax.validation import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,34 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
 
 
 def read_results(path: Path) -> list[Result]:
-    """Read what `write_results` wrote."""
-    return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Read what `write_results` wrote.
+
+    Raises:
+        ValueError: it is no text, or a line is no result; says which.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be text; {error}.") from error
+    return [_read_result(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
+
+
+def _read_result(where: str, line: str) -> Result:
+    try:
+        result = Result(**json.loads(line))
+        numbers = [result.num_learned, result.seconds, *result.found.values()]
+        numbers += flat_metrics(result.metrics).values()
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{where}: must be a result as JSON; {error}.") from error
+    texts = [result.config, result.method, result.variant or "", result.path or ""]
+    counts = [result.pair, result.repeat, result.seed]
+    good = (
+        all(isinstance(value, str) for value in texts)
+        and all(type(value) is int for value in counts)
+        and all(type(value) in (int, float) for value in numbers)
+    )
+    require(good, where, "its fields", "those of a result, of their types", line[:80])
+    return result
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -1,18 +1,19 @@
 """The one table of reproduced figures, and how one is made."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from autofusion_jax.atomic import write_text
+from autofusion_jax.atomic import locked
 from autofusion_jax.validation import unknown_name
 from configs.schema import in_fast_settings
+from data.files import DamagedFile, reading
 from figures import interpolation, layers, maps, permutations
 from figures.schema import FAST, FULL, Contents, Drawing, Figure
 from pipeline.endpoints import open_run
+from pipeline.records import file_checksum, read_record, write_record
 
 FIGURES: dict[str, Figure] = {
     figure.name: figure
@@ -71,18 +72,40 @@ def run_figure(
     folder = Path(out_dir or Path(runs_dir) / f"figure_{name}{'_fast' if fast else ''}")
     runs = {config.name: open_run(config, console) for config in configs}
     drawing = Drawing(figure, folder, FAST if fast else FULL, runs, console)
-    if _is_made(folder, drawing.settings):
-        console.print(f"figure {name} is in {folder} already")
-        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
-    contents = figure.draw(drawing)
-    command = f"python experiments/reproduce.py --figure={name}{' --fast' if fast else ''}"
-    command += "" if seed is None else f" --seed={seed}"
-    made = _to_json(figure, contents, command, drawing.settings)
-    write_text(folder / FIGURE_FILE, json.dumps(made, indent=2) + "\n")
+    with locked(folder / FIGURE_FILE):  # another process that draws this figure waits, and finds it made
+        stored = _stored(folder, console)
+        if stored.get("settings") == drawing.settings:
+            console.print(f"figure {name} is in {folder} already")
+            return folder
+        for panel in stored.get("panels", []):
+            (folder / panel["file"]).unlink(missing_ok=True)
+        (folder / FIGURE_FILE).unlink(missing_ok=True)
+        contents = figure.draw(drawing)
+        command = f"python experiments/reproduce.py --figure={name}{' --fast' if fast else ''}"
+        command += "" if seed is None else f" --seed={seed}"
+        made = _to_json(figure, contents, command, drawing.settings)
+        pictures = {panel.file: file_checksum(folder / panel.file) for panel in contents.panels}
+        write_record(folder / FIGURE_FILE, {**made, "files": pictures})
     console.print(f"figure {name} in {folder}: {len(contents.panels)} picture(s), {FIGURE_FILE}")
     return folder
+
+
+def _stored(folder: Path, console: Console) -> dict[str, Any]:
+    """What the folder holds of a figure: nothing if there is none, or one that is damaged, which is said."""
+    path = folder / FIGURE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        stored = read_record(path)
+        with reading(path, "a figure with its pictures"):
+            for name, checksum in stored["files"].items():
+                if file_checksum(folder / name) != checksum:
+                    raise ValueError(f"{name} was changed")
+    except (DamagedFile, FileNotFoundError) as error:
+        console.print(f"[yellow]the figure is made again:[/] {error}", soft_wrap=True)
+        return {}
+    return stored
 
 
 def _to_json(figure: Figure, contents: Contents, command: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -95,24 +118,3 @@ def _to_json(figure: Figure, contents: Contents, command: str, settings: dict[st
         "panels": panels, "curves": contents.curves.to_json() if contents.curves else None,
         "numbers": dict(contents.numbers), "settings": settings,
     }  # fmt: skip
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / FIGURE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _is_made(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds this figure, whole, under these settings."""
-    stored = _stored(folder)
-    files = [panel["file"] for panel in stored.get("panels", [])]
-    return stored.get("settings") == settings and all((folder / file).is_file() for file in files)
-
-
-def _clear(folder: Path) -> None:
-    """Remove the pictures of a figure made under other settings."""
-    for panel in _stored(folder).get("panels", []):
-        (folder / panel["file"]).unlink(missing_ok=True)
-    (folder / FIGURE_FILE).unlink(missing_ok=True)

@@ -14,7 +14,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autofusion_jax.checkpoints.orbax_io import load, save
+from autofusion_jax.atomic import locked
+from autofusion_jax.checkpoints.orbax_io import Checkpoint, CheckpointError, load, save
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import ApplyFn, Params, TrainFn
 from training.loop import TrainOptions, TrainState, init_state, num_steps, train
@@ -67,25 +68,41 @@ def find_or_train(
         Its parameters, and the seconds that its training took.
     """
     final = folder / FINAL
-    if final.is_dir():
-        stored = load(final)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):  # who finds another process at its training waits for the network
+        stored = _load_whole(final, console)
+        if stored is None:
+            training = prepare()
+            state, seconds = _train(folder, name, training, console)
+            save(final, state.params, spec=training.spec, meta={**meta, "seconds": seconds})
+            params = state.params
+        else:
+            params, seconds = jax.tree.map(jnp.asarray, stored.params), stored.meta["seconds"]
         _sweep(folder)
-        return jax.tree.map(jnp.asarray, stored.params), stored.meta["seconds"]
-    training = prepare()
-    state, seconds = _train(folder, name, training, console)
-    save(final, state.params, spec=training.spec, meta={**meta, "seconds": seconds})
-    _sweep(folder)
-    return state.params, seconds
+    return params, seconds
+
+
+def _load_whole(path: Path, console: Console, like: Params | None = None) -> Checkpoint | None:
+    """Load a checkpoint; one that is damaged is removed, and said. None: there is none."""
+    try:
+        return load(path, like=like)
+    except FileNotFoundError:
+        return None
+    except CheckpointError as error:
+        console.print(f"[yellow]{path} is damaged and is made again:[/] {error}", soft_wrap=True)
+        shutil.rmtree(path)
+        return None
 
 
 def _train(folder: Path, name: str, training: Training, console: Console) -> tuple[TrainState, float]:
     options = training.options
     state, seconds = init_state(training.start, options), 0.0
-    steps = _saved_steps(folder)
-    if steps:
-        stored = load(steps[-1][1], like=(state.params, state.opt_state))
-        state, seconds = TrainState(*stored.params, step=steps[-1][0]), stored.meta["seconds"]
-        console.print(f"{name}: goes on at step {state.step}")
+    for step, path in reversed(_saved_steps(folder)):
+        stored = _load_whole(path, console, like=(state.params, state.opt_state))
+        if stored is not None:
+            state, seconds = TrainState(*stored.params, step=step), stored.meta["seconds"]
+            console.print(f"{name}: goes on at step {state.step}")
+            break
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         total = num_steps(len(training.inputs), options)
@@ -113,7 +130,10 @@ def _train(folder: Path, name: str, training: Training, console: Console) -> tup
 def _sweep(folder: Path) -> None:
     """Remove what a finished training needs no more, and what a killed one left half-written."""
     for path in (*(path for _, path in _saved_steps(folder)), *folder.glob(".*")):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _saved_steps(folder: Path) -> list[tuple[int, Path]]:

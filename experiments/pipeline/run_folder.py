@@ -1,23 +1,29 @@
 """The folder of a run of `merge.py`: its config, its results, and the table and figures made from them."""
 
+import contextlib
+import glob
+import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from autofusion_jax.atomic import write_text
+from autofusion_jax.atomic import locked, write_text
 from autofusion_jax.evaluation.interpolation import interpolation_curve
-from autofusion_jax.evaluation.results import Result, summarise, write_results
+from autofusion_jax.evaluation.results import Result, summarise
 from autofusion_jax.evaluation.tables import markdown_table, rich_table
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.plots.canvas import save_figure
 from autofusion_jax.symmetry.spec import PermSpec
 from configs.schema import Config, resolved
+from data.files import DamagedFile
 from pipeline.endpoints import Pair, Run
 from pipeline.engine import ROWS_FOLDER, load_merge, report, results_of, row_key, run_row, store_of
+from pipeline.records import CONFIG_FILE, RESULTS_FILE, RESULTS_SEAL, read_record, write_record, write_rows
 from pipeline.reference_rows import REFERENCE_ROWS
 from pipeline.rows import Row
 from pipeline.split import MODEL_ROLES
@@ -25,7 +31,7 @@ from pipeline.store import Stored, read_arrays, write_arrays
 from reporting.figures import interpolation_figure, permutation_figure
 from reporting.tables import heading, row_title, title_of
 
-CONFIG_FILE, RESULTS_FILE, TABLE_FILE = "config.json", "results.jsonl", "table.md"
+TABLE_FILE = "table.md"
 CURVE_FIGURE, PERMUTATION_FIGURE, DRAWN_FILE = "interpolation.png", "permutations.png", "drawn.npz"
 LEVELS = ("teacher_confidence", "control_ridge_head", "real_labels_training")
 MIXED = ("autofusion",)
@@ -35,43 +41,85 @@ Drawn = dict[str, np.ndarray]
 """What the figures draw, by `METHOD/curve/VARIANT/METRIC` and `METHOD/matrix/VARIANT/GROUP`."""
 
 
-def open_folder(run: Run) -> Path:
+@contextlib.contextmanager
+def open_folder(run: Run) -> Iterator[Path]:
     """Make the folder of a run, or find the one of an earlier, unfinished run of the same config.
 
+    It is this process's until the block ends: another one that names the same folder waits, and one that
+    names none takes another.
+
     Raises:
-        ValueError: the folder named by `out_dir` holds another run.
+        ValueError: the folder named by `out_dir` holds another run, or a damaged one.
         OSError: it cannot be written.
     """
     config, wanted = run.config, json.loads(json.dumps(run.identity))
-    if config.out_dir:
-        folder = Path(config.out_dir)
-        if (folder / CONFIG_FILE).is_file() and _stored_config(folder) != wanted:
-            raise ValueError(
-                f"merge: out_dir must be new or hold a run of this very config; {folder} holds another. "
-                "Name another folder."
-            )
-    else:
-        found = sorted(Path(config.runs_dir).glob(f"{config.name}-*"), reverse=True)
-        unfinished = (f for f in found if not (f / RESULTS_FILE).exists() and _stored_config(f) == wanted)
-        fresh = Path(config.runs_dir) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder = next(unfinished, fresh)
-    if (folder / CONFIG_FILE).is_file():
-        run.console.print(f"going on in {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {**resolved(config), "data_sha256": run.data_sha256}
-    write_text(folder / CONFIG_FILE, json.dumps(settings, indent=2))
-    return folder
+    with contextlib.ExitStack() as held:
+        if config.out_dir:
+            folder = Path(config.out_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / CONFIG_FILE))
+            _check_same(folder, wanted)
+        else:
+            folder = _take_folder(run, wanted, held)
+        stored = read_record(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+        if stored:
+            run.console.print(f"going on in {folder}")
+        settings = {**resolved(config), "data_sha256": run.data_sha256}
+        kept = {name: stored[name] for name in (RESULTS_SEAL,) if name in stored}
+        write_record(folder / CONFIG_FILE, {**settings, **kept})
+        yield folder
 
 
-def _stored_config(folder: Path) -> dict | None:
-    try:
-        stored = json.loads((folder / CONFIG_FILE).read_text())
-        for name in ("out_dir", "runs_dir"):
-            stored.pop(name)
-        stored["data"].pop("dir")
-    except (OSError, ValueError, KeyError):
-        return None
-    return stored
+def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
+    if (folder / CONFIG_FILE).is_file() and _identity(read_record(folder / CONFIG_FILE)) != wanted:
+        raise ValueError(
+            f"merge: out_dir must be new or hold a run of this very config; {folder} holds another. "
+            "Name another folder."
+        )
+
+
+def _take_folder(run: Run, wanted: Mapping[str, Any], held: contextlib.ExitStack) -> Path:
+    """The latest unfinished folder of the same run that no other process is at work in, or a new one."""
+    root, name = Path(run.config.runs_dir), run.config.name
+    found = sorted(root.glob(f"{glob.escape(name)}-*"), reverse=True)
+    fresh = root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (fresh.with_name(f"{fresh.name}-{number}") for number in itertools.count(2))
+    for folder in itertools.chain(filter(_is_open, found), [fresh], others):
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as trying:
+            try:
+                trying.enter_context(locked(folder / CONFIG_FILE, wait=False))
+                if _is_of(folder, wanted):
+                    held.enter_context(trying.pop_all())
+                    return folder
+            except BlockingIOError:
+                continue
+            except DamagedFile as error:
+                run.console.print(f"[yellow]left out:[/] {error}", soft_wrap=True)
+    raise AssertionError("there is always another name")
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether a folder may be gone on with, or has something of a killed process, which its lock removes."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [RESULTS_FILE]
+    return RESULTS_FILE not in names or any(name.startswith(".") for name in names)
+
+
+def _is_of(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a folder is empty, or of an unfinished run of this identity."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if CONFIG_FILE not in names:
+        return not names
+    return RESULTS_FILE not in names and _identity(read_record(folder / CONFIG_FILE)) == wanted
+
+
+def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a stored run the same: its settings but where files lie, and what was found since."""
+    places = {"out_dir", "runs_dir", RESULTS_SEAL}
+    fields = {name: value for name, value in stored.items() if name not in places}
+    if isinstance(fields.get("data"), dict):
+        fields["data"] = {name: value for name, value in fields["data"].items() if name != "dir"}
+    return fields
 
 
 def run_rows(folder: Path, run: Run) -> list[Result]:
@@ -161,7 +209,7 @@ def finish_folder(folder: Path, run: Run, results: list[Result]) -> None:
     head = f"{title}, mean ± standard deviation over repeats; {config.pairs} pair(s), seed {config.seed}\n\n"
     table = markdown_table(summaries, name=row_title, heading=heading)
     write_text(folder / TABLE_FILE, head + table + "".join(f"\nNote: {note}\n" for note in run.notes))
-    write_results(folder / RESULTS_FILE, results)
+    write_rows(folder, results)
     console.print(rich_table(summaries, title, width=console.width, name=row_title, heading=heading))
     for note in run.notes:
         console.print(f"note: {note}")

@@ -15,9 +15,10 @@ from autofusion_jax.symmetry.infer import infer_perm_spec
 from autofusion_jax.symmetry.spec import PermSpec
 from configs.models import build, model_identity
 from configs.schema import Config, resolved
+from data.files import reading
 from data.own import is_own
 from data.registry import input_shape, num_classes
-from pipeline.run_folder import CONFIG_FILE
+from pipeline.records import CONFIG_FILE, read_record
 from pipeline.split import head_size, sizes_of_tasks
 
 TABLE_FILE, SPEC_FILE, DRAWINGS = "perm_spec.md", "perm_spec.json", ("perm_spec.svg", "perm_spec.png")
@@ -52,12 +53,13 @@ def open_folder(config: Config) -> Path:
     """Make the folder that `out_dir` names, or one named after config and time.
 
     Raises:
-        ValueError: it holds a run of another model.
+        ValueError: it holds a run of another model, or a damaged one.
         OSError: it cannot be written.
     """
     folder = Path(config.out_dir or f"{config.runs_dir}/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / CONFIG_FILE).is_file() and _model_of(folder / CONFIG_FILE) != _model(config):
+    path = folder / CONFIG_FILE
+    if path.is_file() and _model_of(path) != _model(config):
         raise ValueError(
             f"inspect: out_dir must be new or hold a run of the same model; {folder} holds another. "
             "Name another folder."
@@ -69,12 +71,10 @@ def _model(config: Config) -> tuple[Any, str]:
     return json.loads(json.dumps(model_identity(config.model))), config.data.name
 
 
-def _model_of(path: Path) -> tuple[Any, str] | None:
-    try:
-        stored = json.loads(path.read_text())
+def _model_of(path: Path) -> tuple[Any, str]:
+    stored = read_record(path)
+    with reading(path, "the settings of a run"):
         return stored["model"], stored["data"]["name"]
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def markdown_spec(spec: PermSpec) -> str:

@@ -1,11 +1,6 @@
 """The store of results: one folder for all scripts, in which every entry is named by what it depends on."""
 
-import contextlib
-import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from autofusion_jax.atomic import locked, new_file, new_folder
 from data.files import memory_bytes, read_npz
+from pipeline.records import checksum, file_checksum, read_record, write_record
 
 ENTRY_FILE, ARRAYS_FILE = "entry.json", "arrays.npz"
 DIGITS = 16
@@ -40,9 +37,9 @@ class Damaged(Exception):
 class Store:
     """Entries that are made once and found again, by the SHA-256 of all that they depend on.
 
-    An entry is a folder. It is written beside its place, flushed to disk and renamed, so it is there whole
-    or not at all. It holds the SHA-256 of each of its files: one that is missing, empty or changed makes it
-    damaged, and it is made again.
+    An entry is a folder, there whole or not at all. It holds the SHA-256 of each of its files and of its
+    record: one that is missing, empty or changed makes it damaged, and it is made again. Whoever looks for an
+    entry that another process is making waits for it.
 
     Attributes:
         folder: where the entries lie.
@@ -63,21 +60,17 @@ class Store:
             make: writes files into the folder it is given; returns what else is to be kept, as JSON holds it.
         """
         path = self.folder / f"{name}_{digest(identity)}"
-        if path.is_dir():
-            try:
-                return Stored(path, _read(path, identity), False)
-            except Damaged as why:
-                self.console.print(f"[yellow]{path} is damaged ({why}): made again[/]", soft_wrap=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self.folder))
-        try:
-            content = dict(make(work))
-            _seal(work, {"identity": identity, "content": content})
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(work, path)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        _flush(self.folder)
+        with locked(path):
+            if path.is_dir():
+                try:
+                    return Stored(path, _read(path, identity), False)
+                except Damaged as why:
+                    self.console.print(f"[yellow]{path} is damaged ({why}): made again[/]", soft_wrap=True)
+            with new_folder(path) as work:
+                content = dict(make(work))
+                fields = {"identity": identity, "content": content, "files": _checksums(work)}
+                write_record(work / ENTRY_FILE, fields)
         return Stored(path, content, True)
 
     def arrays(
@@ -94,13 +87,13 @@ class Store:
 
 def digest(identity: Mapping[str, Any]) -> str:
     """The name of what depends on these things."""
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return checksum(identity)[:DIGITS]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by name."""
-    np.savez(path, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
+    """Write arrays by name, whole or not at all."""
+    with new_file(path) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -109,44 +102,22 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of an entry, once all its files are as they were written."""
+    """The content of an entry, once its record and all its files are as they were written."""
     try:
-        entry = json.loads((path / ENTRY_FILE).read_text(encoding="utf-8"))
+        entry = read_record(path / ENTRY_FILE)
         good = entry["identity"] == json.loads(json.dumps(identity))
-        files, content = entry["files"], entry["content"]
+        files, content = dict(entry["files"]), dict(entry["content"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{ENTRY_FILE} cannot be read") from error
+        raise Damaged(f"{ENTRY_FILE} cannot be read or was changed") from error
     if not good:
         raise Damaged(f"{ENTRY_FILE} is of other settings")
     found = _checksums(path)
-    for name, checksum in files.items():
-        if found.get(name) != checksum:
-            raise Damaged(f"{name} was changed" if name in found else f"{name} is missing")
+    for name, known in files.items():
+        if found.get(name) != known:
+            raise Damaged(f"{name} {'was changed' if name in found else 'is missing'}")
     return content
 
 
-def _seal(folder: Path, entry: Mapping[str, Any]) -> None:
-    """Write the file that makes a folder an entry, and flush all its files to disk."""
-    text = json.dumps({**entry, "files": _checksums(folder)}, indent=2) + "\n"
-    (folder / ENTRY_FILE).write_text(text, encoding="utf-8")
-    folder.chmod(0o755)
-    for path in folder.rglob("*"):
-        _flush(path)
-    _flush(folder)
-
-
 def _checksums(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ENTRY_FILE)
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
-    }
-
-
-def _flush(path: Path) -> None:
-    """Have a file, or the names in a folder, written to disk; not every file system does folders."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / ENTRY_FILE)
+    return {path.relative_to(folder).as_posix(): file_checksum(path) for path in paths}

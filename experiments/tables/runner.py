@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from autofusion_jax.evaluation.results import Result, write_results
+from autofusion_jax.evaluation.results import Result
 from pipeline.endpoints import Run
 from pipeline.engine import report, results_of, run_row
+from pipeline.records import write_rows
 from reporting.tables import heading
 from tables.schema import Panel, Table, TableConfig
-from tables.stored import RESULTS_FILE, claim, in_order, panel_folder, stored_results
+from tables.stored import claim, in_order, panel_folder
 
 REPORTED = ("joint", "avg_within", "scaled")
 """Metrics that are shown while rows are run, where the table has them; else its first one."""
@@ -27,8 +28,7 @@ def run_rows(
         ValueError: the folder holds results of other settings.
     """
     folder = panel_folder(panel, config)
-    claim(folder, table, panel, config, run)
-    results = stored_results(folder)
+    results = claim(folder, table, panel, config, run)
     done = {(result.method, result.pair) for result in results}
     wanted = [row for row in panel.rows if row.name in names]
     missing = [(k, row) for k in range(config.pairs) for row in wanted if (row.name, k) not in done]
@@ -42,6 +42,6 @@ def run_rows(
         stored = run_row(row, pair)
         new = results_of(stored, row, pair, table.label(panel), beside=None)
         results += new
-        write_results(folder / RESULTS_FILE, results)
+        write_rows(folder, results)
         report(console, row.title, new, shown, stored, left=len(missing) - place)
     return in_order(panel, config, results)

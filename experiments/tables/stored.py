@@ -1,19 +1,18 @@
 """The folder of a panel: under which settings its results were made, and what is there."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autofusion_jax.atomic import write_text
-from autofusion_jax.evaluation.results import Result, read_results
+from autofusion_jax.evaluation.results import Result
 from configs.schema import identity
+from data.files import DamagedFile, reading
 from pipeline.endpoints import Run
+from pipeline.records import CONFIG_FILE, RESULTS_FILE, RESULTS_SEAL, read_record, read_rows, write_record
 from pipeline.rows import plain, row_identity
 from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE, Panel, Table, TableConfig
 from tables.settings import restore
 
-CONFIG_FILE, RESULTS_FILE = "config.json", "results.jsonl"
 PICTURED = ("landscape_points", "landscape_images", "evaluate")
 """Settings that no number depends on, only the pictures."""
 
@@ -47,15 +46,24 @@ def read_panel(panel: Panel, out_dir: str) -> StoredPanel | None:
     records = stored_results(folder)
     if not records:
         return None
-    stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    restore(config, stored["config"])
-    return StoredPanel(panel, config, tuple(stored["notes"]), in_order(panel, config, records))
+    stored = read_record(folder / CONFIG_FILE)
+    with reading(folder / CONFIG_FILE, "the settings of a panel"):
+        restore(config, stored["config"])
+        return StoredPanel(panel, config, tuple(stored["notes"]), in_order(panel, config, records))
 
 
 def stored_results(folder: Path) -> list[Result]:
-    """The results in a folder, as they were written; none if there is no file."""
+    """The results in a folder, as they were written; none if there is no file.
+
+    Raises:
+        DamagedFile: they are damaged, or nothing says under which settings they were made.
+    """
     path = folder / RESULTS_FILE
-    return read_results(path) if path.is_file() else []
+    if not path.is_file():
+        return []
+    if not (folder / CONFIG_FILE).is_file():
+        raise DamagedFile(f"{path} lacks its settings, {CONFIG_FILE}.")
+    return read_rows(folder)
 
 
 def in_order(panel: Panel, config: TableConfig, records: list[Result]) -> list[Result]:
@@ -73,24 +81,34 @@ def panel_identity(config: TableConfig) -> dict[str, Any]:
     return plain(fields)
 
 
-def claim(folder: Path, table: Table, panel: Panel, config: TableConfig, run: Run) -> None:
+def claim(folder: Path, table: Table, panel: Panel, config: TableConfig, run: Run) -> list[Result]:
     """Write the resolved settings into a new folder, or check that those of its results agree.
 
-    Pictures made under other settings of their own are removed, to be drawn again.
+    Pictures made under other settings of their own are removed, to be drawn again. Results that are damaged
+    are left out, and that is said: their rows are found in the store, or made again.
+
+    Returns:
+        The results that the folder holds.
 
     Raises:
-        ValueError: the folder holds results of other settings; says which.
+        ValueError: the folder holds results of other settings, or its settings are damaged; says which.
     """
     settings = {**panel_identity(config), "data_sha256": run.data_sha256}
     rows = {row.name: row_identity(row, config) for row in panel.rows}
-    path = folder / CONFIG_FILE
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        done = {record.method for record in stored_results(folder)}
-        differing = [
-            *_differences("", stored["config"], settings, set(settings) - {"pairs", *PICTURED}),
-            *_differences("row ", stored["rows"], rows, done & set(rows)),
-        ]
+    path, results, seal = folder / CONFIG_FILE, [], {}
+    stored = read_record(path) if path.is_file() else {}
+    try:
+        results = stored_results(folder)
+    except DamagedFile as error:
+        run.console.print(f"[yellow]{error} Its rows are found again or made again.[/]", soft_wrap=True)
+    if stored:
+        done = {record.method for record in results}
+        with reading(path, "the settings of a panel"):
+            differing = [
+                *_differences("", stored["config"], settings, set(settings) - {"pairs", *PICTURED}),
+                *_differences("row ", stored["rows"], rows, done & set(rows)),
+            ]
+        seal = {RESULTS_SEAL: stored[RESULTS_SEAL]} if results and RESULTS_SEAL in stored else {}
         if differing:
             raise ValueError(
                 f"reproduce: out_dir must be new or hold results of these settings; {folder} holds others "
@@ -102,7 +120,8 @@ def claim(folder: Path, table: Table, panel: Panel, config: TableConfig, run: Ru
     folder.mkdir(parents=True, exist_ok=True)
     named = {"table": table.name, **({"panel": panel.name} if panel.name else {})}
     fields = {**named, "config": settings, "rows": rows, "notes": list(run.notes)}
-    write_text(path, json.dumps(fields, indent=2) + "\n")
+    write_record(path, {**fields, **seal})
+    return results
 
 
 def _differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], names: set[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,16 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from autofusion_jax.evaluation.results import Result, read_results
+from autofusion_jax.evaluation.results import Result
 from autofusion_jax.validation import require
+from data.files import memory_bytes, read_json, read_npz, reading
+from pipeline.records import CONFIG_FILE, RESULTS_FILE, read_record, read_rows
 from reporting.published import PUBLISHED
 
-RESULTS_FILE, CONFIG_FILE, FIGURE_FILE, CSV_FILE = (
-    "results.jsonl",
-    "config.json",
-    "figure.json",
-    "results.csv",
-)
+FIGURE_FILE, CSV_FILE = "figure.json", "results.csv"
+WRITTEN = "as merge.py and reproduce.py write it"
 TEXT_FILES = ("results.md", "table.md")
 SKIPPED = {"checkpoints", "rows"}
 DRAWN_FILE = "drawn.npz"
@@ -101,9 +98,11 @@ def collect(runs_dir: Path) -> tuple[list[RunFolder], list[FigureRun]]:
     runs, figures = [], []
     for folder in _folders(runs_dir):
         if (folder / RESULTS_FILE).is_file():
-            runs.append(_read(folder / RESULTS_FILE, _read_run))
+            with reading(folder, WRITTEN):
+                runs.append(_read_run(folder))
         if (folder / FIGURE_FILE).is_file():
-            figures.append(_read(folder / FIGURE_FILE, _read_figure))
+            with reading(folder / FIGURE_FILE, WRITTEN):
+                figures.append(_read_figure(folder / FIGURE_FILE))
     runs = [run for run in runs if run.records]
     if not runs and not figures:
         raise FileNotFoundError(
@@ -126,24 +125,13 @@ def _natural(text: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
-def _read(path: Path, reader: Any) -> Any:
-    try:
-        return reader(path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"report: {path} must be as merge.py and reproduce.py write it; got {error!r}. "
-            "Remove that folder or make it again."
-        ) from error
-
-
-def _read_run(path: Path) -> RunFolder:
-    folder = path.parent
+def _read_run(folder: Path) -> RunFolder:
     config_file = folder / CONFIG_FILE
-    stored = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    stored = read_record(config_file) if config_file.is_file() else {}
     table = stored.get("table")
     return RunFolder(
         folder, table, stored.get("panel"), stored.get("config", {}) if table else stored,
-        stored.get("rows", {}) if table else {}, tuple(read_results(path)), read_prose(folder),
+        stored.get("rows", {}) if table else {}, tuple(read_rows(folder)), read_prose(folder),
         _read_lines(folder / CSV_FILE), stored.get("command"),
     )  # fmt: skip
 
@@ -170,7 +158,7 @@ def _read_lines(path: Path) -> tuple[Published, ...]:
 
 
 def _read_figure(path: Path) -> FigureRun:
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_record(path)
     for panel in data["panels"]:
         name = panel["file"]
         inside = Path(name).name == name and (path.parent / name).is_file()
@@ -195,11 +183,11 @@ def _arrays(run: RunFolder, wanted: str) -> Iterator[tuple[Key, str, np.ndarray]
     path = run.folder / DRAWN_FILE
     if not path.is_file():
         return
-    with np.load(path, allow_pickle=False) as stored:
-        for name in stored.files:
+    for name, values in read_npz(path, most=memory_bytes()).items():
+        with reading(path, "arrays METHOD/KIND/VARIANT/PART"):
             method, kind, variant, part = name.split("/", 3)
-            if kind == wanted:
-                yield (method, variant or None), part, stored[name]
+        if kind == wanted:
+            yield (method, variant or None), part, values
 
 
 def read_histories(run: RunFolder) -> dict[str, dict[str, np.ndarray]]:
@@ -210,8 +198,12 @@ def read_histories(run: RunFolder) -> dict[str, dict[str, np.ndarray]]:
         if record.pair or not record.path or (record.method, record.repeat) in seen:
             continue  # the variants of one merge share their history
         meta = run.folder / record.path / "meta.json"
-        history = json.loads(meta.read_text(encoding="utf-8")).get("history") if meta.is_file() else None
-        for quantity, values in (history or {}).items():
+        if not meta.is_file():
+            continue
+        with reading(meta, WRITTEN):
+            history = read_json(meta).get("history") or {}
+            curves = {name: np.asarray(values, float).tolist() for name, values in history.items()}
+        for quantity, values in curves.items():
             if len(np.shape(values)) == 1 and len(values) > 1:
                 found.setdefault(record.method, {}).setdefault(quantity, []).append(values)
                 seen.add((record.method, record.repeat))

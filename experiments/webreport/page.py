@@ -19,9 +19,10 @@ from markupsafe import Markup, escape
 
 from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import require
+from data.files import reading
 from reporting.tables import heading
 from webreport import charts, headline, pictures
-from webreport.collect import FigureRun, RunFolder
+from webreport.collect import WRITTEN, FigureRun, RunFolder
 from webreport.glossary import GLOSSARY
 from webreport.sections import IMAGES, Builder
 
@@ -52,8 +53,13 @@ def write_page(runs: Sequence[RunFolder], figures: Sequence[FigureRun], out: Pat
     _claim(out)
     builder = Builder(out / IMAGES, runs)
     groups = [list(group) for _, group in itertools.groupby(runs, lambda run: run.home)]
-    sections = [builder.run_section(group) for group in groups]
-    drawn = [builder.figure_section(figure) for figure in figures]
+    sections, drawn = [], []
+    for group in groups:
+        with reading(group[0].home, WRITTEN):
+            sections.append(builder.run_section(group))
+    for figure in figures:
+        with reading(figure.folder, WRITTEN):
+            drawn.append(builder.figure_section(figure))
     every = [setting for setting in builder.settings if setting.metric]
     tables = sum(group[0].table is not None for group in groups)
     contents = _contents(
@@ -104,10 +110,10 @@ def _hashed(text: str) -> Markup:
 
 def _claim(out: Path) -> None:
     page = out / PAGE_FILE
-    ours = page.is_file() and GENERATOR in page.read_text(encoding="utf-8")[:2000]
+    ours = page.is_file() and GENERATOR in page.read_text(encoding="utf-8", errors="replace")[:2000]
     empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     require(ours or empty, "report", "--out", "new, empty, or the folder of an earlier report", out)
-    out.mkdir(parents=True, exist_ok=True)
+    write_text(page, f"{GENERATOR}: at work")  # stopped from here on, the same command goes on
     shutil.rmtree(out / IMAGES, ignore_errors=True)
 
 

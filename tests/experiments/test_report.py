@@ -312,7 +312,7 @@ def test_errors_are_one_line(tmp_path):
 def test_broken_results_are_named(tmp_path):
     write_merge(tmp_path / "one")
     (tmp_path / "one" / "results.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"one/results\.jsonl must be as merge\.py"):
+    with pytest.raises(ValueError, match=r"one/results\.jsonl, line 1: must be a result as JSON; missing"):
         collect(tmp_path)
     shutil.rmtree(tmp_path / "one")
     write_figure(tmp_path / "two")

@@ -7,6 +7,7 @@ import pytest
 from autofusion_jax.evaluation.accuracy import METRICS
 from autofusion_jax.evaluation.results import Result, write_results
 from pipeline.endpoints import Run
+from pipeline.records import read_record, write_record
 from tables import TABLES
 from tables.report import write_table
 from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE
@@ -69,9 +70,9 @@ def test_what_is_stored_is_read_with_its_settings(tmp_path):
 
 def edit_config(folder, row, option, value):
     path = folder / CONFIG_FILE
-    settings = json.loads(path.read_text())
+    settings = read_record(path)
     settings["rows"][row]["options"][option] = value
-    path.write_text(json.dumps(settings))
+    write_record(path, settings)
 
 
 def test_results_made_with_other_options_are_refused(tmp_path):
