@@ -7,6 +7,9 @@ is added after it by `a`, and adding `c` to the bias, gives `a z + c` with no ne
 
 import dataclasses
 
+import numpy as np
+from jaxtyping import Shaped
+
 from autofusion_jax.symmetry.program import Equation, FlatProgram
 
 MOVES = frozenset(
@@ -14,6 +17,17 @@ MOVES = frozenset(
 )
 SUMS = frozenset(("add", "add_any", "sub"))
 PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
+
+
+def moved(equation: Equation, values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """Do on the host what one of `MOVES` does to the places of entries; dtypes stay as they are."""
+    params, shape = equation.eqn.params, equation.eqn.outvars[0].aval.shape
+    if equation.name == "transpose":
+        return values.transpose(params["permutation"])
+    if equation.name == "broadcast_in_dim":
+        kept = dict(zip(params["broadcast_dimensions"], values.shape))
+        values = np.broadcast_to(values.reshape([kept.get(axis, 1) for axis in range(len(shape))]), shape)
+    return values.reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)

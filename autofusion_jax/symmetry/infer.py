@@ -112,13 +112,9 @@ def trace_program(apply_fn: ApplyFn, params: Params, x: Any, *, caller: str = "i
         ValueError: it cannot be traced; says what JAX said.
     """
     flat = flatten_by_path(params)
-    tree = jax.tree.structure(params)
-
-    def run(leaves: list[Any], inputs: Any) -> Any:
-        return apply_fn(tree.unflatten(leaves), inputs)
-
     try:
-        closed = jax.make_jaxpr(run)(list(flat.values()), x)
+        # of the function itself, not of one around it: JAX keeps what it traced of it for the same shapes
+        closed = jax.make_jaxpr(apply_fn)(params, x)
     except Exception as error:
         raise ValueError(f"{caller}: {_why_not(error)}") from error
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)

@@ -98,10 +98,9 @@ def test_one_program(mlp):
 
     params, x = params_for(mlp, 0), inputs_for(mlp, 3)
     spec = af.infer_perm_spec(apply_fn, params, x, check=False)
-    assert len(traced) == 1
     for seed in range(3):
         af.capture_sites(spec, params_for(mlp, seed), x)
-    assert len(traced) == 2
+    assert len(traced) == 1
 
 
 def test_moments_of_two_networks_against_float64(model):

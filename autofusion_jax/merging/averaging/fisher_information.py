@@ -248,8 +248,7 @@ class SingleInput:
         self._program = FlatProgram(
             trace_program(apply_fn, params, x, caller="fisher"), keep_derivatives=True
         )
-        with jax.ensure_compile_time_eval():
-            self._linear = LinearLayers(self._program, params, raw_inputs=True)
+        self._linear = LinearLayers(self._program, params, raw_inputs=True)
         self._layers = [layer for layer in self._linear.layers if self._is_real_vector(layer)]
         self._read = [
             self._program.equations[layer.equation].inputs[layer.product.live] for layer in self._layers

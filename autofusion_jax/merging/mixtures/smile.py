@@ -43,8 +43,7 @@ class SmileNetwork:
         network = params["network"]
         program = FlatProgram(trace_program(self.apply_fn, network, x, caller="smile"))
         tree = jax.tree.structure(jax.eval_shape(self.apply_fn, network, x))
-        with jax.ensure_compile_time_eval():  # finding layers runs parts of the program on constants
-            layers = LinearLayers(program, network, raw_inputs=True).layers
+        layers = LinearLayers(program, network, raw_inputs=True).layers
         rules = dict(
             self._rule(program, layer, params["experts"][layer.weight])
             for layer in layers
@@ -123,7 +122,7 @@ def smile(
     """
 
     def run(task: MergeTask, key: Array) -> MergeResult:
-        params = _upscaled(task, {"rank": rank, "gate_k": gate_k, "gate": gate})
+        params = _upscaled(task, rank, gate_k, gate)
         result = aligned_result(task, params, diagnostics={"num_params": num_params(params)})
         network = smile_apply(task.require_apply_fn(), top_k=top_k)
         return dataclasses.replace(result, apply_fn=network, alignments=())
@@ -139,35 +138,47 @@ def smile(
     )
 
 
-def _upscaled(task: MergeTask, options: dict[str, Any]) -> dict[str, Any]:
+def _upscaled(task: MergeTask, rank: int | None, gate_k: int, gate: str) -> dict[str, Any]:
     """The parameters of the upscaled network; layers that nobody trained get no experts."""
-    origin = task.require_base()
-    program = FlatProgram(
-        trace_program(task.require_apply_fn(), origin, task.require_x()[:1], caller="smile")
-    )
-    layers = LinearLayers(program, origin, raw_inputs=True)
+    apply_fn, origin, x = task.require_apply_fn(), task.require_base(), task.require_x()[:1]
+    layers = _find_layers(apply_fn, origin, x)
     base, models = flatten_by_path(origin), [flatten_by_path(params) for params in task.models]
     trained = [layer for layer in layers.layers if _is_trained(layer, base, models)]
     found = ", ".join(layer.weight for layer in layers.layers) or "none was found"
     require(
         bool(trained), "smile", "linear layers", "changed by fine-tuning, one at least", f"none of: {found}"
     )
+    weights = tuple(layer.weight for layer in trained)
+    return _build(apply_fn, weights, rank, gate_k, gate, origin, task.models, x)
 
-    @jax.jit
-    def build(base: dict[str, Array], models: list[dict[str, Array]]) -> tuple[dict[str, Array], Any]:
-        leaves, experts = average(models, [1 / len(models)] * len(models)), {}
-        for layer in trained:
-            bias = None if layer.bias is None else layer.bias.leaf
-            origin, *tuned = (layers.matrices(layer, params[layer.weight]) for params in (base, *models))
-            experts[layer.weight] = low_rank_experts(origin, jnp.stack(tuned), **options)
-            leaves[layer.weight] = base[layer.weight]
-            if bias is not None and base[bias].size == origin.shape[0] * origin.shape[2]:
-                added = [_made_by(layers, layer, params[bias] - base[bias]) for params in models]
-                experts[layer.weight]["bias"] = jnp.stack(added)
-                leaves[bias] = base[bias]
-        return leaves, experts
 
-    leaves, experts = build(base, models)
+def _find_layers(apply_fn: ApplyFn, params: Params, x: Array) -> LinearLayers:
+    return LinearLayers(
+        FlatProgram(trace_program(apply_fn, params, x, caller="smile")), params, raw_inputs=True
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _build(
+    apply_fn: ApplyFn, trained: tuple[str, ...], rank: int | None, gate_k: int, gate: str,
+    origin: Params, networks: Sequence[Params], x: Array,
+) -> dict[str, Any]:  # fmt: skip
+    """Average what is not trained, and split the other layers into experts; of x only the shape counts."""
+    layers = _find_layers(apply_fn, origin, x)
+    base, models = flatten_by_path(origin), [flatten_by_path(params) for params in networks]
+    leaves, experts = average(models, [1 / len(models)] * len(models)), {}
+    for layer in layers.layers:
+        if layer.weight not in trained:
+            continue
+        bias = None if layer.bias is None else layer.bias.leaf
+        first, *tuned = (layers.matrices(layer, params[layer.weight]) for params in (base, *models))
+        expert = low_rank_experts(first, jnp.stack(tuned), rank=rank, gate_k=gate_k, gate=gate)
+        leaves[layer.weight] = base[layer.weight]
+        if bias is not None and base[bias].size == first.shape[0] * first.shape[2]:
+            added = [_made_by(layers, layer, params[bias] - base[bias]) for params in models]
+            expert["bias"] = jnp.stack(added)
+            leaves[bias] = base[bias]
+        experts[layer.weight] = expert
     return {"network": unflatten_like(origin, leaves), "experts": experts}
 
 

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 
 class Product(abc.ABC):
-    """One equation that multiplies an activation by a weight.
+    """One equation that multiplies an activation by a weight; equal by value, so that programs can be shared.
 
     Attributes:
         live: which operand is the activation.
@@ -31,10 +31,20 @@ class Product(abc.ABC):
     order: tuple[int, ...]
     splits: tuple[int, int]
 
-    def __init__(self, eqn: Any, live: int) -> None:
+    def __init__(self, eqn: Any, live: int, *names: str) -> None:
+        """See an equation as a product; `names` are those of its parameters that tell it from others."""
         self.live = live
         self.activation_shape, self.weight_shape = (eqn.invars[i].aval.shape for i in (live, 1 - live))
         self.made_shape = eqn.outvars[0].aval.shape
+        self._params = {name: eqn.params[name] for name in names}
+        shapes = (self.activation_shape, self.weight_shape, self.made_shape)
+        self._key = (type(self), live, *shapes, *self._params.values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Product) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     @abc.abstractmethod
     def read(self, activation: Array) -> Float[Array, "S B C"]:
@@ -45,7 +55,7 @@ class Product(abc.ABC):
         """What the equation makes, in the order of what it reads."""
 
     @abc.abstractmethod
-    def constant(self, made: Float[Array, "B F"]) -> Array:
+    def constant(self, made: Shaped[np.ndarray, "B F"]) -> np.ndarray:
         """What the equation makes if it makes the same of every sample."""
 
     @property
@@ -74,8 +84,8 @@ class DenseProduct(Product):
     """A `dot_general`."""
 
     def __init__(self, eqn: Any, live: int) -> None:
-        super().__init__(eqn, live)
-        contract, batch = (tuple(map(tuple, pair)) for pair in eqn.params["dimension_numbers"])
+        super().__init__(eqn, live, "dimension_numbers")
+        contract, batch = (tuple(map(tuple, pair)) for pair in self._params["dimension_numbers"])
         taken = (*batch[1 - live], *contract[1 - live])
         self.order = (*taken, *_others(len(self.weight_shape), taken))
         self.splits = (len(batch[live]), len(taken))
@@ -104,7 +114,7 @@ class DenseProduct(Product):
         count, _, made = self.sizes
         return jnp.transpose(value, (*between, *first, *last)).reshape(-1, count, made)
 
-    def constant(self, made: Float[Array, "B F"]) -> Array:
+    def constant(self, made: Shaped[np.ndarray, "B F"]) -> np.ndarray:
         """The axes of B come first, then those of the operands in their order."""
         first, second = self.splits
         shape = [self.weight_shape[axis] for axis in self.order]
@@ -113,16 +123,16 @@ class DenseProduct(Product):
         ones = [1] * len(samples)
         spread = (*batch, *ones, *free) if self.live == 0 else (*batch, *free, *ones)
         whole = (*batch, *samples, *free) if self.live == 0 else (*batch, *free, *samples)
-        return jnp.broadcast_to(made.reshape(spread), whole)
+        return np.broadcast_to(made.reshape(spread), whole)
 
 
 class Convolution(Product):
     """A `conv_general_dilated` of an activation (first) with a kernel, without groups."""
 
     def __init__(self, eqn: Any, live: int) -> None:
-        super().__init__(eqn, live)
-        self._params = eqn.params
-        kernel = eqn.params["dimension_numbers"].rhs_spec  # (out, in, *places)
+        names = ("dimension_numbers", "window_strides", "padding", "lhs_dilation", "rhs_dilation")
+        super().__init__(eqn, live, *names)
+        kernel = self._params["dimension_numbers"].rhs_spec  # (out, in, *places)
         self.order = (*kernel[2:], kernel[1], kernel[0])
         self.splits = (0, len(kernel) - 1)
 
@@ -158,12 +168,12 @@ class Convolution(Product):
         images, features, *places = self._params["dimension_numbers"].out_spec
         return jnp.transpose(value, (images, *places, features)).reshape(-1, 1, value.shape[features])
 
-    def constant(self, made: Float[Array, "B F"]) -> Array:
+    def constant(self, made: Shaped[np.ndarray, "B F"]) -> np.ndarray:
         """The same at every place of every image."""
         axis = self._params["dimension_numbers"].out_spec[1]
         shape = [1] * len(self.made_shape)
         shape[axis] = made.size
-        return jnp.broadcast_to(made.reshape(shape), self.made_shape)
+        return np.broadcast_to(made.reshape(shape), self.made_shape)
 
 
 def product(eqn: Any, live: int) -> Product | None:

@@ -49,23 +49,16 @@ class Layerwise:
             layers: the layers, in the order of the program.
         """
         self._num_traced = len(x[:2])
-        self._models = [flatten_by_path(params) for params in models]
+        self._spec, self._models = spec, list(models)
         self._parts = [flatten_by_path(params) for params in parts]
         self._batches = in_batches(x, max(numbers_per_input(layers, self._num_traced), default=1))
-        sizes = {len(batch): batch for batch in (self._batches[0], self._batches[-1])}
-        self._programs = {
-            size: flatten_program(spec, models[0], batch, caller="prune_concat")
-            for size, batch in sizes.items()
-        }
-        program = self._programs[len(self._batches[0])]
+        program = _traced(spec, models[0], self._batches[0])
         held = max((_size(program, live_values(program, layer.equation)) for layer in layers), default=0)
         per_input = held * (1 + len(models)) / len(self._batches[0])
         self._keeps = per_input * len(x) <= MAX_KEPT
-        self._values = [self._inputs(batch) for batch in self._batches]
-
-    def _inputs(self, batch: Array) -> list[Values]:
-        values = dict(zip(self._programs[len(batch)].inputs, jax.tree.leaves(batch)))
-        return [values] * (1 + len(self._models))
+        self._values = [
+            [dict(zip(program.inputs, jax.tree.leaves(batch)))] * (1 + len(models)) for batch in self._batches
+        ]
 
     def moments(self, layer: LinearLayer, merged: Mapping[str, Array]) -> Moments:
         """Moments of what the merged network reads at a layer, and of what it lacks there.
@@ -79,16 +72,11 @@ class Layerwise:
         """
         per_input = layer.product.num_samples / self._num_traced
         every = math.ceil(per_input * sum(map(len, self._batches)) / MAX_SAMPLES) | 1  # odd: all columns
-        steps = {
-            size: jax.jit(functools.partial(_step, program, layer, every))
-            for size, program in self._programs.items()
-        }
         parts = [part[layer.weight] for part in self._parts]
 
         def samples() -> Iterator[Array]:
-            for number, values in enumerate(self._values):
-                step = steps[len(self._batches[number])]
-                values, found = step([*self._models, merged], parts, values)
+            for number, (batch, values) in enumerate(zip(self._batches, self._values)):
+                values, found = _step(self._spec, layer, every, self._models, merged, parts, values, batch)
                 if self._keeps:
                     self._values[number] = values
                 yield found
@@ -100,16 +88,23 @@ def _as_captured(samples: Array) -> dict[str, tuple[Array, int]]:
     return {"layer": (samples, 1)}
 
 
+def _traced(spec: PermSpec, params: Params, batch: Array) -> FlatProgram:
+    return flatten_program(spec, params, batch, caller="prune_concat")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _step(
-    program: FlatProgram, layer: LinearLayer, every: int, networks: Sequence[Mapping[str, Array]],
-    parts: Sequence[Array], values: Sequence[Values],
+    spec: PermSpec, layer: LinearLayer, every: int, models: Sequence[Params], merged: Mapping[str, Array],
+    parts: Sequence[Array], values: Sequence[Values], batch: Array,
 ) -> tuple[list[Values], Array]:  # fmt: skip
-    """Go on to a layer, all networks; the merged one is the last.
+    """Go on to a layer, all networks and the merged one; of the batch only the shape counts.
 
     Returns:
         The values that are needed from there on, and the samples of the merged network.
     """
+    program = _traced(spec, models[0], batch)
     wanted = live_values(program, layer.equation)
+    networks = [*map(flatten_by_path, models), merged]
     reached: list[Values] = []
     for leaves, before in zip(networks, values, strict=True):
         known = {program.leaves[path]: leaf for path, leaf in leaves.items()}

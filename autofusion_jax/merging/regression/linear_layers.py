@@ -12,8 +12,8 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.regression.layer_statistics import Product, product
-from autofusion_jax.symmetry.affine import MOVES, AffineReader
-from autofusion_jax.symmetry.program import Equation, FlatProgram, Override
+from autofusion_jax.symmetry.affine import MOVES, AffineReader, moved
+from autofusion_jax.symmetry.program import Equation, FlatProgram
 from autofusion_jax.symmetry.trace import Path
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
@@ -85,9 +85,11 @@ class LinearLayers:
                     self._uses[path] += 1
         found = (self._find(path, equation) for path, equation in program.equations.items())
         layers = [layer for layer in found if layer is not None]
-        fits = jax.jit(lambda: [self._bias_fits(layer) for layer in layers])()
+        units = {layer.bias.leaf: self._units_of(layer, layer.bias) for layer in layers if layer.bias}
+        self._units = {path: found for path, found in units.items() if found is not None}
         self.layers = tuple(
-            layer if fit else dataclasses.replace(layer, bias=None) for layer, fit in zip(layers, fits)
+            layer if layer.bias and layer.bias.leaf in self._units else dataclasses.replace(layer, bias=None)
+            for layer in layers
         )
 
     def _find(self, path: Path, equation: Equation) -> LinearLayer | None:
@@ -124,15 +126,29 @@ class LinearLayers:
             return None
         return Sum(leaf, number, equation.inputs[operand])
 
-    def _bias_fits(self, layer: LinearLayer) -> Array:
-        """Whether the leaf that is added can add any `[B, F]`, the same to every sample."""
-        if layer.bias is None:
-            return jnp.asarray(True)
+    def _units_of(self, layer: LinearLayer, bias: Sum) -> np.ndarray | None:
+        """Which of `[B, F]` each entry of the bias leaf is added to; None if one is added to several.
+
+        Entries are followed as numbers on the host: what the program does to them is to move them.
+        """
         batch, _, free = layer.product.sizes
-        made = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (batch, free)), jnp.float32)
-        wanted = self._moved(layer, made)
-        added = self._as_used(layer.bias.leaf, layer.bias.added)(self.shift(layer, made))
-        return jnp.allclose(jnp.broadcast_to(added, wanted.shape), wanted, rtol=1e-2)
+        made = layer.product.constant(np.arange(batch * free).reshape(batch, free))
+        units = self._followed(bias.value, layer.made, made)
+        shape = self._shapes[bias.leaf].shape
+        entries = np.arange(math.prod(shape)).reshape(shape)
+        entries = np.broadcast_to(
+            self._followed(bias.added, self._program.leaves[bias.leaf], entries), units.shape
+        )
+        found = np.zeros(math.prod(shape), int)
+        found[entries] = units
+        return found.reshape(shape) if np.array_equal(found[entries], units) else None
+
+    def _followed(self, number: int, start: int, values: np.ndarray) -> np.ndarray:
+        """A value that is made of another by moving its entries."""
+        if number == start:
+            return values
+        equation = self._program.maker[number]
+        return moved(equation, self._followed(equation.inputs[0], start, values))
 
     @functools.cached_property
     def head(self) -> LinearLayer | None:
@@ -168,20 +184,8 @@ class LinearLayers:
     def shift(self, layer: LinearLayer, made: Float[Array, "B F"]) -> Array:
         """The change of the bias leaf that adds `made` to every sample."""
         assert layer.bias is not None
-        moved, used = self._moved(layer, made), self._as_used(layer.bias.leaf, layer.bias.added)
-
-        def spread(leaf: Array) -> Array:
-            return jnp.broadcast_to(used(leaf), moved.shape).astype(moved.dtype)
-
-        back = jax.linear_transpose(spread, self._shapes[layer.bias.leaf])
-        return back(moved)[0] / back(jnp.ones_like(moved))[0]
+        return made.reshape(-1)[self._units[layer.bias.leaf]]
 
     def _as_used(self, path: str, number: int) -> Callable[[Array], Array]:
         """The function from a leaf to the value that it is used as."""
         return lambda leaf: self._program.evaluate([number], {self._program.leaves[path]: leaf})[0]
-
-    def _moved(self, layer: LinearLayer, made: Float[Array, "B F"]) -> Array:
-        """What the bias is added to, if the layer makes `made` of every sample."""
-        assert layer.bias is not None
-        constant = Override((), lambda: layer.product.constant(made))
-        return self._program.evaluate([layer.bias.value], {}, {layer.made: constant})[0]
