@@ -184,7 +184,7 @@ def list_of(item: Rule, *, positive_sum: bool = False) -> Rule:
     def take(value: Any) -> tuple:
         if isinstance(value, Tracer):
             raise Refused
-        if item.numeric and isinstance(value, jax.Array | np.ndarray) and value.ndim == 1:
+        if item.numeric and isinstance(value, jax.Array | np.ndarray) and value.ndim:
             value = np.asarray(value).tolist()
         if not isinstance(value, collections.abc.Sequence) or isinstance(value, str | bytes | bytearray):
             raise Refused
@@ -193,8 +193,9 @@ def list_of(item: Rule, *, positive_sum: bool = False) -> Rule:
             raise Refused
         return items
 
-    words = f"a list of {item.plural}{' with a sum above 0' if positive_sum else ''}"
-    return Rule(take, (words,), "lists", (*item.stated, *(("sum above 0",) if positive_sum else ())))
+    words = f"{item.plural}{' with a sum above 0' if positive_sum else ''}"
+    stated = (*item.stated, "sum above 0") if positive_sum else item.stated
+    return Rule(take, (f"a list of {words}",), f"lists of {words}", stated, item.numeric)
 
 
 def any_of(*rules: Rule) -> Rule:
@@ -211,7 +212,7 @@ def any_of(*rules: Rule) -> Rule:
 
     return Rule(
         take,
-        tuple(words for rule in rules for words in rule.kinds),
+        tuple(dict.fromkeys(words for rule in rules for words in rule.kinds)),
         " or ".join(rule.plural for rule in rules),
         tuple(words for rule in rules for words in rule.stated),
     )
@@ -223,7 +224,12 @@ def anything(words: str = "a value", plural: str = "values") -> Rule:
 
 
 def array(axes: str) -> Rule:
-    """An array of numpy or jax, traced or not; its axes are checked where they are used."""
+    """An array of numpy or jax, traced or not; its axes are checked where they are used.
+
+    Without axes it is a traced number: all others are numbers, see `number`.
+    """
+    if not axes.strip():
+        return Rule(_traced_number, ("a traced number",), "traced numbers")
 
     def take(value: Any) -> Any:
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):
@@ -248,6 +254,26 @@ def random_key(axes: str = "") -> Rule:
         return value
 
     return Rule(take, (f"random keys [{several}]" if several else "a random key",), "random keys")
+
+
+def path() -> Rule:
+    """The path of a file or folder, as a string or a path object."""
+
+    def take(value: Any) -> Any:
+        if not isinstance(value, str | os.PathLike):
+            raise Refused
+        text = os.fspath(value)
+        if not text or "\0" in str(text):
+            raise Refused
+        return value
+
+    return Rule(take, ("a path",), "paths")
+
+
+def _traced_number(value: Any) -> Any:
+    if not isinstance(value, Tracer) or value.ndim:
+        raise Refused
+    return value
 
 
 def _flag(value: Any) -> bool:
@@ -285,7 +311,7 @@ Factors = Annotated[Sequence[float], list_of(number())]
 Weights = Annotated[Sequence[float], list_of(number(), positive_sum=True)]
 NonNegativeWeights = Annotated[Sequence[float], list_of(number(least=0), positive_sum=True)]
 Pytrees = Annotated[Sequence[Any], list_of(anything("a pytree", "pytrees"))]
-StrPath = Annotated[str | os.PathLike[str], instance((str, os.PathLike), "a path")]
+StrPath = Annotated[str | os.PathLike[str], path()]
 
 
 def as_python(value: Any) -> Any:

@@ -1,13 +1,18 @@
 """Exact assignment on the host, batched."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from autofusion_jax.arguments import checked
+from autofusion_jax.validation import require
 
+
+@checked
 def solve_assignment(similarity: Float[Array | np.ndarray, "..."]) -> Int[Array, "..."]:
     """Find the permutation that maximises `sum_i similarity[i, perm[i]]`.
 
@@ -23,18 +28,20 @@ def solve_assignment(similarity: Float[Array | np.ndarray, "..."]) -> Int[Array,
         `perm [..., n]`: model A's unit i is matched to model B's unit `perm[i]`.
 
     Raises:
-        ValueError: the matrices are not square or not finite.
+        ValueError: the matrices are not square, not real or not finite.
 
     Example:
         >>> import jax.numpy as jnp
         >>> solve_assignment(jnp.array([[0.0, 2.0], [1.0, 0.0]])).tolist()
         [1, 0]
     """
-    if similarity.ndim < 2 or similarity.shape[-1] != similarity.shape[-2]:
-        raise ValueError(f"solve_assignment: similarity must be [..., n, n]; got {list(similarity.shape)}.")
+    square = similarity.ndim >= 2 and similarity.shape[-1] == similarity.shape[-2]
+    real = jnp.issubdtype(similarity.dtype, np.number) and not jnp.iscomplexobj(similarity)
+    must_be, got = "real numbers [..., n, n]", f"{similarity.dtype}{list(similarity.shape)}"
+    require(square and real, "solve_assignment", "similarity", must_be, got)
     result = jax.ShapeDtypeStruct(similarity.shape[:-1], np.dtype(np.int32))
     if not isinstance(similarity, Tracer):
-        return jax.numpy.asarray(_solve_on_host(similarity))
+        return jnp.asarray(_solve_on_host(similarity))
     return jax.pure_callback(_solve_on_host, result, similarity, vmap_method="expand_dims")
 
 

@@ -8,6 +8,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Count, Positive, checked
 from autofusion_jax.validation import require
 
 CG_ITERATIONS = 50
@@ -15,8 +16,13 @@ ROUNDS = 4
 """Rounds of Sinkhorn between two kernels."""
 
 
+@checked
 def log_sinkhorn(
-    log_alpha: Float[Array, "..."], *, tau: float, num_iters: int, implicit: bool = False
+    log_alpha: Float[Array, "..."],
+    *,
+    tau: Positive | Float[Array, ""],
+    num_iters: Count,
+    implicit: bool = False,
 ) -> Float[Array, "..."]:
     r"""Normalise rows, then columns, `num_iters` times, in the log domain.
 
@@ -39,7 +45,7 @@ def log_sinkhorn(
         The logarithm of a column-stochastic, nearly doubly stochastic matrix, `[..., n, n]`.
 
     Raises:
-        ValueError: tau <= 0, num_iters < 1, or `log_alpha` is not square.
+        ValueError: tau is not > 0, num_iters is not >= 1, or `log_alpha` is not square.
 
     References:
         Mena, Belanger, Linderman, Snoek: Learning latent permutations with Gumbel-Sinkhorn
@@ -52,8 +58,6 @@ def log_sinkhorn(
         [[1. 0.]
          [0. 1.]]
     """
-    require(not isinstance(tau, int | float) or tau > 0, "log_sinkhorn", "tau", "> 0", tau)
-    require(num_iters >= 1, "log_sinkhorn", "num_iters", ">= 1", num_iters)
     require(
         log_alpha.ndim >= 2 and log_alpha.shape[-1] == log_alpha.shape[-2],
         *("log_sinkhorn", "log_alpha", "of shape [..., n, n]", log_alpha.shape),

@@ -177,8 +177,8 @@ def test_paper_bound_fails_for_large_tau():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau": 0.0, "num_iters": 5}, "tau must be > 0; got 0.0"),
-        ({"tau": 1.0, "num_iters": 0}, "num_iters must be >= 1; got 0"),
+        ({"tau": 0.0, "num_iters": 5}, "tau must be a number > 0 or a traced number; got 0.0"),
+        ({"tau": 1.0, "num_iters": 0}, "num_iters must be an integer >= 1; got 0"),
     ],
 )
 def test_bad_options(options, message):
