@@ -1,6 +1,7 @@
 """Precision: the dtype in which networks are added up, one rounding at the end, and sums of any size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,12 @@ def wide_inexact(dtype: DTypeLike) -> np.dtype:
         (dtype('float32'), dtype('complex64'))
     """
     wide = wide_dtype(dtype)
-    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-    return np.promote_types(wide, np.complex64) if is_complex else wide
+    return np.promote_types(wide, np.complex64) if jnp.issubdtype(dtype, jnp.complexfloating) else wide
+
+
+def is_complex(leaf: Any) -> bool:
+    """Whether a leaf holds complex numbers, of which `widened` makes two parts each."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
 
 
 def widened(values: Num[Array | np.ndarray, "..."]) -> Array:

@@ -15,7 +15,6 @@ from autofusion_jax.merging.task_vectors.sparsify import merge_method, merge_pru
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
 from autofusion_jax.merging.task_vectors.trim import magnitudes, nth_largest
-from autofusion_jax.precision import widened
 from autofusion_jax.types import Params
 
 
@@ -67,10 +66,7 @@ def breadcrumbs(
 
 
 def select_band(base: Params, params: Params, density: float, outliers: float) -> Params:
-    """Which entries of every leaf are kept: a band of ranks of their magnitudes. See `breadcrumbs`.
-
-    Returns:
-        For every leaf True or False; of a complex leaf for real and imaginary parts `[..., 2]`.
+    """Which entries of every leaf are kept, True or False: a band of ranks of magnitudes. See `breadcrumbs`.
 
     Example:
         >>> base, params = {"w": jnp.zeros(5)}, {"w": jnp.array([1.0, -5.0, 3.0, 2.0, 4.0])}
@@ -79,8 +75,7 @@ def select_band(base: Params, params: Params, density: float, outliers: float) -
     """
 
     def leaf(origin: Array, value: Array) -> np.ndarray:
-        sizes = magnitudes(origin, value)
-        shape = jax.eval_shape(widened, origin).shape if sizes.size else jnp.shape(origin)
+        sizes, shape = magnitudes(origin, value), jnp.shape(origin)
         kept = int(density * sizes.size)
         dropped = min(int(outliers * sizes.size), sizes.size - kept)
         if kept == 0:

@@ -16,7 +16,7 @@ from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import headroom
 from autofusion_jax.merging.task_vectors.sign_consensus import elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import nth_largest
-from autofusion_jax.precision import scale_of, widened
+from autofusion_jax.precision import is_complex, scale_of, widened
 from autofusion_jax.types import Params
 
 
@@ -64,8 +64,7 @@ def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params
     Args:
         base: parameters of the network that all were fine-tuned from.
         models: parameters of one structure.
-        selected: for every leaf which entries are kept, True or False; of a complex leaf which real and
-            imaginary parts, `[..., 2]`.
+        selected: for every leaf which entries are kept, True or False.
 
     Example:
         >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([3.0, 1.5])}]
@@ -79,6 +78,8 @@ def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params
 @jax.jit
 def _merge_leaf(origin: Array, kept: Array, *values: Array) -> Array:
     room = headroom(origin, *values).min(initial=1)  # one for the leaf, whose weights are sums over it
+    # a complex number, of which there are two parts here, is kept or dropped as one
+    kept = kept.reshape(*kept.shape, *(1,) * (origin.ndim - kept.ndim))
     deltas = jnp.stack([jnp.where(kept, value * room - origin * room, 0) for value in values])
     squares = jnp.square(deltas / scale_of(deltas)).sum(range(1, deltas.ndim))
     total = squares.sum()
@@ -98,10 +99,12 @@ def _select(density: float, origin: Any, *values: Any) -> Array:
 @jax.jit
 def _variance(origin: Array, *values: Array) -> tuple[Array, Array]:
     """The variance of the task vectors' entries, in units of the largest, and where one is not zero."""
+    parts = is_complex(origin)
     origin, *values = map(widened, (origin, *values))
     room = headroom(*values).min(initial=1)
     # as differences from the first network: for networks alike it is zero and no rounding error
     apart = jnp.stack([value * room - values[0] * room for value in values])
     apart = apart / scale_of(apart)
     variance = jnp.square(apart - apart.mean(0)).mean(0)
-    return variance, functools.reduce(jnp.logical_or, [value != origin for value in values])
+    changed = functools.reduce(jnp.logical_or, [value != origin for value in values])
+    return (variance.sum(-1), changed.any(-1)) if parts else (variance, changed)

@@ -12,6 +12,7 @@ from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import ROOM, add_changes, map_wide
 from autofusion_jax.merging.task_vectors.trim import float_leaves
+from autofusion_jax.precision import wide_dtype
 from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
@@ -57,6 +58,6 @@ def merge_pruned(
 
 def _is_large(values: np.ndarray) -> bool:
     """Whether a magnitude is so near the largest float32 (or float64) that sums may overflow."""
-    limit = float(jnp.finfo(values.dtype).max) * ROOM
-    wide = jnp.finfo(values.dtype).maxexp > jnp.finfo(jnp.float16).maxexp
-    return wide and values.size > 0 and bool(max(values.max(), -values.min()) > limit)
+    parts = values.view(values.real.dtype) if np.iscomplexobj(values) else values
+    limit = float(jnp.finfo(wide_dtype(parts.dtype)).max) * ROOM
+    return parts.size > 0 and max(float(parts.max()), -float(parts.min())) > limit

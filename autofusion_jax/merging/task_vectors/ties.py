@@ -11,14 +11,14 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from autofusion_jax.arguments import Factors, Positive, PositiveShare
-from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
+from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import headroom
 from autofusion_jax.merging.task_vectors.sign_consensus import Merge, elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import leaf_thresholds, network_thresholds, trim
 from autofusion_jax.merging.weights import factors_for
-from autofusion_jax.precision import widened
+from autofusion_jax.precision import is_complex, rounded, widened
 from autofusion_jax.types import Params
 
 Variant = Literal["paper", "fusionbench", "mergekit"]
@@ -35,7 +35,8 @@ def ties(
 ) -> Method:
     """Add what the networks agree on: `base + scale * merge{delta_k : sign(delta_k) = elected sign}`.
 
-    1. Trim: of every `delta_k = params_k - base` keep the entries of largest magnitude.
+    1. Trim: of every `delta_k = params_k - base` keep the entries of largest magnitude; a complex one is as
+       large as the larger of its parts, and kept or dropped as one.
     2. Elect: the sign of `sum_k weights[k] * delta_k`, entry by entry.
     3. Merge the trimmed `weights[k] * delta_k` that have the elected sign.
 
@@ -131,16 +132,23 @@ def trim_elect_merge(
     """
 
     def leaf(origin: Array, least: Array, *values: Array) -> Array:
-        room = headroom(origin, *values)
-        trimmed = _trimmed(origin, least, values, room)
+        if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
+            return origin
+        room, trimmed = _trimmed(origin, least, values)
         changes = elect_and_merge(trimmed, weights, scale, tie, merge=merge, signed=signed)
-        return (origin * room + changes) / room
+        return rounded((widened(origin) * room + changes) / room, origin.dtype)
 
-    return merge_leaves(leaf, [base, thresholds, *models])
+    return jax.tree.map(leaf, base, thresholds, *models)
 
 
-def _trimmed(origin: Array, least: Array, values: Sequence[Array], room: Array) -> list[Array]:
-    return [trim(value * room - origin * room, bound * room) for value, bound in zip(values, least)]
+def _trimmed(origin: Array, least: Array, values: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """The trimmed task vectors of a leaf, and their scale; see `headroom`."""
+    parts = is_complex(origin)
+    origin, *tuned = map(widened, (origin, *values))
+    room = headroom(origin, *tuned)
+    deltas = [value * room - origin * room for value in tuned]
+    bounds = [bound * room for bound in least]
+    return room, [trim(delta, bound, parts=parts) for delta, bound in zip(deltas, bounds)]
 
 
 @jax.jit
@@ -152,9 +160,7 @@ def balance(
     def leaf(origin: Array, least: Array, *values: Array) -> Array:
         if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
             return jnp.zeros(2, jnp.int32)
-        origin, *values = map(widened, (origin, *values))
-        trimmed = _trimmed(origin, least, values, headroom(origin, *values))
-        return count_signs(_total(trimmed, weights))
+        return count_signs(_total(_trimmed(origin, least, values)[1], weights))
 
     return sum(jax.tree.leaves(jax.tree.map(leaf, base, thresholds, *models)), jnp.zeros(2, jnp.int32))
 

@@ -11,21 +11,38 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float
 
-from autofusion_jax.precision import wide_dtype, widened
+from autofusion_jax.precision import is_complex, wide_dtype, widened
 from autofusion_jax.types import Params
 
 THREADS = 2
 """How many networks are looked at side by side."""
 
 
-def trim(delta: Float[Array, "*shape"], least: float | Float[Array, "*#shape"]) -> Float[Array, "*shape"]:
+def trim(
+    delta: Float[Array, "*shape"], least: float | Float[Array, "*#shape"], *, parts: bool = False
+) -> Float[Array, "*shape"]:
     """The entries of magnitude `least` or more; zero for all others.
+
+    Args:
+        delta: a task vector.
+        least: the smallest magnitude that is kept.
+        parts: the last axis has real and imaginary parts; see `magnitude`.
 
     Example:
         >>> trim(jnp.array([1.0, -3.0, 2.0]), 2.0).tolist()
         [0.0, -3.0, 2.0]
+        >>> trim(jnp.array([[1.0, 3.0], [1.0, 0.0]]), 2.0, parts=True).tolist()
+        [[1.0, 3.0], [0.0, 0.0]]
     """
-    return jnp.where(jnp.abs(delta) >= least, delta, 0)
+    return jnp.where(magnitude(delta, parts=parts) >= least, delta, 0)
+
+
+def magnitude(delta: Float[Array, "*shape"], *, parts: bool) -> Float[Array, "*#shape"]:
+    """`|delta|`; of a complex number, whose two parts are along the last axis, that of the larger one.
+
+    A modulus is rounded, and on the host otherwise than in a program: it may be on either side of a threshold.
+    """
+    return jnp.max(jnp.abs(delta), -1, keepdims=True) if parts else jnp.abs(delta)
 
 
 def network_thresholds(base: Params, models: Sequence[Params], rank_of: Callable[[int], int]) -> Params:
@@ -82,7 +99,7 @@ def _threshold(base: Params, params: Params, rank_of: Callable[[int], int]) -> n
         return nth_largest(values, rank_of(values.size))
     # Under jit by a sort: a hundred times slower on CPU, where numpy selects.
     deltas = [
-        jnp.abs(widened(value) - widened(origin)).reshape(-1)
+        magnitude(widened(value) - widened(origin), parts=is_complex(origin)).reshape(-1)
         for origin, value in zip(jax.tree.leaves(base), jax.tree.leaves(params))
         if jnp.issubdtype(jnp.result_type(origin), jnp.inexact)
     ]
@@ -124,7 +141,7 @@ def nth_largest(values: np.ndarray, rank: int) -> np.floating:
 
 
 def magnitudes(base: Params, params: Params) -> np.ndarray:
-    """`|params - base|` of all leaves that are floats, one after another, in one array.
+    """`|params - base|` of all leaves that are floats, one after another, in one array; see `magnitude`.
 
     Example:
         >>> magnitudes({"step": 1, "w": jnp.array([1.0, 2.0])}, {"step": 3, "w": jnp.array([1.5, 0.0])})
@@ -148,16 +165,19 @@ def distance(value: np.ndarray, origin: np.ndarray) -> np.ndarray:
         >>> distance(np.float32([3e38]), np.float32([-3e38])) == np.finfo(np.float32).max
         array([ True])
     """
+    parts = np.iscomplexobj(value)
+    if parts:
+        value, origin = (array.view(array.real.dtype) for array in (value, origin))
     with np.errstate(over="ignore"):
         delta = np.subtract(value, origin, dtype=wide_dtype(value.dtype))
-    return np.minimum(np.abs(delta, out=delta), np.finfo(delta.dtype).max, out=delta)
+    np.minimum(np.abs(delta, out=delta), np.finfo(delta.dtype).max, out=delta)
+    return delta.reshape(-1, 2).max(1) if parts else delta
 
 
 def float_leaves(params: Params) -> list[np.ndarray]:
-    """The leaves that are floats, each on the host with its axes as one; complex numbers as their parts."""
-    leaves = [
+    """The leaves that are floats or complex numbers, each on the host with its axes as one."""
+    return [
         np.asarray(leaf, jnp.result_type(leaf)).reshape(-1)
         for leaf in jax.tree.leaves(params)
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
     ]
-    return [leaf.view(leaf.real.dtype) if np.iscomplexobj(leaf) else leaf for leaf in leaves]
