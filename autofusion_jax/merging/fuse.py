@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.leafwise import merge_leaves
+from autofusion_jax.merging.unit_features import in_wide
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.types import Params, Perms, SoftPerms
@@ -105,7 +106,7 @@ def fuse(
         >>> fused["up"].tolist(), fused["down"].tolist()
         ([[1.0, 2.0]], [[3.0], [4.0]])
     """
-    return interpolate(params_a, permute(spec, params_b, perms), gamma)
+    return interpolate(params_a, permute(spec, in_wide(params_b), perms), gamma)
 
 
 def fused_apply(

@@ -13,8 +13,8 @@ from jaxtyping import Float, Key
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.unit_features import real_parts
-from autofusion_jax.precision import power_of_two, wide
+from autofusion_jax.merging.unit_features import common_unit, divided, real_parts
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.axes import Block, Concat, Factor
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, apply_soft, identity_perms, soften
@@ -143,11 +143,11 @@ def make_problem(
         return stacked if floats else jnp.zeros_like(stacked)
 
     stacked = jax.tree.map(leaf, *models)
-    unit = max((power_of_two(leaf) for leaf in jax.tree.leaves(stacked) if leaf.any()), default=jnp.ones(()))
-    stacked = jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), stacked)
+    unit = common_unit([stacked])
+    stacked = divided(stacked, unit)
     free = jax.tree.map(lambda leaf: leaf[num_fixed:], stacked)
     fixed = jax.tree.map(lambda leaf: leaf[:num_fixed].sum(0), stacked)
-    return spec, Problem(free, fixed), float(unit) ** 2
+    return spec, Problem(free, fixed), unit**2
 
 
 class Point(NamedTuple):

@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.regression.layer_statistics import Product, product
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.affine import MOVES, AffineReader
 from autofusion_jax.symmetry.program import Equation, FlatProgram, Override
 from autofusion_jax.symmetry.trace import Path
@@ -130,9 +131,11 @@ class LinearLayers:
             return jnp.asarray(True)
         batch, _, free = layer.product.sizes
         made = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (batch, free)), jnp.float32)
+        if jnp.issubdtype(layer.product.made_dtype, jnp.complexfloating):  # of which a real leaf moves half
+            made = made * (1 + 1j)
         wanted = self._moved(layer, made)
         added = self._as_used(layer.bias.leaf, layer.bias.added)(self.shift(layer, made))
-        return jnp.allclose(jnp.broadcast_to(added, wanted.shape), wanted, rtol=1e-2)
+        return jnp.allclose(jnp.broadcast_to(wide(added), wanted.shape), wanted, rtol=1e-2)
 
     @functools.cached_property
     def head(self) -> LinearLayer | None:
@@ -171,7 +174,9 @@ class LinearLayers:
         moved, used = self._moved(layer, made), self._as_used(layer.bias.leaf, layer.bias.added)
 
         def spread(leaf: Array) -> Array:
-            return jnp.broadcast_to(used(leaf), moved.shape).astype(moved.dtype)
+            value = used(leaf)
+            value = value if jnp.iscomplexobj(moved) else value.real
+            return jnp.broadcast_to(value, moved.shape).astype(moved.dtype)
 
         back = jax.linear_transpose(spread, self._shapes[layer.bias.leaf])
         return back(moved)[0] / back(jnp.ones_like(moved))[0]
