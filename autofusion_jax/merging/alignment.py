@@ -6,6 +6,7 @@ import jax
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.merging.gradients import explained
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.registry import get_method
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms
@@ -57,7 +58,8 @@ def align_networks(
     first, *others = task.models
     perms, models = [identity_perms(spec)], [first]
     for other, own_key in zip(others, jax.random.split(key, len(others))):
-        found = aligner.run(dataclasses.replace(task, models=(first, other)), own_key)
+        with explained(aligner.name):
+            found = aligner.run(dataclasses.replace(task, models=(first, other)), own_key)
         require(
             bool(found.perms), "merge", "align",
             'a method that finds permutations, such as "weight_matching"', repr(aligner.name),

@@ -7,6 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.leafwise import kept, merge_leaves, shared
+from autofusion_jax.merging.unit_features import in_wide
 from autofusion_jax.merging.weights import add_up_to_one
 from autofusion_jax.precision import weighted_sum
 from autofusion_jax.symmetry.spec import PermSpec
@@ -89,7 +90,7 @@ def fuse(
         >>> fused["up"].tolist(), fused["down"].tolist()
         ([[1.0, 2.0]], [[3.0], [4.0]])
     """
-    return interpolate(params_a, permute(spec, params_b, perms), gamma)
+    return interpolate(params_a, permute(spec, in_wide(params_b), perms), gamma)
 
 
 def fused_apply(

@@ -5,6 +5,7 @@ import dataclasses
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.merging.gradients import explained
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.sequence import merge_networks, takes_all
@@ -21,11 +22,13 @@ def merge_for_keys(method: Method, task: MergeTask, keys: Key[Array, " repeats"]
     Returns:
         One result for every key.
     """
-    if not method.uses_key:
-        return [merge_networks(method, task, keys[0])] * len(keys)
-    if method.run_repeats is not None and takes_all(method, task):
-        return list(method.run_repeats(task, keys))
-    return [merge_networks(method, _counted(task, number, len(keys)), key) for number, key in enumerate(keys)]
+    with explained(method.name):
+        if not method.uses_key:
+            return [merge_networks(method, task, keys[0])] * len(keys)
+        if method.run_repeats is not None and takes_all(method, task):
+            return list(method.run_repeats(task, keys))
+        tasks = [_counted(task, number, len(keys)) for number in range(len(keys))]
+        return [merge_networks(method, *each) for each in zip(tasks, keys)]
 
 
 def _counted(task: MergeTask, number: int, num: int) -> MergeTask:

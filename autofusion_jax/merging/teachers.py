@@ -16,6 +16,7 @@ from autofusion_jax.merging.ensembles.em import em_ensemble
 from autofusion_jax.merging.ensembles.members import logits_shape
 from autofusion_jax.merging.ensembles.z import z_ensemble
 from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.precision import wide
 from autofusion_jax.validation import require
 
 TEACHERS: dict[str, Callable[[], Method]] = {
@@ -64,7 +65,7 @@ def find_targets(caller: str, task: MergeTask, *, pseudo_labels: str, zeta: floa
     ensemble = TEACHERS[teacher_name(caller, task, pseudo_labels)]()
     teacher = ensemble.run(task, jax.random.key(0))  # of no consequence: ensembles draw nothing
     assert teacher.apply_fn is not None
-    probs = jax.nn.softmax(predict(teacher.apply_fn, teacher.params, task.require_x()))
+    probs = jax.nn.softmax(wide(predict(teacher.apply_fn, teacher.params, task.require_x())))
     keep = (probs.max(-1) > zeta).astype(probs.dtype)
     if not keep.any():
         warnings.warn(
@@ -87,7 +88,8 @@ def retain_loss(
         probs: target distributions.
         keep: 1 for trusted samples, else 0.
     """
-    cross_entropy = -jnp.sum(probs * jax.nn.log_softmax(logits), axis=-1)
+    # in half precision logits of some tens of thousands differ by more than there is
+    cross_entropy = -jnp.sum(probs * jax.nn.log_softmax(wide(logits)), axis=-1)
     return jnp.sum(keep * cross_entropy) / jnp.maximum(jnp.sum(keep), 1.0)
 
 

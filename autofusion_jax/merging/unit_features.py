@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import one_of
-from autofusion_jax.precision import widened
+from autofusion_jax.precision import scale_of, wide, widened
 from autofusion_jax.symmetry.axes import fixed_axis
 from autofusion_jax.symmetry.moments import Moments
 from autofusion_jax.symmetry.spec import PermSpec
@@ -47,6 +49,30 @@ def real_parts(spec: PermSpec, models: Sequence[Params]) -> tuple[PermSpec, list
     split = frozenset(path for path, d in dtypes.items() if jnp.issubdtype(d, jnp.complexfloating))
     real = [{path: widened(leaf) for path, leaf in leaves.items()} for leaves in flat]
     return _with_parts(spec, split), [unflatten_like(params, leaves) for params, leaves in zip(models, real)]
+
+
+def common_unit(models: Sequence[Params]) -> float:
+    """The power of two next below the largest weight of all networks; divided by it, no square overflows."""
+    leaves = [leaf for leaf in jax.tree.leaves(models) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    return max((float(scale_of(widened(leaf))) for leaf in leaves if np.any(leaf)), default=1.0)
+
+
+def in_wide(params: Params) -> Params:
+    """A network's floats and complex numbers in the wide dtypes, to be mixed by matrices."""
+
+    def leaf(value: Any) -> Any:
+        return wide(value) if jnp.issubdtype(jnp.result_type(value), jnp.inexact) else value
+
+    return jax.tree.map(leaf, params)
+
+
+def divided(params: Params, unit: float) -> Params:
+    """A real network's floats divided by a number; other leaves as they are."""
+
+    def leaf(value: Any) -> Any:
+        return value / unit if jnp.issubdtype(jnp.result_type(value), jnp.inexact) else value
+
+    return jax.tree.map(leaf, params)
 
 
 @functools.lru_cache(maxsize=1024)

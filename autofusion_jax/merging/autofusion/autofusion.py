@@ -31,6 +31,7 @@ from autofusion_jax.merging.matching.activation_matching import match_activation
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import PseudoLabels, find_targets
+from autofusion_jax.merging.unit_features import common_unit, in_wide
 from autofusion_jax.symmetry.transform import apply_perm, apply_soft, identity_perms
 from autofusion_jax.transport.sinkhorn import marginal_error
 from autofusion_jax.trees import num_params
@@ -184,7 +185,7 @@ def learn_and_fuse(
         mixing = init_mixing(spec, class_weights(task))
         statistics = stored_statistics(spec, task.models[0], x[:2])
     problem = Problem(spec, apply_fn, options, unroll, statistics)
-    data = Data(task.models[0], task.models[1], x, targets)
+    data = Data(task.models[0], task.models[1], x, targets, common_unit(task.models))
     states = init_states(problem, len(x), keys, start=start, mixing=mixing)
     states, history = _optimise(name, problem, states, data, task)
     return [
@@ -234,7 +235,7 @@ def _result(
     log_soft = log_soft_perms(state.learned["log_alpha"], tau=options.tau, num_iters=options.num_iters)
     soft = {group: jnp.exp(scores) for group, scores in log_soft.items()}
     hard = round_perms(log_soft)
-    soft_b, hard_b = apply_soft(spec, data.params_b, soft), apply_perm(spec, data.params_b, hard)
+    soft_b, hard_b = apply_soft(spec, in_wide(data.params_b), soft), apply_perm(spec, data.params_b, hard)
     mixings = {"soft": mixing, "hard": mixing}
     if mixing is not None and options.strategy != "align":
         mixings["hard"] = _refined(name, problem, data._replace(params_b=hard_b), mixing, state.key)

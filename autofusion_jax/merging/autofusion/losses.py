@@ -8,11 +8,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.precision import widened
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
 
 Strategy = Literal["normalized", "weighted", "rounded", "align", "retain"]
+RELATIVE = ("normalized", "align")
+"""Strategies under which the size of `L_align` does not matter."""
+
 LayerWeighting = Literal["linear", "uniform"]
 
 
@@ -29,21 +33,30 @@ def layer_weights(num_layers: int, weighting: LayerWeighting) -> list[float]:
 
 
 def align_loss(
-    spec: PermSpec, params_a: Params, permuted_b: Params, weights: Sequence[float]
+    spec: PermSpec,
+    params_a: Params,
+    permuted_b: Params,
+    weights: Sequence[float],
+    unit: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, ""]:
     """`L_align = 1/L sum_l omega(l) ||W_A^l - P_l W_B^l P_{l-1}^T||^2` (Eq. 16).
 
-    A layer's W holds all of its leaves, biases included.
+    A layer's W holds all of its leaves, biases included; of complex ones, real and imaginary parts.
 
     Args:
         spec: gives the layers in the order of the forward pass.
         params_a: parameters of A.
         permuted_b: parameters of B after its permutations.
         weights: omega(l), one per layer.
+        unit: the loss is in units of its square, so that it neither over- nor underflows.
     """
     a, b = flatten_by_path(params_a), flatten_by_path(permuted_b)
     omega = dict(zip(spec.layers, weights, strict=True))
-    distances = [omega[leaf.layer] * jnp.sum((a[leaf.path] - b[leaf.path]) ** 2) for leaf in spec.leaves]
+
+    def distance(path: str) -> Array:
+        return jnp.sum((widened(a[path]) / unit - widened(b[path]) / unit) ** 2)
+
+    distances = [omega[leaf.layer] * distance(leaf.path) for leaf in spec.leaves]
     return sum(distances, start=jnp.zeros(())) / len(spec.layers)
 
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.merging.unit_features import in_wide
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
 from autofusion_jax.symmetry.transform import element_shape, transform
 from autofusion_jax.trees import flatten_by_path, unflatten_like
@@ -45,7 +47,7 @@ def mix(
     Returns:
         Parameters of the same structure, shapes and dtypes.
     """
-    scaled = [flatten_by_path(_scaled(spec, params, mixing, k)) for k, params in enumerate(models)]
+    scaled = [flatten_by_path(_scaled(spec, in_wide(params), mixing, k)) for k, params in enumerate(models)]
     plain = [flatten_by_path(params) for params in models]
     entries = {leaf.path: leaf for leaf in spec.leaves}
     leaves = {}
@@ -55,7 +57,7 @@ def mix(
             continue
         leaf = entries[path]
         if path in statistics:
-            total = sum(values[path] for values in plain) / len(plain)
+            total = sum(wide(values[path]) for values in plain) / len(plain)
         elif produces(leaf):
             total = sum(values[path] for values in scaled) / len(scaled)
         else:

@@ -12,12 +12,13 @@ from jaxtyping import Key
 
 from autofusion_jax.batching import batch_models
 from autofusion_jax.merging.augmentation import augmented
-from autofusion_jax.merging.autofusion.losses import align_loss, balance, layer_weights
+from autofusion_jax.merging.autofusion.losses import RELATIVE, align_loss, balance, layer_weights
 from autofusion_jax.merging.autofusion.mixing import Mixing, mix
 from autofusion_jax.merging.autofusion.options import Options
 from autofusion_jax.merging.autofusion.parametrise import init_log_alpha, log_soft_perms
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.merging.teachers import Targets, retain_loss
+from autofusion_jax.merging.unit_features import in_wide
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_soft
 from autofusion_jax.transport.sinkhorn import marginal_error, row_entropy
@@ -43,12 +44,14 @@ class Data(NamedTuple):
         params_b: parameters of B, in the order that the scores permute; in A's if there are none.
         x: inputs.
         targets: what the merged network should answer.
+        unit: a power of two, the size of the networks' weights.
     """
 
     params_a: Params
     params_b: Params
     x: Array
     targets: Targets
+    unit: float | Array = 1.0
 
 
 class State(NamedTuple):
@@ -192,7 +195,7 @@ def _objective(
     """The balanced loss of one batch (Eq. 15, 16, 20-22) and what to record of it."""
     options, spec, permuted_b = problem.options, problem.spec, data.params_b
     if "log_alpha" in learned:
-        permuted_b = apply_soft(spec, permuted_b, soft_perms(options, learned["log_alpha"]))
+        permuted_b = apply_soft(spec, in_wide(permuted_b), soft_perms(options, learned["log_alpha"]))
     merged = merge_permuted(problem, data.params_a, permuted_b, learned.get("mixing"), draw.gamma)
     logits = problem.apply_fn(merged, augmented(draw.key, data.x[draw.index], options.augment))
     keep = data.targets.keep[draw.index]
@@ -201,9 +204,12 @@ def _objective(
     if "log_alpha" not in learned:
         return retain, record
     weights = layer_weights(len(spec.layers), options.layer_weighting)
-    align = align_loss(spec, data.params_a, permuted_b, weights)
+    relative = align_loss(spec, data.params_a, permuted_b, weights, data.unit)
+    # what is recorded is the loss itself; of weights of 1e18 it is more than a float holds
+    align = jnp.minimum(relative * data.unit * data.unit, jnp.finfo(relative.dtype).max)
     loss = balance(
-        align, retain, strategy=options.strategy, omega_a=options.omega_a, omega_r=options.omega_r,
+        relative if options.strategy in RELATIVE else align, retain, strategy=options.strategy,
+        omega_a=options.omega_a, omega_r=options.omega_r,
         switch_every=options.switch_every, epoch=epoch,
     )  # fmt: skip
     return loss, {**record, "align": align}

@@ -118,7 +118,8 @@ def _corrected(
         raw = program.rename(value)
         here = [(place, factor) for place, factor in zip(places, factors) if place.value == value]
         for place, factor in here:
-            measure = functools.partial(_factor, spec, place, targets[place.site.name])
+            shift = leaves[place.leaves.shift] if place.leaves.shift else None
+            measure = functools.partial(_factor, spec, place, targets[place.site.name], shift)
             overrides[factor] = Override((raw,), measure)
         apply = functools.partial(_apply, spec, [place for place, _ in here])
         overrides[value] = Override((raw, *(factor for _, factor in here)), apply)
@@ -130,15 +131,23 @@ def _corrected(
     return unflatten_like(params, leaves)
 
 
-def _factor(spec: PermSpec, place: Place, target: Spread, value: Array) -> tuple[Array, Array]:
-    """The scale and the shift `[*outer, n]` that give the units of a value the target spread."""
+def _factor(
+    spec: PermSpec, place: Place, target: Spread, leaf: Array | None, value: Array
+) -> tuple[Array, Array]:
+    """The scale and the shift `[*outer, n]` that give the units of a value the target spread.
+
+    Units that do not vary, as all do on one input, are only shifted. The `leaf` that shifts, if real, moves
+    complex units along the real part alone.
+    """
     axes = fitted_axes(place.site, value.shape)
     view = views_of(spec, axes, value, place.site.group)[place.site.occurrence]
     present = spread(view, len(spec.groups[place.site.group].nested_in))
     moves = present.std > SMALLEST_STD * jnp.max(present.std)
     scale = jnp.where(moves, target.std / jnp.where(moves, present.std, 1), 1)
-    shift = target.mean - scale * present.mean if place.leaves.shift else jnp.zeros_like(scale)
-    return scale, shift
+    if leaf is None:
+        return scale, jnp.zeros_like(scale)
+    shift = target.mean - scale * present.mean
+    return scale, shift if jnp.iscomplexobj(leaf) else shift.real
 
 
 def _apply(spec: PermSpec, places: Sequence[Place], value: Array, *factors: tuple[Array, Array]) -> Array:

@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import scale_of, wide, widened
 from autofusion_jax.symmetry.axes import Axis, Factor
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
@@ -24,8 +25,9 @@ class Spread(NamedTuple):
 def spread(values: Float[Array, "..."], num_outer: int) -> Spread:
     """The spread of activations `[*samples, *outer, n]`."""
     samples = tuple(range(values.ndim - num_outer - 1))
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    return Spread(values.mean(samples), values.std(samples))
+    unit = scale_of(widened(values))  # of values of any size, squares neither over- nor underflow
+    values = wide(values) / unit
+    return Spread(unit * values.mean(samples), unit * values.std(samples))
 
 
 def mixed(

@@ -14,8 +14,8 @@ from autofusion_jax.arguments import Count
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.unit_features import real_parts
-from autofusion_jax.precision import scale_of, wide, widened
+from autofusion_jax.merging.unit_features import common_unit, divided, real_parts
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.axes import Block, Concat, Factor
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, apply_soft, identity_perms, soften
@@ -36,8 +36,9 @@ def c2m3(*, start: Literal["identity", "random"] = "identity", max_iters: Count 
     `sum_{s<t} sum_l <P_l^s W_l^s P_{l-1}^sT, P_l^t W_l^t P_{l-1}^tT>` (all groups and networks
     in one step) over doubly stochastic matrices: the gradient's best permutation is an
     assignment for each group, and the objective along the way to it a polynomial of low degree,
-    whose maximum is the step. Of complex leaves the inner product is the real part. Rounded to permutations at the end. Maps between two networks,
-    `P^sT P^t`, are consistent over every cycle by construction.
+    whose maximum is the step. Of complex leaves the inner product is the real part. Rounded to
+    permutations at the end. Maps between two networks, `P^sT P^t`, are consistent over every cycle
+    by construction.
 
     Two networks are matched with A's order as the universe, the pairwise algorithm of the paper:
     with both free, their steps are mirror images that cancel.
@@ -142,13 +143,11 @@ def make_problem(spec: PermSpec, models: Sequence[Params], num_fixed: int) -> tu
         return stacked if floats else jnp.zeros_like(stacked)
 
     stacked = jax.tree.map(leaf, *models)
-    unit = max(
-        (scale_of(widened(leaf)) for leaf in jax.tree.leaves(stacked) if leaf.any()), default=jnp.ones(())
-    )
-    stacked = jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), stacked)
+    unit = common_unit([stacked])
+    stacked = divided(stacked, unit)
     free = jax.tree.map(lambda leaf: leaf[num_fixed:], stacked)
     fixed = jax.tree.map(lambda leaf: leaf[:num_fixed].sum(0), stacked)
-    return spec, Problem(free, fixed), float(unit) ** 2
+    return spec, Problem(free, fixed), unit**2
 
 
 class Point(NamedTuple):

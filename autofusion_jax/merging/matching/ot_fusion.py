@@ -16,7 +16,14 @@ from autofusion_jax.arguments import Positive, Share
 from autofusion_jax.merging.fuse import average
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.unit_features import BATCH_SIZE, unit_vectors
+from autofusion_jax.merging.unit_features import (
+    BATCH_SIZE,
+    common_unit,
+    divided,
+    in_wide,
+    real_parts,
+    unit_vectors,
+)
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.moments import stream_moments
 from autofusion_jax.symmetry.site import Position, Site
@@ -84,8 +91,10 @@ def ot_fusion(
                 alignments.append(_align_by_weights(spec, models, reg))
             else:
                 alignments.append(_align_by_activations(spec, models, task.require_x(), position, reg))
-        aligned = [permute(spec, params, maps) for params, maps in zip(task.models, alignments)]
-        params, maps = average(aligned, weights), alignments[1] if count == 2 else {}
+        others = [
+            permute(spec, in_wide(params), maps) for params, maps in zip(task.models[1:], alignments[1:])
+        ]
+        params, maps = average([task.models[0], *others], weights), alignments[1] if count == 2 else {}
         perms, soft_perms = (maps, {}) if reg is None else ({}, maps)
         return MergeResult(params, task.apply_fn, perms, tuple(alignments), weights, soft_perms=soft_perms)
 
@@ -178,7 +187,9 @@ def weight_distances(
         maps: B's maps so far, for all groups.
         known: the groups whose maps are final.
     """
-    leaves = [flatten_by_path(params) for params in models]
+    spec, models = real_parts(spec, models)
+    unit = common_unit(models)  # all costs are in units of its square, which no map depends on
+    leaves = [flatten_by_path(divided(params, unit)) for params in models]
     floats = {path for path, leaf in leaves[0].items() if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)}
 
     def distances(group: str, paired: int) -> Array | float:
@@ -217,8 +228,8 @@ def _compare_weights(
     total = jnp.zeros(())
     units = (unit_vectors(spec, params, group) for params in (a, permute(spec, b, maps)))
     for first, second in zip(*units):
-        first, second = (_joined(view.astype(jnp.float32), paired, 1) for view in (first, second))
-        cross = jnp.einsum("...ik,...jk->...ij", first, second)
+        first, second = (_joined(view, paired, 1) for view in (first, second))
+        cross = jnp.einsum("...ik,...jk->...ij", first, second, precision=jax.lax.Precision.HIGHEST)
         total += (first**2).sum(-1)[..., :, None] + (second**2).sum(-1)[..., None, :] - 2 * cross
     return total
 
@@ -237,7 +248,7 @@ def activation_distances(
     names: Sequence[str],
     position: Position,
 ) -> Distances:
-    """Distances `E (a_i - b_j)^2` of activations.
+    """Distances `E |a_i - b_j|^2` of activations, in units of the largest one's square.
 
     Args:
         spec: a spec from `infer_perm_spec`.
@@ -259,14 +270,15 @@ def activation_distances(
             wanted[name, paired] = _site(spec, name, position)
     batches = [x[start : start + BATCH_SIZE] for start in range(0, len(x), BATCH_SIZE)]
     capture = _Activations(spec, tuple(wanted.items()))
-    measured = stream_moments(Partial(capture, list(models)), batches)
+    measured = stream_moments(Partial(capture, list(models)), batches, scaled=True)
+    unit = max((float(moments.unit) for moments in measured.values()), default=1.0)
 
     def distances(group: str, paired: int) -> Array | float:
         if (group, paired) not in wanted:
             return 0.0
-        second = measured[f"{group} {paired}"].second_moment()
-        norms, n = jnp.diagonal(second, axis1=-2, axis2=-1), second.shape[-1] // 2
-        return norms[..., :n, None] + norms[..., None, n:] - 2 * second[..., :n, n:]
+        moments = measured[f"{group} {paired}"]
+        apart, n = moments.distances(), moments.mean.shape[-1]
+        return apart[..., :n, n:] * (moments.unit / unit) ** 2
 
     return distances
 

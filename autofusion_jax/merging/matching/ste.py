@@ -17,7 +17,13 @@ from autofusion_jax.merging.matching.incremental import Piece, cut_leaves
 from autofusion_jax.merging.matching.weight_matching import descend
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.teachers import PseudoLabels, Targets, find_targets, retain_loss
+from autofusion_jax.merging.teachers import (
+    PseudoLabels,
+    Targets,
+    find_targets,
+    retain_loss,
+)
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
@@ -94,8 +100,8 @@ class _Search:
         self._learning_rate = learning_rate
         self._b = cut_leaves(self._spec, task.models[1])
         self._leaves_a = flatten_by_path(task.models[0])
-        floats = {p: v for p, v in self._leaves_a.items() if jnp.issubdtype(jnp.result_type(v), jnp.floating)}
-        self._start = {p: jnp.asarray(v, jnp.promote_types(v.dtype, jnp.float32)) for p, v in floats.items()}
+        floats = {p: v for p, v in self._leaves_a.items() if jnp.issubdtype(jnp.result_type(v), jnp.inexact)}
+        self._start = {p: wide(v) for p, v in floats.items()}
 
     def run(self, rng: np.random.Generator, epochs: int, batch_size: int) -> MergeResult:
         """Take all steps."""
@@ -177,7 +183,9 @@ def _gradients(
         merged = interpolate(params_a, unflatten_like(permuted, {**leaves, **values}), gamma)
         return retain_loss(apply_fn(merged, x), targets.probs, targets.keep)
 
-    return jax.grad(loss)({p: v for p, v in leaves.items() if jnp.issubdtype(v.dtype, jnp.floating)})
+    # of a complex number JAX gives the conjugate of the direction in which the loss grows
+    grads = jax.grad(loss)({p: wide(v) for p, v in leaves.items() if jnp.issubdtype(v.dtype, jnp.inexact)})
+    return {path: grad.conj() for path, grad in grads.items()}
 
 
 @jax.jit

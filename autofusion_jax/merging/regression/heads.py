@@ -15,6 +15,7 @@ from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.regression.least_squares import Fit, as_leaves, ridge_regression, samples_of
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.teachers import find_targets, teacher_name
+from autofusion_jax.precision import scale_of, wide, widened
 from autofusion_jax.symmetry.moments import batch_moments
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
@@ -90,12 +91,15 @@ def fit_head(
     centred = head.bias is not None
     read = predict(_Reader(spec, head), params, x)  # [N, C]
     wanted = labels - 1 / labels.shape[-1]
+    # what is read may be of any size; labels are of size 1
+    unit = scale_of(widened(read))
+    read = wide(read) / unit
     moments = batch_moments(samples_of(read[:, None], wanted[:, None]), 1)
     fit = ridge_regression(moments, read.shape[-1], centred=centred, ridge=ridge)
     outside = _left_out(np.asarray(read, np.float64), np.asarray(wanted, np.float64), fit, centred)
     scale = best_scale(outside, np.asarray(labels))
     known = flatten_by_path(params)
-    leaves = as_leaves(linear, head, fit)
+    leaves = as_leaves(linear, head, fit._replace(kernel=fit.kernel / float(unit)))
     return {path: (scale * leaf).astype(known[path].dtype) for path, leaf in leaves.items()}
 
 

@@ -24,6 +24,7 @@ class Product(abc.ABC):
         activation_shape: its shape.
         weight_shape: the shape of the other.
         made_shape: the shape of what is made.
+        made_dtype: its dtype.
         order: the weight's axes: those of B, C and F.
         splits: how many of them are B's, and how many B's and C's.
     """
@@ -35,9 +36,9 @@ class Product(abc.ABC):
         """See an equation as a product; `names` are those of its parameters that tell it from others."""
         self.live = live
         self.activation_shape, self.weight_shape = (eqn.invars[i].aval.shape for i in (live, 1 - live))
-        self.made_shape = eqn.outvars[0].aval.shape
+        self.made_shape, self.made_dtype = eqn.outvars[0].aval.shape, eqn.outvars[0].aval.dtype
         self._params = {name: eqn.params[name] for name in names}
-        shapes = (self.activation_shape, self.weight_shape, self.made_shape)
+        shapes = (self.activation_shape, self.weight_shape, self.made_shape, self.made_dtype)
         self._key = (type(self), live, *shapes, *self._params.values())
 
     def __eq__(self, other: object) -> bool:

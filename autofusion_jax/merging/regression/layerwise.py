@@ -81,7 +81,7 @@ class Layerwise:
                     self._values[number] = values
                 yield found
 
-        return stream_moments(_as_captured, samples())["layer"]
+        return stream_moments(_as_captured, samples(), scaled=True)["layer"]
 
 
 def _as_captured(samples: Array) -> dict[str, tuple[Array, int]]:

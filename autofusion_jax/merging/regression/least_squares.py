@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Inexact
 
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.unit_features import BATCH_SIZE
@@ -23,55 +23,66 @@ class Fit(NamedTuple):
     Attributes:
         kernel: `[B, C, F]`.
         bias: `[B, F]`; 0 for a layer without one.
-        gram: `E[z z^T] + lambda I`, `[B, C, C]`.
+        gram: `E[z^H z] + lambda I`, `[B, C, C]`, in the square of the moments' unit.
         before: mean square of `y`, over samples and all that is made.
-        after: mean square of `W z + b - y`.
+        after: mean square of `z W + b - y`.
     """
 
-    kernel: Float[np.ndarray, "B C F"]
-    bias: Float[np.ndarray, "B F"]
-    gram: Float[np.ndarray, "B C C"]
+    kernel: Inexact[np.ndarray, "B C F"]
+    bias: Inexact[np.ndarray, "B F"]
+    gram: Inexact[np.ndarray, "B C C"]
     before: float
     after: float
 
 
-def samples_of(read: Float[Array, "S B C"], wanted: Float[Array, "S B F"]) -> Float[Array, "1 S B CF"]:
+def samples_of(read: Inexact[Array, "S B C"], wanted: Inexact[Array, "S B F"]) -> Inexact[Array, "1 S B CF"]:
     """What a layer reads and what it should make, side by side: for `stream_moments`, with one outer axis."""
     return jnp.concatenate([read, wanted], axis=-1)[None]
 
 
-def ridge_regression(moments: Moments, num_read: int, *, centred: bool, ridge: float) -> Fit:
-    r"""Solve `argmin_{W, b} E |W z + b - y|^2 + lambda |W|^2` for each of B products.
+def ridge_regression(
+    moments: Moments, num_read: int, *, centred: bool, ridge: float, real: bool = True
+) -> Fit:
+    r"""Solve `argmin_{W, b} E |z W + b - y|^2 + lambda |W|^2` for each of B products.
 
-    `W = (E[z z^T] + lambda I)^-1 E[z y^T]` and `b = E[y] - W E[z]`, moments about the mean where
-    there is a bias; `lambda` is `ridge` times the mean eigenvalue of `E[z z^T]`.
+    `W = (E[z^H z] + lambda I)^-1 E[z^H y]` for rows z and y, and `b = E[y] - E[z] W`, moments about the
+    mean where there is a bias; `lambda` is `ridge` times the mean eigenvalue of `E[z^H z]`.
 
     Args:
-        moments: those of `(z, y)` as from `samples_of`.
+        moments: those of `(z, y)` as from `samples_of`, in any unit.
         num_read: C, the size of z.
         centred: whether there is a bias.
         ridge: > 0.
+        real: whether the weights are real. Where z and y are complex, the real parts of both moments
+            then give the minimum over real weights.
     """
-    second = np.asarray(moments.cov if centred else moments.second_moment(), np.float64)
-    mean_z, mean_y = np.split(np.asarray(moments.mean[0], np.float64), [num_read], axis=-1)
-    gram, cross = second[:, :num_read, :num_read], second[:, :num_read, num_read:]  # z z^T, z y^T
-    scale = np.trace(gram, axis1=-2, axis2=-1) / num_read
+    second = np.asarray(moments.cov if centred else moments.second_moment()).conj()  # E[z_i^* z_j]
+    second = _double(second.real if real else second)
+    mean_z, mean_y = np.split(_double(np.asarray(moments.mean[0])), [num_read], axis=-1)
+    gram, cross = second[:, :num_read, :num_read], second[:, :num_read, num_read:]  # z^H z, z^H y
+    scale = np.trace(gram, axis1=-2, axis2=-1).real / num_read
     damping = ridge * np.where(scale > 0, scale, 1)[:, None, None] * np.eye(num_read)
     damped = gram + damping
     pairs = zip(damped, cross)
     kernel = np.stack([scipy.linalg.solve(left, right, assume_a="pos") for left, right in pairs])
     bias = mean_y - np.einsum("bc,bcf->bf", mean_z, kernel) if centred else np.zeros_like(mean_y)
-    before = np.trace(second[:, num_read:, num_read:], axis1=-2, axis2=-1).sum()
-    after = before - 2 * np.sum(kernel * cross) + np.sum(kernel * (gram @ kernel))
-    before += np.sum(mean_y**2) if centred else 0.0
-    return Fit(kernel, bias, damped, float(before / mean_y.size), max(float(after / mean_y.size), 0.0))
+    before = np.trace(second[:, num_read:, num_read:], axis1=-2, axis2=-1).real.sum()
+    after = before - 2 * np.vdot(kernel, cross).real + np.vdot(kernel, gram @ kernel).real
+    before += np.sum(np.abs(mean_y) ** 2) if centred else 0.0
+    unit = float(moments.unit)
+    errors = [float(error / mean_y.size) * unit**2 for error in (before, max(after, 0.0))]
+    return Fit(kernel, unit * bias, damped, *errors)
+
+
+def _double(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.result_type(values.dtype, np.float64))
 
 
 def as_leaves(linear: LinearLayers, layer: LinearLayer, fit: Fit) -> dict[str, Array]:
     """Path -> leaf: the weight, and the bias where there is one, that do what a fit says."""
-    leaves = {layer.weight: linear.weight(layer, jnp.asarray(fit.kernel, jnp.float32))}
+    leaves = {layer.weight: linear.weight(layer, jnp.asarray(fit.kernel))}
     if layer.bias is not None:
-        leaves[layer.bias.leaf] = linear.shift(layer, jnp.asarray(fit.bias, jnp.float32))
+        leaves[layer.bias.leaf] = linear.shift(layer, jnp.asarray(fit.bias))
     return leaves
 
 

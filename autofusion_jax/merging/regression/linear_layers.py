@@ -132,6 +132,8 @@ class LinearLayers:
         Entries are followed as numbers on the host: what the program does to them is to move them.
         """
         batch, _, free = layer.product.sizes
+        if _is_complex(layer.product.made_dtype) != _is_complex(self._shapes[bias.leaf].dtype):
+            return None  # a real leaf moves half of a complex number
         made = layer.product.constant(np.arange(batch * free).reshape(batch, free))
         units = self._followed(bias.value, layer.made, made)
         shape = self._shapes[bias.leaf].shape
@@ -189,3 +191,7 @@ class LinearLayers:
     def _as_used(self, path: str, number: int) -> Callable[[Array], Array]:
         """The function from a leaf to the value that it is used as."""
         return lambda leaf: self._program.evaluate([number], {self._program.leaves[path]: leaf})[0]
+
+
+def _is_complex(dtype: np.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.complexfloating)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
@@ -24,6 +25,7 @@ from autofusion_jax.merging.regression.least_squares import (
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import PseudoLabels
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.moments import stream_moments
 from autofusion_jax.symmetry.program import flatten_program, given
 from autofusion_jax.symmetry.spec import PermSpec
@@ -123,14 +125,15 @@ def fit_layers(
     if not linear.layers:
         return {}
     batches = in_batches(x, sum(numbers_per_input(linear.layers, len(x[:2]))))
-    moments = stream_moments(Partial(_Samples(spec, linear.layers), models), batches)
+    moments = stream_moments(Partial(_Samples(spec, linear.layers), models), batches, scaled=True)
     a, b = (flatten_by_path(params) for params in models)
     fitted: dict[str, Array] = {}
     for layer in linear.layers:
         num_read, centred = layer.product.sizes[1], layer.bias is not None
-        change = ridge_regression(moments[layer.weight], num_read, centred=centred, ridge=ridge)
+        real = not jnp.iscomplexobj(a[layer.weight])
+        change = ridge_regression(moments[layer.weight], num_read, centred=centred, ridge=ridge, real=real)
         for path, delta in as_leaves(linear, layer, change).items():
-            fitted[path] = ((a[path] + b[path]) / 2 + delta).astype(a[path].dtype)
+            fitted[path] = (wide(a[path]) / 2 + wide(b[path]) / 2 + delta).astype(a[path].dtype)
     return fitted
 
 
@@ -149,9 +152,9 @@ class _Samples:
         found = {}
         for layer, number, (read_a, read_b) in zip(self.layers, wanted, reads):
             leaf = program.leaves[layer.weight]
-            half = {leaf: (a[leaf] - b[leaf]) / 2}
-            (lacking,) = program.evaluate([layer.made], half, given({number: (read_a - read_b) / 2}))
-            product = layer.product
-            samples = samples_of(product.read((read_a + read_b) / 2), product.made(lacking))
+            half = {leaf: a[leaf] / 2 - b[leaf] / 2}
+            (lacking,) = program.evaluate([layer.made], half, given({number: read_a / 2 - read_b / 2}))
+            product, mean = layer.product, wide(read_a) / 2 + wide(read_b) / 2
+            samples = samples_of(product.read(mean), wide(product.made(lacking)))
             found[layer.weight] = samples, 1
         return found

@@ -17,6 +17,7 @@ from autofusion_jax.merging.regression.selection import as_matrices, numbers_of_
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.teachers import PseudoLabels
 from autofusion_jax.merging.zipping.combine import produced_parts, split_by_model, zip_models
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
@@ -141,9 +142,10 @@ def fit_in_order(
         # Read after the layers before were fitted: what these lack, this layer can still make up for.
         moments = walk.moments(layer, {**leaves, **fitted})
         num_read, centred = layer.product.sizes[1], layer.bias is not None
-        fit = ridge_regression(moments, num_read, centred=centred, ridge=ridge)
+        real = not jnp.iscomplexobj(leaves[layer.weight])
+        fit = ridge_regression(moments, num_read, centred=centred, ridge=ridge, real=real)
         for path, change in as_leaves(linear, layer, fit).items():
-            fitted[path] = (leaves[path] + change).astype(leaves[path].dtype)
+            fitted[path] = (wide(leaves[path]) + change).astype(leaves[path].dtype)
         residuals[layer.weight] = (fit.before, fit.after)
     return fitted, residuals
 

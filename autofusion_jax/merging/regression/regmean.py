@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Float, Num
+from jaxtyping import Float, Inexact, Num
 
 from autofusion_jax.arguments import Positive, Share
 from autofusion_jax.merging.fuse import average
@@ -18,15 +18,17 @@ from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.regression.least_squares import in_batches, numbers_per_input
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.infer import trace_program
-from autofusion_jax.symmetry.moments import stream_moments
+from autofusion_jax.symmetry.moments import Moments, stream_moments
 from autofusion_jax.symmetry.program import FlatProgram
 from autofusion_jax.trees import flatten_by_path, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
 Grams = Mapping[str, Array | np.ndarray]
-"""By path of a weight `E[z z^T]` of what it multiplies: `[C, C]`, or `[B, C, C]` for B products (heads)."""
+"""By path of a weight `E[z^H z]` of the rows z that it multiplies: `[C, C]`, or `[B, C, C]` for B products
+(heads)."""
 
 
 @factory
@@ -85,12 +87,10 @@ def regmean(
         apply_fn = task.require_apply_fn()
         batches = [x for x, _ in inputs_of_each("regmean", task, inputs)]
         linear = find_layers(apply_fn, task.models[0], batches[0])
-        known = (
-            [gram_matrices(apply_fn, params, x) for params, x in zip(task.models, batches)]
-            if grams is None
-            else _checked(linear, task, grams)
-        )
-        return _fitted(task, linear, known, alpha, ridge)
+        if grams is not None:
+            return _fitted(task, linear, _checked(linear, task, grams), alpha, ridge)
+        measured = [_moments(apply_fn, params, x) for params, x in zip(task.models, batches)]
+        return _fitted(task, linear, _in_one_unit(measured), alpha, ridge)
 
     return Method("regmean", run, uses_key=False, max_models=None, assumes_aligned=True)
 
@@ -101,7 +101,7 @@ def find_layers(apply_fn: ApplyFn, params: Params, x: Num[Array, "N ..."]) -> Li
 
 
 def gram_matrices(apply_fn: ApplyFn, params: Params, x: Num[Array, "N ..."]) -> dict[str, Array]:
-    """Measure `E[z z^T]` of what every linear layer reads, over inputs and places.
+    """Measure `E[z^H z]` of what every linear layer reads, rows z over inputs and places.
 
     Args:
         apply_fn: the network.
@@ -117,21 +117,34 @@ def gram_matrices(apply_fn: ApplyFn, params: Params, x: Num[Array, "N ..."]) -> 
         >>> grams["w"].tolist()
         [[[0.5, 0.0], [0.0, 0.5]]]
     """
+    measured = _moments(apply_fn, params, x)
+    return {path: part.unit**2 * part.second_moment().conj() for path, part in measured.items()}
+
+
+def _moments(apply_fn: ApplyFn, params: Params, x: Num[Array, "N ..."]) -> dict[str, Moments]:
     layers = find_layers(apply_fn, params, x).layers
     if not layers:
         return {}
     batches = in_batches(x, sum(numbers_per_input(layers, len(x[:2]))))
-    moments = stream_moments(Partial(_Reads(apply_fn, layers), params), batches)
-    return {path: part.second_moment() for path, part in moments.items()}
+    return stream_moments(Partial(_Reads(apply_fn, layers), params), batches, scaled=True)
+
+
+def _in_one_unit(measured: Sequence[Mapping[str, Moments]]) -> list[dict[str, Array]]:
+    """The Gram matrices of all networks, divided by one number for each weight: their ratios count."""
+    units = {path: max(float(moments[path].unit) for moments in measured) for path in measured[0]}
+    return [
+        {path: (part.unit / units[path]) ** 2 * part.second_moment().conj() for path, part in moments.items()}
+        for moments in measured
+    ]
 
 
 @jax.jit
 def regression_mean(
-    kernels: Float[Array, "models B C F"],
-    grams: Float[Array, "models B C C"],
+    kernels: Inexact[Array, "models B C F"],
+    grams: Inexact[Array, "models B C C"],
     alpha: int | float | Float[Array, ""],
     ridge: float | Float[Array, ""],
-) -> Float[Array, "B C F"]:
+) -> Inexact[Array, "B C F"]:
     r"""`(sum_k G_k + n r I)^-1 sum_k (G_k + r I) W_k`, with `G_k` off the diagonal times `alpha`.
 
     `r` is `ridge` times the mean eigenvalue of the `G_k`. Solved for what is to be added to the average.
@@ -155,9 +168,9 @@ def regression_mean(
     high = jax.lax.Precision.HIGHEST
     wanted = jnp.sum(jnp.matmul(damped, kernels - mean, precision=high), 0)
     total = jnp.sum(damped, 0)
-    size = jnp.trace(total, axis1=-2, axis2=-1)[:, None, None] / eye.shape[0]
+    size = jnp.trace(total, axis1=-2, axis2=-1).real[:, None, None] / eye.shape[0]
     total = total + ridge * jnp.where(size > 0, size, 1) * eye
-    scale = 1 / jnp.sqrt(jnp.diagonal(total, axis1=-2, axis2=-1))[..., None]  # [B, C, 1]
+    scale = 1 / jnp.sqrt(jnp.diagonal(total, axis1=-2, axis2=-1).real)[..., None]  # [B, C, 1]
     # A unit diagonal: numbers that are read may differ in size by orders, and single precision would not do.
     even = scale * total * jnp.swapaxes(scale, -1, -2)
     return mean + scale * jnp.linalg.solve(even, scale * wanted)
@@ -173,8 +186,11 @@ def _fitted(
         path = layer.weight
         if all(path in known for known in grams):
             kernels = jnp.stack([linear.matrices(layer, leaves[path]) for leaves in networks])
+            kernels = kernels if jnp.iscomplexobj(first[path]) else kernels.real
             together = jnp.stack([known[path] for known in grams])
-            kernel = regression_mean(kernels.astype(together.dtype), together, alpha, ridge)
+            # real weights that multiply complex numbers: the real part has the minimum over real weights
+            together = together if jnp.iscomplexobj(kernels) else together.real
+            kernel = regression_mean(wide(kernels), together, alpha, ridge)
             leaves[path] = linear.weight(layer, kernel).astype(first[path].dtype)
             fitted.append(path)
     diagnostics = {"fitted": fitted, "averaged": [path for path in leaves if path not in fitted]}
@@ -200,7 +216,7 @@ def _checked(linear: LinearLayers, task: MergeTask, grams: Sequence[Grams]) -> l
             fits = shape in ((b, c, c), (c, c)[b - 1 :])
             require(fits, "regmean", name, f"of shape {(b, c, c) if b > 1 else (c, c)}", shape)
             require(bool(np.isfinite(gram).all()), "regmean", name, "finite", "NaN or infinite values")
-            found[-1][path] = jnp.asarray(gram, jnp.float32).reshape(b, c, c)
+            found[-1][path] = wide(gram).reshape(b, c, c)
     return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Shaped
 
-from autofusion_jax.merging.unit_features import unit_vectors
+from autofusion_jax.merging.unit_features import real_parts, unit_vectors
 from autofusion_jax.merging.zipping.group_families import along_axes, blocks_of
 from autofusion_jax.merging.zipping.similarities import block_moments, innermost_groups
 from autofusion_jax.symmetry.spec import PermSpec
@@ -58,18 +58,21 @@ def unit_variances(
     for name in innermost_groups(spec):
         stacks, outer = blocks_of(spec, name)
         if name in measured:
-            std = np.asarray(measured[name].std())  # [models, *stacks, G n]
+            moments = measured[name]
+            std = np.asarray(moments.std(), np.float64) * float(moments.unit)  # [models, *stacks, G n]
             sizes = [spec.groups[o].size for o in outer]
             values = std.reshape(*std.shape[:-1], *sizes, -1) ** 2
             order = [[*stacks, *outer].index(o) + 1 for o in spec.groups[name].nested_in]
             found[name] = values.transpose(0, *order, values.ndim - 1)
         else:
-            found[name] = np.stack([_squared_norms(spec, params, name) for params in models])
+            real_spec, networks = real_parts(spec, models)
+            found[name] = np.stack([_squared_norms(real_spec, params, name) for params in networks])
     return found
 
 
 def _squared_norms(spec: PermSpec, params: Params, group: str) -> np.ndarray:
-    return np.sum([np.sum(np.square(part), axis=-1) for part in unit_vectors(spec, params, group)], axis=0)
+    parts = [np.asarray(part, np.float64) for part in unit_vectors(spec, params, group)]
+    return np.sum([np.sum(np.square(part), axis=-1) for part in parts], axis=0)
 
 
 def _totals(

@@ -40,7 +40,7 @@ def trim(
 def magnitude(delta: Float[Array, "*shape"], *, parts: bool) -> Float[Array, "*#shape"]:
     """`|delta|`; of a complex number, whose two parts are along the last axis, that of the larger one.
 
-    A modulus is rounded, and on the host otherwise than in a program: it may be on either side of a threshold.
+    A modulus is rounded, on the host otherwise than in a program: it may be on either side of a threshold.
     """
     return jnp.max(jnp.abs(delta), -1, keepdims=True) if parts else jnp.abs(delta)
 

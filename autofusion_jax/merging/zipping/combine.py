@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.merging.unit_features import in_wide
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_merge, mix_factor, transform
 from autofusion_jax.types import Params, SoftPerms
@@ -63,7 +64,7 @@ def _zip_models(
     spec: PermSpec, models: tuple[Params, ...], merge_matrices: SoftPerms, unmerge_matrices: SoftPerms
 ) -> Params:
     merges, unmerges = split_by_model(len(models), merge_matrices, unmerge_matrices)
-    parts = [apply_merge(spec, *each) for each in zip(models, merges, unmerges)]
+    parts = [apply_merge(spec, *each) for each in zip(map(in_wide, models), merges, unmerges)]
     total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     return jax.tree.map(_share, models[0], total, _received(spec, models[0], merges))
 
@@ -88,14 +89,14 @@ def produced_parts(
     merges = _by_model(len(models), merge_matrices, -1)
     received = _received(spec, models[0], merges)
     return tuple(
-        jax.tree.map(_share, models[0], _produced(spec, params, merge), received)
+        jax.tree.map(_share, models[0], _produced(spec, in_wide(params), merge), received)
         for params, merge in zip(models, merges)
     )
 
 
 def _received(spec: PermSpec, params: Params, merges: Sequence[SoftPerms]) -> Params:
     """The weight that every place of the merged leaves has received from all networks together."""
-    ones = jax.tree.map(jnp.ones_like, params)
+    ones = jax.tree.map(jnp.ones_like, in_wide(params))
     return jax.tree.map(lambda *leaves: sum(leaves), *(_produced(spec, ones, merge) for merge in merges))
 
 
@@ -103,7 +104,7 @@ def _share(first: Array, part: Array, weight: Array) -> Array:
     if not jnp.issubdtype(jnp.result_type(first), jnp.inexact):
         return first
     some = weight != 0  # 0 where no network has both units: there is nothing to mix
-    return jnp.where(some, part / jnp.where(some, weight, 1), 0)
+    return jnp.where(some, part / jnp.where(some, weight, 1), 0).astype(jnp.result_type(first))
 
 
 def _produced(spec: PermSpec, params: Params, merge: SoftPerms) -> Params:

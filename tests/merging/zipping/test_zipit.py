@@ -113,7 +113,7 @@ def test_three_networks_and_every_variant(mlp):
 
 
 def test_similarities_by_hand():
-    """Units that never fire are alike, most of all one and its copy; a group is measured where no other is counted over."""
+    """Units that never fire are alike, most of all one and its copy."""
     apply_fn = lambda p, x: jax.nn.relu(x @ p["up"] + p["bias"]) @ p["down"]  # noqa: E731
     key = jax.random.key(0)
     params = {
