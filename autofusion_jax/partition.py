@@ -158,7 +158,7 @@ def check_apply_fn(caller: str, apply_fn: Any) -> None:
         advice = "Give its `apply`, such as `model.apply`, and as params what `init` returned."
     elif holds_arrays and not bound:
         advice = (
-            "A module with parameters inside is params: give `lambda m, x: m(x)` and the module as params."
+            "Give `lambda m, x: m(x)`, and the module, which holds its parameters, as params."
         )
     elif not callable(apply_fn):
         advice = ""

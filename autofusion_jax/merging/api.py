@@ -28,7 +28,7 @@ from autofusion_jax.merging.registry import as_method, changed_options
 from autofusion_jax.merging.repeats import merge_for_keys
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.tied import Tie, find_ties
-from autofusion_jax.partition import Rest, split
+from autofusion_jax.partition import Rest, check_apply_fn, split
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import all_finite, is_float
 from autofusion_jax.types import ApplyFn, Params
@@ -261,6 +261,8 @@ def _run(
 
 
 def _network(spec: PermSpec | None, apply_fn: ApplyFn | None) -> ApplyFn | None:
+    if apply_fn is not None:
+        check_apply_fn("merge", apply_fn)
     own = None if spec is None else spec.apply_fn
     require(
         own is None or apply_fn is None or apply_fn is own, "merge", "apply_fn",
