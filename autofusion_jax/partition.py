@@ -86,11 +86,24 @@ def split(params: Params) -> tuple[Params, Rest]:
     """
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     others = [(place, path, leaf) for place, (path, leaf) in enumerate(flat) if not is_number(leaf)]
-    if not others:
+    if not others and not any(map(_is_long, jax.tree.leaves(params))):
         return params, Rest()
-    numbers = tree.unflatten([leaf if is_number(leaf) else None for _, leaf in flat])
+    numbers = tree.unflatten([_number(leaf) for _, leaf in flat])
+    if not others:
+        return numbers, Rest()
     leaves = tuple((place, _stand_in(leaf)) for place, _, leaf in others)
     return numbers, Rest(tree, leaves, tuple(path_str(path) for _, path, _ in others))
+
+
+def _is_long(leaf: Any) -> bool:
+    return isinstance(leaf, int) and not -(2**31) <= leaf < 2**31
+
+
+def _number(leaf: Any) -> Any:
+    """The leaf, or None for what is no number; integers that are too long for JAX as arrays of numpy."""
+    if not is_number(leaf):
+        return None
+    return np.asarray(leaf) if _is_long(leaf) else leaf
 
 
 def _stand_in(leaf: Any) -> Any:
@@ -145,7 +158,7 @@ def check_apply_fn(caller: str, apply_fn: Any) -> None:
         advice = "Give its `apply`, such as `model.apply`, and as params what `init` returned."
     elif holds_arrays and not bound:
         advice = (
-            "A module with parameters inside is params: give `lambda m, x: m(x)` and the module as params."
+            "Give `lambda m, x: m(x)`, and the module, which holds its parameters, as params."
         )
     elif not callable(apply_fn):
         advice = ""

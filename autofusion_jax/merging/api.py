@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Key
 
@@ -28,9 +28,9 @@ from autofusion_jax.merging.registry import as_method, changed_options
 from autofusion_jax.merging.repeats import merge_for_keys
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.tied import Tie, find_ties
-from autofusion_jax.partition import Rest, split
+from autofusion_jax.partition import Rest, check_apply_fn, split
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.trees import all_finite
+from autofusion_jax.trees import all_finite, is_float
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
@@ -237,9 +237,11 @@ def _task_of_numbers(
 ) -> tuple[MergeTask, Rest]:
     """The networks without the leaves that are no numbers, which no method sees, and the first one's."""
     together = [split(params) for params in (*models, *(() if base is None else (base,)))]
-    # integers of Python may be wider than JAX's; of those no method makes anything but a copy
-    numbers = [jax.tree.map(lambda n: np.asarray(n) if type(n) is int else n, each) for each, _ in together]
     rest = together[0][1]
+    # what JAX makes of integers of 64 bits is for the methods; the result has the first network's own
+    numbers = [
+        jax.tree.map(lambda leaf: leaf if is_float(leaf) else jnp.asarray(leaf), each) for each, _ in together
+    ]
     bound = None if network is None else rest.bind(network)
     spec = None if spec is None else spec.of_numbers(models[0])[0]
     origin = None if base is None else numbers[-1]
@@ -259,6 +261,8 @@ def _run(
 
 
 def _network(spec: PermSpec | None, apply_fn: ApplyFn | None) -> ApplyFn | None:
+    if apply_fn is not None:
+        check_apply_fn("merge", apply_fn)
     own = None if spec is None else spec.apply_fn
     require(
         own is None or apply_fn is None or apply_fn is own, "merge", "apply_fn",

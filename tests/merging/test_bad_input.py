@@ -2,9 +2,11 @@
 
 import dataclasses
 import warnings
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -72,6 +74,17 @@ def test_nan_in_params(good):
             (jnp.zeros((5, 4, 4)), np.zeros(5, int)),
             r"one array .* got a tuple. Labels go in as labels=",
         ),
+        ({"x": jnp.zeros((5, 4, 4))}, r"one array of inputs \[N, ...\]; got a dict"),
+        ([jnp.zeros((5, 4, 4)), np.zeros(5, int)], "got a list.*of several batches of one shape give a list"),
+        (iter([jnp.zeros((5, 4, 4))]), "got a list_iterator"),
+        ((jnp.zeros((5, 4, 4)) for _ in range(2)), "got a generator"),
+        ([], "got a list"),
+        ("images.npy", "got a str"),
+        (np.array(["a", "b"]), r"an array of numbers; got <U1\[2\]"),
+        (np.array([None, {}]), r"an array of numbers; got object\[2\]"),
+        (np.float32(1.0), r"one or more inputs \[N, ...\]; got shape \[\]"),
+        (np.full((5, 4, 4), 2**40), "batch must be integers that int32 holds; got 1099511627776 to"),
+        (jax.random.split(jax.random.key(0), 5), "an array of numbers; got key"),
     ],
 )
 def test_batches(good, batch, message):
@@ -81,8 +94,27 @@ def test_batches(good, batch, message):
 
 
 @pytest.mark.parametrize(
+    "batch",
+    [
+        [np.zeros((3, 4), np.float32), np.ones((2, 4), np.float32)],
+        np.arange(20, dtype=np.uint8).reshape(5, 4),
+        np.zeros((5, 4)),
+    ],
+    ids=["list of batches", "uint8", "float64"],
+)
+def test_batches_that_are_fine(batch):
+    models, spec, _ = network_of(lambda logits, _: logits)
+    result = af.merge(*models, spec, batch, method="activation_matching")
+    assert dict(result.recipe)["inputs"] == "5"
+
+
+@pytest.mark.parametrize(
     ("labels", "message"),
     [
+        (np.zeros(5, bool), r"labels must be integers of shape \[5\]; got bool\[5\]"),
+        (np.eye(5, 3, dtype=int), r"got int64\[5, 3\].*of one-hot rows give argmax"),
+        ([[0], [1, 2], [], [], []], r"got object\[5\]"),
+        (["a"] * 5, r"got <U1\[5\]"),
         (np.array([0, 1, 2, 3, 0]), r"labels must be in \[0, 3\), .* got 0 to 3"),
         (np.array([0, 1]), r"labels must be integers of shape \[5\]"),
         (np.zeros(5), r"labels must be .* got float64\[5\]"),
@@ -222,3 +254,124 @@ def test_an_input_of_many_answers_has_no_one_label(method):
     message = rf"{method}: the networks' output must be one vector of logits .*; got shape \[8, 3\]"
     with pytest.raises(ValueError, match=message):
         af.merge(*models, spec, x, labels=np.zeros(8, int), method=method)
+
+
+class Callable:
+    """What modules of neural network libraries look like."""
+
+    def __call__(self, x):
+        return x
+
+
+class Linen(Callable):
+    init = apply = None
+
+
+def holding_arrays():
+    module = jax.tree_util.register_dataclass(
+        dataclasses.make_dataclass("Module", ["kernel"], bases=(Callable,)), ["kernel"], []
+    )
+    return module(jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("apply_fn", "message"),
+    [
+        (Linen(), "got a Linen. Give its `apply`, such as `model.apply`"),
+        (holding_arrays(), "got a Module. Give `lambda m, x: m\\(x\\)`"),
+        ("mlp", "got a str"),
+        ({"w": 1}, "got a dict"),
+    ],
+)
+def test_functions_that_are_none(good, apply_fn, message):
+    a, b, spec, x = good
+    message = rf"apply_fn must be a function \(params, x\) -> outputs; {message}"
+    with pytest.raises(ValueError, match=f"infer_perm_spec: {message}"):
+        af.infer_perm_spec(apply_fn, a, x)
+    with pytest.raises(ValueError, match=f"PermSpec: {message}"):
+        dataclasses.replace(spec, apply_fn=apply_fn)
+    if callable(apply_fn):
+        with pytest.raises(ValueError, match=f"merge: {message}"):
+            af.merge(a, b, None, x, apply_fn=apply_fn, method="average")
+
+
+@pytest.fixture
+def untyped():
+    """Without the checks of annotations that tests have and users do not."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+class Pair(NamedTuple):
+    first: dict
+    second: dict
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, b, s, x: ([a, b], {"w": (None,)}, x), "perm_spec must be a PermSpec or None; got a dict"),
+        (lambda a, b, s, x: ([a, b], "spec.json", x), "perm_spec must be a PermSpec or None; got a str"),
+        (lambda a, b, s, x: ([a, b], x, s), "perm_spec must be a PermSpec or None; got an ArrayImpl"),
+        (lambda a, b, s, x: ([a, s], None, x), r"params_b must be an array; got a PermSpec. The order is"),
+        (lambda a, b, s, x: (a, s, x), "models must be a list of networks, .*; got a dict"),
+        (lambda a, b, s, x: (Pair(a, b), s, x), "models must be a list of networks, .*; got a Pair"),
+        (lambda a, b, s, x: (x, s, x), "models must be a list of networks"),
+        (lambda a, b, s, x: ("models/", s, x), "models must be a list of networks, .*; got a str"),
+        (lambda a, b, s, x: ([a, "b.safetensors"], s, x), "params_b must be a pytree of arrays; got a str"),
+        (lambda a, b, s, x: ([a, Linen()], s, x), "params_b must be a pytree of arrays; got a Linen"),
+        (lambda a, b, s, x: ([a, with_leaf(b, "head", "bias", "no")], s, x), r"head/bias'\] .* got a str"),
+        (
+            lambda a, b, s, x: ([a, with_leaf(b, "head", "bias", np.ones(3))], s, x),
+            r"params_b\['params/head/bias'\] must be float32 or narrower, .* got float64",
+        ),
+        (
+            lambda a, b, s, x: ([a, {**b, "params/head": {"bias": jnp.ones(3)}}], s, x),
+            r"one leaf at each path; got 2 at 'params/head/bias'.*rename one",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_arguments_in_other_places(good, change, message):
+    models, spec, batch = change(*good)
+    with pytest.raises(ValueError, match=message):
+        af.merge_many(models, spec, batch, method="average")
+
+
+def test_merges_are_not_traced(good):
+    a, b, spec, x = good
+    with pytest.raises(ValueError, match="must be an array; got a .*Tracer. A merge runs outside of jax.jit"):
+        jax.jit(lambda b: af.merge(a, b, spec, method="average").params)(b)
+    with pytest.raises(ValueError, match=r"one array|batch must be an array; got a .*Tracer"):
+        jax.jit(lambda x: af.merge(a, b, spec, x, method="average").params)(x)
+
+
+@pytest.mark.parametrize("method", ["activation_matching", "simple_ensemble", "z_ensemble"])
+def test_networks_that_overflow_by_themselves(method):
+    def apply_fn(params, x):
+        return jnp.tanh(x @ params["up"]) @ params["down"]
+
+    models = [
+        {"up": jnp.ones((3, 4), jnp.float16), "down": jnp.full((4, 2), s, jnp.float16)} for s in (1, 6e4)
+    ]
+    x = jnp.ones((5, 3), jnp.float16)
+    spec = af.infer_perm_spec(apply_fn, models[0], x)
+    result = af.merge(models[0], models[0], spec, x, method=method)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+    if method == "activation_matching":  # finite, whatever the networks answer
+        assert np.isfinite(af.merge(*models, spec, x, method=method).params["down"]).all()
+        return
+    with pytest.raises(ValueError, match="merge: the outputs of params_b on batch must be finite"):
+        af.merge(*models, spec, x, method=method)
+
+
+def test_a_method_that_moves_nothing_says_so():
+    def apply_fn(params, x):
+        hidden = jax.nn.relu(x @ params["up"])
+        return hidden @ params["down"], hidden
+
+    params = {"up": jnp.ones((3, 4)), "down": jnp.ones((4, 2))}
+    spec = af.infer_perm_spec(apply_fn, params, jnp.ones((5, 3)))
+    with pytest.warns(UserWarning, match=r"weight_matching: .*no groups.*up axis 1 \(4\): an output"):
+        af.merge(params, params, spec, method="weight_matching")
