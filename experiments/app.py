@@ -1,11 +1,13 @@
 """What every script shares: the `--config` flag, settings of the process, errors as one line."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 
 import interrupts
 from autofusion_jax import runtime
@@ -13,7 +15,8 @@ from autofusion_jax.extras import OPTIONAL, MissingExtra, need
 
 try:
     need(*OPTIONAL, what=f"experiments/{Path(sys.argv[0]).name}", extra="experiments")
-    from absl import app, flags, logging
+    from absl import app, flags
+    from absl import logging as absl_logging
     from ml_collections import config_flags
 except MissingExtra as error:
     print(f"error: {error}", file=sys.stderr)
@@ -45,12 +48,14 @@ def run(main: Callable[[Console], None], *, with_config: bool = True) -> None:
     """Parse flags and run `main(console)`; an error the user can mend is one line and status 2."""
 
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)
+        absl_logging.set_verbosity(absl_logging.WARNING)
         console = Console()
         if not console.is_terminal:
             console = Console(width=LOG_WIDTH)
         if len(argv) > 1:
             fail(f"unknown argument {argv[1]!r}; flags begin with --")
+        logging.getLogger("autofusion_jax").addHandler(_Notes(console))
+        logging.getLogger("autofusion_jax").propagate = False
         interrupts.begin()
         try:
             runtime.configure()
@@ -64,6 +69,17 @@ def run(main: Callable[[Console], None], *, with_config: bool = True) -> None:
         interrupts.exit_if_received()
 
     app.run(guarded, flags_parser=lambda argv: _parse(argv, with_config))
+
+
+class _Notes(logging.Handler):
+    """Prints what the library has to say, such as whom it waits for."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.WARNING)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(f"[yellow]note:[/] {escape(record.getMessage())}", soft_wrap=True)
 
 
 def _parse(argv: list[str], with_config: bool) -> list[str]:
