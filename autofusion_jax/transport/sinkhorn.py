@@ -78,14 +78,21 @@ def _iterate(scores: Float[Array, "*batch n n"], num_iters: int) -> Float[Array,
     # round 1 of `num_iters`, in the log domain: it brings scores of any size down to a kernel in [0, 1]
     f = -logsumexp(scores, axis=-1)
     g = -logsumexp(scores + f[..., :, None], axis=-2)
+    f, g = _further_rounds(scores, (f, g), num_iters - 1)
+    return scores + f[..., :, None] + g[..., None, :]
+
+
+# a program of its own where it is called outside of any, as a loop there is compiled anew every time
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _further_rounds(scores: Array, potentials: tuple[Array, Array], length: int) -> tuple[Array, Array]:
+    """Normalise rows, then columns, `length` times, with a new kernel every ROUNDS rounds."""
     # rounds between two kernels: n^8 at most, 2^96 for n = 4096, against 2^128 in float32
-    whole, rest = divmod(num_iters - 1, ROUNDS)
+    whole, rest = divmod(length, ROUNDS)
     # the backward pass keeps the potentials [n] of each step and makes the kernels [n, n] again: memory is
     # O(n^2), not O(num_iters n^2). What is differentiated is still every iteration
     step = jax.checkpoint(functools.partial(_rounds, scores), static_argnums=1)
-    (f, g), _ = jax.lax.scan(lambda potentials, _: (step(potentials, ROUNDS), None), (f, g), length=whole)
-    f, g = step((f, g), rest) if rest else (f, g)
-    return scores + f[..., :, None] + g[..., None, :]
+    potentials, _ = jax.lax.scan(lambda pair, _: (step(pair, ROUNDS), None), potentials, length=whole)
+    return step(potentials, rest) if rest else potentials
 
 
 def _rounds(scores: Array, potentials: tuple[Array, Array], length: int) -> tuple[Array, Array]:

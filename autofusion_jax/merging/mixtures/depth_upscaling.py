@@ -1,5 +1,7 @@
 """Depth up-scaling: a network of which some blocks follow twice, so that it is deeper."""
 
+import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -217,12 +219,34 @@ def upscaled_apply(
     Returns:
         A jitted function of the result's `params` and inputs `[N, ...]`.
     """
-    indices = parse_layers(layers)
-    rest, moved = _moves(network, indices, blocks)
+    leaves, tree = jax.tree.flatten(network)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return _Upscaled(apply_fn, tree, shapes, parse_layers(layers), blocks)
 
-    @jax.jit
-    def apply(params: Params, x: Array) -> Any:
-        traced = trace_blocks(NAME, apply_fn, network, x, blocks, whole=True)
+
+@dataclasses.dataclass(frozen=True)
+class _Upscaled:
+    """An upscaled network; those of equal fields are equal, so that they share their programs.
+
+    Attributes:
+        apply_fn: the function of the network that it was made of.
+        tree: the structure of that network's parameters.
+        shapes: of its leaves.
+        indices: numbers of the blocks, in their new order.
+        blocks: the pattern of their paths.
+    """
+
+    apply_fn: ApplyFn
+    tree: Any
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+    indices: tuple[int, ...]
+    blocks: str
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def __call__(self, params: Params, x: Array) -> Any:
+        network, indices = self.tree.unflatten(self.shapes), self.indices
+        rest, moved = _moves(network, indices, self.blocks)
+        traced = trace_blocks(NAME, self.apply_fn, network, x, self.blocks, whole=True)
         _check_chain(traced, indices)
         program, leaves = traced.program, flatten_by_path(params)
         shared = {path: leaves[path] for path in rest}
@@ -236,8 +260,6 @@ def upscaled_apply(
                     (value,) = program.evaluate([after.read], values, given({block.made: value}))
         outputs = program.evaluate(program.outputs, values, given({traced.blocks[-1].made: value}))
         return traced.outputs.unflatten(outputs)
-
-    return apply
 
 
 def _gap(traced: BlockProgram, index: int) -> list[tuple[Block, Block]]:

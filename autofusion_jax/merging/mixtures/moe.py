@@ -1,5 +1,6 @@
 """Mixtures of experts: blocks of a network in several versions, and routers that choose among them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -143,13 +144,21 @@ def moe_apply(apply_fn: ApplyFn, *, blocks: str = MLP_BLOCKS, experts_per_token:
         >>> mixture(params, jnp.array([[9.0, 0.0], [0.0, 9.0]])).tolist()
         [[1.0, 0.0], [0.0, 3.0]]
     """
+    return _Mixture(apply_fn, blocks, experts_per_token)
 
-    @jax.jit
-    def apply(params: Params, x: Array) -> Any:
-        traced = trace_stacked("moe_apply", apply_fn, params["network"], x, blocks)
-        return run_mixture(traced, params, x, functools.partial(_mix, experts_per_token))
 
-    return apply
+@dataclasses.dataclass(frozen=True)
+class _Mixture:
+    """A mixture as a network; those of equal fields are equal, so that they share their programs."""
+
+    apply_fn: ApplyFn
+    blocks: str
+    experts_per_token: int
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def __call__(self, params: Params, x: Array) -> Any:
+        traced = trace_stacked("moe_apply", self.apply_fn, params["network"], x, self.blocks)
+        return run_mixture(traced, params, x, functools.partial(_mix, self.experts_per_token))
 
 
 def _mix(

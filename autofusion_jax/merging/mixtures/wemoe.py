@@ -196,16 +196,27 @@ def wemoe_apply(apply_fn: ApplyFn, *, blocks: str = MLP_BLOCKS, variant: str = "
         >>> apply({"network": network, "router": router}, jnp.array([[2.0], [3.0]])).tolist()  # gate(x) x
         [[4.0], [9.0]]
     """
+    return _Ensemble(apply_fn, blocks, variant)
 
-    def together(params: Params, x: Array) -> Any:
-        traced = trace_stacked("wemoe_apply", apply_fn, params["network"], x, blocks)
-        return run_mixture(traced, params, x, _mix)
 
-    def apart(params: Params, x: Array) -> Any:
-        outputs = jax.vmap(lambda one: together(params, one[None]))(x)
+@dataclasses.dataclass(frozen=True)
+class _Ensemble:
+    """A weight ensemble as a network; those of equal fields are equal, so that they share their programs."""
+
+    apply_fn: ApplyFn
+    blocks: str
+    variant: str
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def __call__(self, params: Params, x: Array) -> Any:
+        if self.variant == "fusionbench":
+            return self._together(params, x)
+        outputs = jax.vmap(lambda one: self._together(params, one[None]))(x)
         return jax.tree.map(lambda out: out[:, 0], outputs)
 
-    return jax.jit(together if variant == "fusionbench" else apart)
+    def _together(self, params: Params, x: Array) -> Any:
+        traced = trace_stacked("wemoe_apply", self.apply_fn, params["network"], x, self.blocks)
+        return run_mixture(traced, params, x, _mix)
 
 
 def _mix(
