@@ -88,7 +88,7 @@ def test_objective_on_the_way_is_the_polynomial(name, num_fixed):
     """Nested groups and concatenated axes included, at places that are no nodes."""
     spec, params, _ = CASES[name]
     models = [jax.tree.map(lambda v, i=i: v + jnp.sin(i * v), params) for i in range(3)]
-    spec, problem, square = make_problem(spec, models, num_fixed)
+    spec, problem, _ = make_problem(spec, models, num_fixed)
     soft = start_at_identity(spec, 3 - num_fixed)
     soft = {g: 0.7 * matrix + 0.3 / matrix.shape[-1] for g, matrix in soft.items()}
     point, nodes = evaluate(spec, problem, soft), nodes_of(spec)
