@@ -223,20 +223,38 @@ def anything(words: str = "a value", plural: str = "values") -> Rule:
     return Rule(lambda value: value, (words,), plural)
 
 
-def array(axes: str) -> Rule:
+def array(axes: str, *, or_list: bool = False) -> Rule:
     """An array of numpy or jax, traced or not; its axes are checked where they are used.
 
-    Without axes it is a traced number: all others are numbers, see `number`.
+    Args:
+        axes: their names. Without any it is a traced number: all others are numbers, see `number`.
+        or_list: also take a list of numbers, or of lists of them, which becomes an array of numpy.
     """
     if not axes.strip():
         return Rule(_traced_number, ("a traced number",), "traced numbers")
 
     def take(value: Any) -> Any:
-        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        if or_list and isinstance(value, list | tuple):
+            try:
+                value = np.asarray(value)
+            except ValueError:  # of several lengths
+                raise Refused from None
+        if not (hasattr(value, "shape") and hasattr(value, "dtype")) or value.dtype == object:
             raise Refused
         return value
 
     return Rule(take, (f"an array [{', '.join(axes.split())}]",), "arrays")
+
+
+def tuple_of(*rules: Rule) -> Rule:
+    """As many values as there are rules, one for each."""
+
+    def take(value: Any) -> tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(rules):
+            raise Refused
+        return tuple(rule.take(one) for rule, one in zip(rules, value))
+
+    return Rule(take, (f"a tuple ({', '.join(map(repr, rules))})",), "tuples")
 
 
 def random_key(axes: str = "") -> Rule:
@@ -297,6 +315,8 @@ SIMPLE = {
     int: integer(),
     str: instance(str, "a string"),
     types.NoneType: instance(types.NoneType, "None"),
+    jax.Array: array("..."),
+    np.ndarray: array("...", or_list=True),
 }
 """Rules of the classes that signatures name most."""
 
@@ -373,17 +393,22 @@ def rule_of(annotation: Any) -> Rule:
         return FUNCTION
     if origin is collections.abc.Sequence:
         return list_of(rule_of(arguments[0]))
-    if origin is collections.abc.Mapping:
+    if origin is tuple and ... not in arguments:
+        return tuple_of(*map(rule_of, arguments))
+    if origin in (dict, collections.abc.Mapping):
         return instance(Mapping, "a dict")
-    return _rule_of_class(annotation) if isinstance(annotation, type) else anything()
+    if annotation is Any or not isinstance(annotation, type):
+        return anything()
+    return _rule_of_class(annotation)
 
 
 def _rule_of_class(annotation: type) -> Rule:
     if annotation in SIMPLE:
         return SIMPLE[annotation]
     if issubclass(annotation, AbstractArray):
-        is_key = getattr(annotation, "dtypes", None) == KEY_DTYPES
-        return random_key(annotation.dim_str) if is_key else array(annotation.dim_str)
+        if getattr(annotation, "dtypes", None) == KEY_DTYPES:
+            return random_key(annotation.dim_str)
+        return array(annotation.dim_str, or_list=getattr(annotation, "array_type", None) is np.ndarray)
     name = annotation.__name__
     return instance(annotation, f"{'an' if name[0] in 'AEIOU' else 'a'} {name}")
 

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 
+from autofusion_jax.arguments import Count, checked
 from autofusion_jax.batching import predict
 from autofusion_jax.merging.ensembles.confidence import most_confident
 from autofusion_jax.types import ApplyFn, Params
@@ -209,14 +210,15 @@ def measure(
     }
 
 
+@checked
 def evaluate(
     apply_fn: ApplyFn,
     params: Params,
-    x: Num[Array, "n ..."],
+    x: Any,
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "tasks n"],
     tasks: Tasks,
     *,
-    num_heads: int = 1,
+    num_heads: Count = 1,
     names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Accuracy of one network in percent.
@@ -224,16 +226,19 @@ def evaluate(
     Args:
         apply_fn: returns logits `[n, classes]`, or `[num_heads, n, classes]`.
         params: its parameters.
-        x: inputs.
+        x: inputs `[n, ...]`, or a pytree of them.
         labels: true classes; or one row for each task, with -1 for inputs that are none of its
             (tasks that share the classes of one head). Where an input has a label in each (is it
             prime, is it odd), only the accuracies within the tasks are defined.
         tasks: the classes of each task, A first.
-        num_heads: `MergeResult.num_heads`; see `classify` for what several heads answer.
+        num_heads: `MergeResult.num_heads`, >= 1; see `classify` for what several heads answer.
         names: what three tasks or more are called; by default as `task_names` says.
 
     Returns:
         The metrics of `task_metrics` and of `within_metrics`.
+
+    Raises:
+        ValueError: an argument is not what it must be.
     """
     outputs = predict(apply_fn if num_heads == 1 else _HeadsSecond(apply_fn), params, x)
     return _as_floats(measure(classify(outputs, tasks), labels, tasks, names=names))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from autofusion_jax.arguments import checked
 from autofusion_jax.partition import split
 from autofusion_jax.symmetry.affine import AffineReader
 from autofusion_jax.symmetry.capture import fitted_axes
@@ -36,6 +37,7 @@ class ActivationMaps(NamedTuple):
     kind: Kind
 
 
+@checked
 def activation_maps(
     spec: PermSpec,
     params: Params,
@@ -80,6 +82,7 @@ def has_places(spec: PermSpec, site: Site, x: Float[Array, "n ..."]) -> bool:
     return view.ndim - 2 - len(spec.groups[site.group].nested_in) == x.ndim - 2 > 0
 
 
+@checked
 def grad_cam(
     spec: PermSpec,
     params: Params,
@@ -125,6 +128,7 @@ def grad_cam(
     return _grad_cam(spec, site, relative, params, x, classes)
 
 
+@checked
 def gradient_x_input(
     apply_fn: ApplyFn,
     params: Params,

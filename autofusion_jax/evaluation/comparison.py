@@ -33,6 +33,7 @@ from jax import Array
 from jaxtyping import Key
 from rich.console import Console
 
+from autofusion_jax.arguments import Count, Pytrees, StrPath, checked
 from autofusion_jax.atomic import write_text
 from autofusion_jax.evaluation.accuracy import Tasks, evaluate
 from autofusion_jax.evaluation.networks import Network, merge_networks
@@ -85,8 +86,9 @@ class Comparison:
         console.print(rich_table(self.rows, self.title, width=console.width))
 
 
+@checked
 def compare(
-    models: Sequence[Params],
+    models: Pytrees,
     spec: PermSpec,
     batch: Any,
     *,
@@ -98,9 +100,9 @@ def compare(
     align: str | None = None,
     correction: str | None = None,
     init: Callable[[Key[Array, ""]], Params] | None = None,
-    repeats: int = 1,
+    repeats: Count = 1,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: StrPath | None = None,
     console: Console | None = None,
 ) -> Comparison:
     """Merge networks of your own by several methods, evaluate all, and print the table.
@@ -121,7 +123,7 @@ def compare(
         align: as in `merge_many`.
         correction: as in `merge_many`.
         init: draws fresh parameters from a key.
-        repeats: keys for methods that use one.
+        repeats: keys for methods that use one, >= 1.
         seed: of the keys.
         out: a folder for `results.jsonl`, `config.json` and `table.md`, which the report reads; files of an
             earlier comparison are replaced. None to write nothing.
@@ -152,7 +154,6 @@ def compare(
             "compare: spec must carry an apply_fn; got none. Give infer_perm_spec(apply_fn, params, x)."
         )
     require(len(tasks) == len(models), "compare", "tasks", f"{len(models)}, one a network", len(tasks))
-    require(repeats >= 1, "compare", "repeats", ">= 1", repeats)
     chosen = [get_method(method) if isinstance(method, str) else method for method in methods]
     x, labels = jax.tree.map(jnp.asarray, test[0]), np.asarray(test[1])
     name = Path(out).name if out else "comparison"

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 
+from autofusion_jax.arguments import checked
 from autofusion_jax.batching import predict
 from autofusion_jax.evaluation.accuracy import Predictions, Tasks, classify, measure
 from autofusion_jax.merging.fuse import interpolate
@@ -19,6 +20,7 @@ from autofusion_jax.trees import in_containers_of
 from autofusion_jax.types import ApplyFn, Params, Perms, SoftPerms
 
 
+@checked
 def interpolation_curve(
     apply_fn: ApplyFn,
     spec: PermSpec,
@@ -26,7 +28,7 @@ def interpolation_curve(
     params_b: Params,
     perms: Perms | SoftPerms,
     gammas: Float[Array, " points"],
-    x: Num[Array, "n ..."],
+    x: Any,
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "tasks n"],
     tasks: Tasks,
     *,
@@ -41,7 +43,7 @@ def interpolation_curve(
         params_b: parameters of B.
         perms: B's permutations, hard or soft; applied once.
         gammas: weights of A.
-        x: inputs.
+        x: inputs `[n, ...]`, or a pytree of them.
         labels: true classes, or one row for each task, see `evaluate`.
         tasks: the classes of each task, A first.
         prepare: applied to every interpolated network before it runs, for example to measure

@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Int, Num
+from jaxtyping import Int
 
+from autofusion_jax.arguments import NonNegative, Pytrees, checked, integer
 from autofusion_jax.batching import predict
 from autofusion_jax.evaluation.accuracy import Tasks, task_masks
 from autofusion_jax.merging.result import MergeResult
@@ -59,7 +60,8 @@ class Landscape(NamedTuple):
     explained: np.ndarray
 
 
-def merge_parents(spec: PermSpec, models: Sequence[Params], result: MergeResult) -> list[Params]:
+@checked
+def merge_parents(spec: PermSpec, models: Pytrees, result: MergeResult) -> list[Params]:
     """The networks that a merge is the weighted mean of: each one brought into the merged order.
 
     Permutations keep a network's function; merge matrices, which also merge units of one
@@ -96,7 +98,8 @@ def merge_parents(spec: PermSpec, models: Sequence[Params], result: MergeResult)
     return parents
 
 
-def pca_plane(networks: Sequence[Params]) -> Plane:
+@checked
+def pca_plane(networks: Pytrees) -> Plane:
     """Fit a plane to networks: the first two principal components of their flattened parameters.
 
     Args:
@@ -126,15 +129,16 @@ def pca_plane(networks: Sequence[Params]) -> Plane:
     return Plane(origin, axes, centred @ axes.T, jnp.asarray(values / total))
 
 
+@checked
 def loss_landscape(
     apply_fn: ApplyFn,
-    networks: Sequence[Params],
-    x: Num[Array, "n ..."],
+    networks: Pytrees,
+    x: Any,
     labels: Int[np.ndarray, " n"] | Int[np.ndarray, "tasks n"],
     tasks: Tasks,
     *,
-    points: int = 25,
-    margin: float = 0.25,
+    points: Annotated[int, integer(least=2)] = 25,
+    margin: NonNegative = 0.25,
     prepare: Callable[[Params], Params] | None = None,
 ) -> Landscape:
     """Evaluate the loss of each task over the plane through networks, as one program.
@@ -163,8 +167,6 @@ def loss_landscape(
         Xu, Yuan, Wang, Wang, Song, Song: Training-Free Pretrained Model Merging, CVPR 2024,
         Sec. 4.3 and Fig. 3.
     """
-    require(points >= 2, "loss_landscape", "points", ">= 2", points)
-    require(margin >= 0, "loss_landscape", "margin", ">= 0", margin)
     require(len(tasks) == 2, "loss_landscape", "tasks", "two lists of classes", len(tasks))
     networks, rest = [split(in_containers_of(networks[0], n))[0] for n in networks], split(networks[0])[1]
     plane = pca_plane(networks)

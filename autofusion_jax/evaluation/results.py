@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from autofusion_jax.arguments import StrPath, checked
 from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import require
 
@@ -69,19 +70,21 @@ class Summary:
     seconds: float
 
 
-def write_results(path: Path, results: Iterable[Result]) -> None:
+@checked
+def write_results(path: StrPath, results: Iterable[Result]) -> None:
     """Write results as JSON lines, whole or not at all."""
-    write_text(path, "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in results))
+    write_text(Path(path), "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in results))
 
 
-def read_results(path: Path) -> list[Result]:
+@checked
+def read_results(path: StrPath) -> list[Result]:
     """Read what `write_results` wrote.
 
     Raises:
         ValueError: it is no text, or a line is no result; says which.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: must be text; {error}.") from error
     return [_read_result(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]

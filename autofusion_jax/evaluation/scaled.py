@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 
+from autofusion_jax.arguments import checked
+
 PERCENT = 100.0
 
 
+@checked
 def scaled_performance(
     values: Mapping[str, float], own: Mapping[str, float], floors: Mapping[str, float]
 ) -> dict[str, float]:

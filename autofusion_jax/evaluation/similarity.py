@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from autofusion_jax.arguments import CountOrZero, Pytrees, checked
 from autofusion_jax.symmetry.capture import moments
 from autofusion_jax.symmetry.moments import Moments
 from autofusion_jax.symmetry.site import Site
@@ -37,7 +38,8 @@ class Similarity(NamedTuple):
     unit_correlation: float
 
 
-def linear_cka(moments: Moments, first: int = 0, second: int = 1) -> float:
+@checked
+def linear_cka(moments: Moments, first: CountOrZero = 0, second: CountOrZero = 1) -> float:
     r"""Linear CKA of two networks' units, from their covariances: the feature-space form.
 
     `||C_ab||_F^2 / (||C_aa||_F ||C_bb||_F)` with the covariance blocks of the two networks, which is
@@ -73,7 +75,8 @@ def linear_cka(moments: Moments, first: int = 0, second: int = 1) -> float:
         return float(np.mean(ab**2 / (aa * bb)))
 
 
-def unit_correlation(moments: Moments, first: int = 0, second: int = 1) -> float:
+@checked
+def unit_correlation(moments: Moments, first: CountOrZero = 0, second: CountOrZero = 1) -> float:
     """Mean correlation of unit i of one network with unit i of the other; see `Similarity`.
 
     Args:
@@ -98,9 +101,10 @@ def unit_correlation(moments: Moments, first: int = 0, second: int = 1) -> float
     return float(opposite[alive].mean()) if alive.any() else float("nan")
 
 
+@checked
 def network_similarity(
     spec: PermSpec,
-    models: Sequence[Params],
+    models: Pytrees,
     batches: Iterable[Any],
     *,
     pairs: Sequence[tuple[int, int]] = ((0, 1),),
@@ -128,7 +132,8 @@ def network_similarity(
     }
 
 
-def task_vector_cosines(base: Params, models: Sequence[Params]) -> Float[np.ndarray, "models models"]:
+@checked
+def task_vector_cosines(base: Params, models: Pytrees) -> Float[np.ndarray, "models models"]:
     """The cosines between the task vectors `params_k - base`, all leaves of floats as one vector.
 
     Args:
@@ -157,11 +162,13 @@ def _as_vector(params: Params) -> Float[np.ndarray, " d"]:
     return np.concatenate([v.astype(np.float64) for v in parts])
 
 
+@checked
 def output_sites(spec: PermSpec) -> dict[str, Site]:
     """For every group the last site at which a weight reads it: the layer as the next one sees it."""
     return {site.group: site for site in spec.sites if site.position == "read"}
 
 
+@checked
 def l1_complexity(perm: Int[Array | np.ndarray, "..."] | Float[Array | np.ndarray, "..."]) -> float:
     """The L1 distance of a permutation matrix to the identity: `sum_ij |P_ij - I_ij|` (paper, D.2, Fig. 5).
 

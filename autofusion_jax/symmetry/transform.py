@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.arguments import checked
 from autofusion_jax.partition import split
 from autofusion_jax.symmetry.factoring import Action, transform_axes
 from autofusion_jax.symmetry.spec import PermSpec
@@ -67,6 +68,7 @@ def check_params(spec: PermSpec, params: Params, *, caller: str = "PermSpec", na
             )
 
 
+@checked
 def apply_perm(spec: PermSpec, params: Params, perms: Perms, *, donate: bool = False) -> Params:
     """Reorder the hidden units of a network: `pi(B)_l = P_l W_l P_{l-1}^T` (Eq. 6).
 
@@ -98,6 +100,7 @@ def apply_perm(spec: PermSpec, params: Params, perms: Perms, *, donate: bool = F
     return transform(spec, params, take)
 
 
+@checked
 def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms, *, donate: bool = False) -> Params:
     """Mix the hidden units of a network by relaxed permutations (Eq. 15, `S_tau` for `P`).
 
@@ -125,6 +128,7 @@ def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms, *, donate:
     return transform(spec, params, mix)
 
 
+@checked
 def apply_merge(
     spec: PermSpec,
     params: Params,
@@ -224,12 +228,14 @@ def permute(spec: PermSpec, params: Params, perms: Perms | SoftPerms) -> Params:
     return (apply_soft if is_soft(perms) else apply_perm)(spec, params, perms)
 
 
+@checked
 def identity_perms(spec: PermSpec) -> dict[str, Array]:
     """The element that moves nothing."""
     shapes = {name: element_shape(spec, name, soft=False) for name in spec.groups}
     return {name: jnp.broadcast_to(jnp.arange(shape[-1]), shape) for name, shape in shapes.items()}
 
 
+@checked
 def random_perms(spec: PermSpec, key: Key[Array, ""]) -> dict[str, Array]:
     """Draw a uniformly random element of the symmetry group."""
     keys = jax.random.split(key, max(len(spec.groups), 1))
@@ -239,11 +245,13 @@ def random_perms(spec: PermSpec, key: Key[Array, ""]) -> dict[str, Array]:
     }
 
 
+@checked
 def compose(spec: PermSpec, p: Perms, q: Perms) -> dict[str, Array]:
     """The element that first applies `q`, then `p`: matrices multiply as `P_p @ P_q`."""
     return {name: _take(_follow(spec, name, q[name], p), p[name]) for name in spec.groups}
 
 
+@checked
 def invert(spec: PermSpec, p: Perms) -> dict[str, Array]:
     """The element that undoes `p`."""
     out: dict[str, Array] = {}

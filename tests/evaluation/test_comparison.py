@@ -61,7 +61,7 @@ def test_own_networks_in_the_table_and_the_files_of_the_report(tmp_path):
     [
         ({"tasks": [[0, 1, 2, 3]]}, "compare: tasks must be 2, one a network; got 1"),
         ({"methods": ["averige"]}, "unknown method 'averige'. Did you mean 'average'"),
-        ({"repeats": 0}, "compare: repeats must be >= 1; got 0"),
+        ({"repeats": 0}, "compare: repeats must be an integer >= 1; got 0"),
     ],
 )
 def test_bad_arguments(options, message):

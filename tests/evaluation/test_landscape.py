@@ -107,7 +107,7 @@ def test_parents_of_merge_matrices(mlp):
         (lambda: pca_plane(networks(2)), "networks must be three or more; got 2"),
         (lambda: pca_plane(networks(1) * 3), "networks must be not all on one line"),
         (lambda: loss_landscape(linear, networks(3), jnp.ones((2, 3)), np.array([0, 2]), TASKS, points=1),
-         "points must be >= 2"),
+         "points must be an integer >= 2"),
         (lambda: loss_landscape(linear, networks(3), jnp.ones((2, 3)), np.array([0, 0]), TASKS),
          r"labels must be some of classes \[2, 3\]"),
     ],
