@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from autofusion_jax.merging.method import MergeTask
@@ -34,7 +35,7 @@ def merge_leaves(fn: Callable[..., Array], models: Sequence[Params]) -> Params:
         {'step': Array(1, dtype=int32, weak_type=True), 'w': Array([4., 4.], dtype=float32)}
     """
 
-    def leaf(*values: Array) -> Array:
+    def leaf(*values: ArrayLike) -> ArrayLike:
         if not is_float(values[0]):
             return values[0]
         return rounded(fn(*map(widened, values)), jnp.result_type(values[0]))

@@ -59,7 +59,7 @@ def merged(name, models, base):
 
 @pytest.mark.parametrize("name", BY_LEAF)
 def test_leaves_of_every_kind(name):
-    """Dtypes are kept; what is no float is the first network's; narrow floats are rounded once, at the end."""
+    """Dtypes are kept; what is no float is the first network's; narrow floats are rounded once."""
     base, *models = (mixed(seed) for seed in range(4))
     got = merged(name, models, base)
     chex.assert_trees_all_equal_shapes_and_dtypes(got, models[0])
@@ -113,7 +113,11 @@ def test_64_bits_are_used_where_they_are_given(name):
     assert np.abs(changes).max() > 1e-14  # which float32 would not see
 
 
-@pytest.mark.parametrize("name", BY_LEAF)
+SCALED = {"wudi": "its optimiser takes steps of one size"}
+"""Methods to which the scale of the networks matters, with the reason."""
+
+
+@pytest.mark.parametrize("name", [name for name in BY_LEAF if name not in SCALED])
 def test_the_scale_of_networks_decides_nothing(name):
     """Networks times a power of two give the merged network times the same."""
     networks = [floats(seed) for seed in range(4)]
@@ -129,9 +133,9 @@ def test_the_scale_of_networks_decides_nothing(name):
 @pytest.mark.parametrize("name", BY_LEAF)
 def test_the_largest_numbers_do_not_overflow(name):
     """Where all networks are the base, and where they differ by more than the largest number."""
-    base, first, second, third = (
-        jax.tree.map(lambda leaf: np.float32(3e38) * np.sign(leaf), floats(seed)) for seed in range(4)
+    base, *models = (
+        jax.tree.map(lambda leaf: np.float32(1.8e38) * np.sign(leaf), floats(seed)) for seed in range(4)
     )
     chex.assert_trees_all_close(merged(name, [base] * 3, base), base, rtol=1e-6)
     if name in KEEP:
-        chex.assert_tree_all_finite(merged(name, [first, second, third], base))
+        chex.assert_tree_all_finite(merged(name, models, base))
