@@ -1,13 +1,18 @@
 """Three and more networks by a method for two: one after another (AutoFusion, appendix B.4)."""
 
 import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Key
 
 from autofusion_jax.merging.method import MergeTask, Method
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.precision import wide
+from autofusion_jax.trees import is_float
+from autofusion_jax.types import Params
 from autofusion_jax.validation import require
 
 
@@ -37,7 +42,9 @@ def merge_in_sequence(method: Method, task: MergeTask, key: Key[Array, ""]) -> M
     Raises:
         ValueError: the method's result is not one network that can be merged again.
     """
-    merged, *others = task.models
+    # what is merged leaf by leaf is rounded once, after the last step; others run or move whole networks
+    by_leaf = method.granularity != "network"
+    merged, *others = map(_wide_floats, task.models) if by_leaf else task.models
     alignments: tuple = ()
     weights: tuple[float, ...] = (1.0,)
     steps, learned = [], 0
@@ -58,5 +65,18 @@ def merge_in_sequence(method: Method, task: MergeTask, key: Key[Array, ""]) -> M
         steps.append(dict(result.diagnostics))
     assert result is not None
     return dataclasses.replace(
-        result, alignments=alignments, weights=weights, diagnostics={"steps": steps}, num_learned=learned
+        result,
+        params=jax.tree.map(_in_dtype_of, task.models[0], result.params) if by_leaf else result.params,
+        alignments=alignments,
+        weights=weights,
+        diagnostics={"steps": steps},
+        num_learned=learned,
     )
+
+
+def _wide_floats(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: wide(leaf) if is_float(leaf) else leaf, params)
+
+
+def _in_dtype_of(first: Any, merged: Any) -> Any:
+    return merged.astype(jnp.result_type(first)) if is_float(first) else merged

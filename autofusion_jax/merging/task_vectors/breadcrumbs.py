@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from autofusion_jax.arguments import PositiveShare, ShareBelowOne
 from autofusion_jax.merging.method import MergeTask, Method, factory
@@ -74,7 +75,7 @@ def select_band(base: Params, params: Params, density: float, outliers: float) -
         [False, False, True, False, True]
     """
 
-    def leaf(origin: Array, value: Array) -> np.ndarray:
+    def leaf(origin: ArrayLike, value: ArrayLike) -> np.ndarray:
         sizes, shape = magnitudes(origin, value), jnp.shape(origin)
         kept = int(density * sizes.size)
         dropped = min(int(outliers * sizes.size), sizes.size - kept)

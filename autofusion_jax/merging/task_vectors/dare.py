@@ -78,8 +78,11 @@ def draw_mask(params: Params, density: float | Float[Array, ""], key: Key[Array,
 
 @functools.partial(jax.jit, static_argnums=2)
 def _draw(key: Array, density: float | Array, num: int) -> Array:
-    """All at once: random numbers take long to compile, and the shape of every leaf is a program."""
-    return jax.random.bernoulli(key, jnp.asarray(density, jnp.result_type(float)), (num,))
+    """All at once: random numbers take long to compile, and the shape of every leaf is a program.
+
+    In float32, so that 64 bits, where they are allowed, draw no others.
+    """
+    return jax.random.bernoulli(key, jnp.asarray(density, jnp.float32), (num,))
 
 
 def drop_and_rescale(

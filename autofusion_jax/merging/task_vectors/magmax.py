@@ -9,10 +9,10 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.arguments import Positive
-from autofusion_jax.merging.leafwise import aligned_result
+from autofusion_jax.merging.leafwise import aligned_result, kept, merge_leaves
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import add_merged
+from autofusion_jax.precision import weighted_sum
 from autofusion_jax.types import Params
 
 
@@ -59,7 +59,16 @@ def add_largest(base: Params, models: Sequence[Params], scale: float | Float[Arr
         [0.5, -1.5]
     """
 
-    def larger(first: Array, second: Array) -> Array:
-        return jnp.where(jnp.abs(second) > jnp.abs(first), second, first)
+    def leaf(*values: Array) -> Array:
+        *tuned, origin = values
 
-    return add_merged(lambda deltas: scale * functools.reduce(larger, deltas), base, models)
+        def larger(first: Array, second: Array) -> Array:
+            # by quarters, of which no difference overflows
+            sizes = [jnp.abs(value / 4 - origin / 4) for value in (first, second)]
+            return jnp.where(sizes[1] > sizes[0], second, first)
+
+        largest = functools.reduce(larger, tuned)
+        # base + (value - base) is not that value to the last bit
+        return kept(scale == 1, largest, weighted_sum([scale, 1 - scale], [largest, origin]))
+
+    return merge_leaves(leaf, [*models, base])
