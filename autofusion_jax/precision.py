@@ -153,8 +153,4 @@ def wide(values: Num[Array | np.ndarray, "..."]) -> Array:
         >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.ones(2, jnp.complex64)).dtype
         (dtype('float32'), dtype('complex64'))
     """
-    dtype = jnp.result_type(values)
-    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-    return jnp.asarray(
-        values, jnp.result_type(wide_dtype(dtype), jnp.complex64) if is_complex else wide_dtype(dtype)
-    )
+    return jnp.asarray(values, wide_inexact(jnp.result_type(values)))

@@ -13,9 +13,9 @@ from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
+from autofusion_jax.merging.task_vectors.svd import add_matrices
 from autofusion_jax.precision import scale_of
-from autofusion_jax.types import Params
+from autofusion_jax.types import Params, Scalar
 
 SMALLEST = 2.0**-12
 """Task vectors whose largest entry is below are taken for larger ones, as the learning rate is meant for."""
