@@ -1,6 +1,6 @@
 """Model Breadcrumbs: task vectors without their smallest and without their largest entries."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def select_band(base: Params, params: Params, density: float, outliers: float) -
         [False, False, True, False, True]
     """
 
-    def leaf(origin: Array, value: Array) -> np.ndarray:
+    def leaf(origin: Any, value: Any) -> np.ndarray:
         sizes, shape = magnitudes(origin, value), jnp.shape(origin)
         kept = int(density * sizes.size)
         dropped = min(int(outliers * sizes.size), sizes.size - kept)

@@ -14,7 +14,7 @@ from autofusion_jax.types import Params, Scalar
 
 
 def add_matrices(
-    fn: Callable[[Float[Array, "models m n"]], Float[Array, "m n"]],
+    fn: Callable[[Inexact[Array, "models m n"]], Inexact[Array, "m n"]],
     base: Params,
     models: Sequence[Params],
     scale: Scalar,
@@ -57,8 +57,8 @@ def add_matrices(
 
 
 def thin_svd(
-    matrices: Float[Array, "*batch m n"],
-) -> tuple[Float[Array, "*batch m r"], Float[Array, "*batch r"], Float[Array, "*batch r n"]]:
+    matrices: Inexact[Array, "*batch m n"],
+) -> tuple[Inexact[Array, "*batch m r"], Float[Array, "*batch r"], Inexact[Array, "*batch r n"]]:
     """Singular value decompositions `U diag(s) V^T`, `r = min(m, n)`, each in a call of its own.
 
     jaxlib 0.10 shares out the matrices of one batched call among the threads that run the program, and

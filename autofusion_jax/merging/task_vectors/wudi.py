@@ -94,15 +94,19 @@ def add_undisturbed(
         scale = scale_of(jnp.abs(deltas))
         deltas = deltas / scale
         ordinary = jnp.maximum(scale, SMALLEST)
-        adam = optax.adam(learning_rate / ordinary, eps=EPS / ordinary)
+        adam = optax.adam(learning_rate / ordinary, eps=jnp.maximum(EPS / ordinary, 1e-30))
         norms = jnp.square(jnp.abs(deltas)).sum((1, 2))
         unit = deltas / jnp.sqrt(jnp.where(norms == 0, 1, norms))[:, None, None]
         curvature = jnp.einsum("kmi,kni->mn", unit, unit.conj())
         target = jnp.einsum("kmi,kni,knj->mj", unit, unit.conj(), deltas)
+        # Adam makes steps of a gradient of rounding errors that are as long as those of any other
+        rounding = 4 * jnp.finfo(norms.dtype).eps * jnp.sqrt(norms.max())
 
         def step(_: Array, state: tuple) -> tuple:
             merged, moments = state
-            updates, moments = adam.update(2 * (curvature @ merged - target), moments)
+            gradient = 2 * (curvature @ merged - target)
+            gradient = jnp.where(jnp.abs(gradient) > rounding, gradient, 0)
+            updates, moments = adam.update(gradient, moments)
             return optax.apply_updates(merged, updates), moments
 
         start = deltas.sum(0)
