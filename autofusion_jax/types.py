@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
 from jax import Array
+from jaxtyping import Num
 
 Params: TypeAlias = Any
 """A pytree of arrays: everything `apply_fn` needs beside the inputs."""
@@ -22,3 +24,6 @@ Perms: TypeAlias = Mapping[str, Array]
 
 SoftPerms: TypeAlias = Mapping[str, Array]
 """Relaxed permutations by group: floats `[n, n]`, or `[outer, inner, inner]` if nested."""
+
+Scalar: TypeAlias = int | float | np.number | Num[Array, ""]
+"""A number in a formula: of Python, of numpy, or traced."""

@@ -23,7 +23,6 @@ from autofusion_jax.merging.adaptive.adaptation import (
     adaptation_data,
     descend,
     finite_curve,
-    is_float,
     mean_entropy,
 )
 from autofusion_jax.merging.leafwise import aligned_result
@@ -31,8 +30,8 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_merged
-from autofusion_jax.trees import num_params
-from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.trees import is_float, num_params
+from autofusion_jax.types import ApplyFn, Params, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +173,7 @@ def _masked_delta(delta: Array, kept: Array) -> Array:
     return kept / jnp.where(mean > 0, mean, 1) * delta
 
 
-def sample_mask(logits: Params, temperature: float | Float[Array, ""], key: Key[Array, ""]) -> Params:
+def sample_mask(logits: Params, temperature: Scalar, key: Key[Array, ""]) -> Params:
     """Draw from the binary Concrete distribution: `sigmoid((logits + log u - log(1 - u)) / temperature)`.
 
     Args:

@@ -18,7 +18,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import significant, thin_svd
-from autofusion_jax.precision import wide_inexact
+from autofusion_jax.precision import wide
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, Override
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
@@ -221,8 +221,7 @@ def low_rank_experts(
         >>> {name: array.shape for name, array in found.items()}
         {'down': (4, 1, 3, 1), 'gate': (4, 1, 3, 2), 'up': (4, 1, 1, 2)}
     """
-    dtype, wide = base.dtype, wide_inexact(base.dtype)
-    base, tuned = base.astype(wide), tuned.astype(wide)
+    dtype, base, tuned = base.dtype, wide(base), wide(tuned)
     delta = tuned - base
     read, sizes, made = thin_svd(delta)
     seen, seen_sizes = (read, sizes) if gate == "delta" else thin_svd(tuned)[:2]
@@ -251,8 +250,7 @@ def expert_weights(
         >>> expert_weights(gate, jnp.array([[[3.0, 1.0]], [[0.0, 2.0]]]), 1)[:, 0].tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    read = read.astype(wide_inexact(read.dtype))
-    scores = jnp.linalg.norm(jnp.einsum("sbc,nbck->sbnk", read, gate), axis=-1)
+    scores = jnp.linalg.norm(jnp.einsum("sbc,nbck->sbnk", wide(read), gate), axis=-1)
     kept, chosen = jax.lax.top_k(jax.nn.softmax(scores), min(top_k, scores.shape[-1]))
     kept = kept / kept.sum(-1, keepdims=True)
     return (jax.nn.one_hot(chosen, scores.shape[-1]) * kept[..., None]).sum(-2)
@@ -268,7 +266,7 @@ def run_experts(experts: dict[str, Array], read: Float[Array, "S B C"], top_k: i
         read: what the layer reads.
         top_k: see `expert_weights`.
     """
-    read = read.astype(wide_inexact(read.dtype))
+    read = wide(read)
     weights = expert_weights(experts["gate"], read, top_k)
     if "dense" in experts:
         made = jnp.einsum("sbc,nbcf,sbn->sbf", read, experts["dense"], weights)

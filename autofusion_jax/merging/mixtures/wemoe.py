@@ -24,7 +24,7 @@ from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors
 from autofusion_jax.trees import num_params
-from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.types import ApplyFn, Params, Scalar
 
 ROUTER_STD = 0.01
 """Standard deviation of a fresh router's weights."""
@@ -125,7 +125,7 @@ def _merged(
 
 @functools.partial(jax.jit, static_argnames="blocks")
 def weight_ensemble(
-    base: Params, models: Sequence[Params], scale: float | Float[Array, ""], *, blocks: str = MLP_BLOCKS
+    base: Params, models: Sequence[Params], scale: Scalar, *, blocks: str = MLP_BLOCKS
 ) -> Params:
     """The network of `wemoe`: task arithmetic, but for blocks `[base, delta_1, ..., delta_T]`.
 

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
 
 from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_merged
-from autofusion_jax.types import Params
+from autofusion_jax.types import Params, Scalar
 from autofusion_jax.validation import require
 
 
@@ -64,9 +63,9 @@ def consensus(*, scale: Positive = 0.3, selectivity: Positive = 0.4, min_network
 def add_consensus(
     base: Params,
     models: Sequence[Params],
-    scale: float | Float[Array, ""],
-    selectivity: float | Float[Array, ""],
-    min_networks: int | Array,
+    scale: Scalar,
+    selectivity: Scalar,
+    min_networks: Scalar,
 ) -> Params:
     """`base + scale * m * sum_k delta_k`, leaf by leaf. See `consensus`.
 

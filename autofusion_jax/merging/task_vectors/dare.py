@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Key
 
 from autofusion_jax.arguments import PositiveShare
 from autofusion_jax.merging.method import MergeTask, Method, factory
@@ -17,7 +17,7 @@ from autofusion_jax.merging.task_vectors.sparsify import merge_method, merge_pru
 from autofusion_jax.merging.task_vectors.task_arithmetic import task_arithmetic
 from autofusion_jax.merging.task_vectors.ties import ties
 from autofusion_jax.precision import scale_of
-from autofusion_jax.types import Params
+from autofusion_jax.types import Params, Scalar
 
 
 @factory
@@ -62,7 +62,7 @@ def dare(
     return Method("dare", run, max_models=None, assumes_aligned=True, needs_base=True)
 
 
-def draw_mask(params: Params, density: float | Float[Array, ""], key: Key[Array, ""]) -> Params:
+def draw_mask(params: Params, density: Scalar, key: Key[Array, ""]) -> Params:
     """Draw which entries of a network are kept, each with probability `density`.
 
     Example:
@@ -89,7 +89,7 @@ def drop_and_rescale(
     base: Params,
     params: Params,
     mask: Params,
-    density: float | Float[Array, ""],
+    density: Scalar,
     *,
     variant: str = "paper",
 ) -> Params:
@@ -119,7 +119,7 @@ def drop_and_rescale(
 
 
 @functools.partial(jax.jit, static_argnames="variant")
-def _drop_leaf(origin: Array, value: Array, kept: Array, density: float | Array, variant: str) -> Array:
+def _drop_leaf(origin: Array, value: Array, kept: Array, density: Scalar, variant: str) -> Array:
     delta = value - origin
     # a complex number, of which there are two parts here, is kept or dropped as one
     masked = delta * kept.reshape(*kept.shape, *(1,) * (delta.ndim - kept.ndim))

@@ -7,30 +7,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
 from autofusion_jax.merging.leafwise import merge_leaves
 from autofusion_jax.precision import rounded, wide_inexact, widened
-from autofusion_jax.types import Params
+from autofusion_jax.trees import is_float
+from autofusion_jax.types import Params, Scalar
 
 ROOM = 2.0**-16
 """By how much entries near the largest float are made smaller while they are merged."""
 
 
-def headroom(*values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """A power of two for every entry, by which it is merged at a smaller scale: 1 for all ordinary ones.
+def deltas_of(
+    origin: Inexact[Array, "*shape"], values: Sequence[Inexact[Array, "*shape"]], *, by_leaf: bool = False
+) -> tuple[Float[Array, "*#shape"], list[Array]]:
+    """The task vectors `values[k] - origin` of a leaf, times a power of two, and that.
 
-    The difference of two entries near the largest float is larger than any float, and so are sums over
-    networks, where what is added to the base is not. Powers of two round nothing.
+    It is 1 but for entries near the largest float: their differences are larger than any float, and so are
+    sums over networks, where what is added to the base is not. Powers of two round nothing.
+
+    Args:
+        origin: a leaf of the base, in float32 or wider.
+        values: those of the networks.
+        by_leaf: one power for the whole leaf; else one for every entry.
 
     Example:
-        >>> headroom(jnp.array([1.0, 3e38]), jnp.array([2.0, 0.0])).tolist() == [1.0, ROOM]
-        True
+        >>> room, (delta,) = deltas_of(jnp.array([1.0, 3e38]), [jnp.array([2.0, -3e38])])
+        >>> room.tolist() == [1.0, ROOM], delta.tolist() == [1.0, -2 * ROOM * jnp.float32(3e38)]
+        (True, True)
     """
-    dtype = values[0].dtype
-    limit = float(jnp.finfo(dtype).max) * ROOM
-    large = functools.reduce(jnp.logical_or, [jnp.abs(value) > limit for value in values])
-    return jnp.where(large, ROOM, 1).astype(dtype)
+    sizes = [jnp.abs(value) for value in (origin, *values)]
+    limit = float(jnp.finfo(sizes[0].dtype).max) * ROOM
+    large = functools.reduce(jnp.logical_or, [size > limit for size in sizes])
+    room = jnp.where(large.any() if by_leaf else large, ROOM, 1).astype(sizes[0].dtype)
+    return room, [value * room - origin * room for value in values]
 
 
 def add_merged(fn: Callable[..., Array], base: Params, models: Sequence[Params], *more: Params) -> Params:
@@ -50,8 +60,7 @@ def add_merged(fn: Callable[..., Array], base: Params, models: Sequence[Params],
 
     def leaf(origin: Array, *values: Array) -> Array:
         tuned, others = values[: len(models)], values[len(models) :]
-        room = headroom(origin, *tuned)
-        deltas = [value * room - origin * room for value in tuned]
+        room, deltas = deltas_of(origin, tuned)
         return (origin * room + fn(deltas, *others)) / room
 
     return merge_leaves(leaf, [base, *models, *more])
@@ -67,22 +76,21 @@ def map_wide(fn: Callable[..., Array], base: Params, *trees: Params) -> Params:
     """
 
     def leaf(origin: Any, *values: Any) -> Any:
-        dtype = jnp.result_type(origin)
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        if not is_float(origin):
             return origin
-        return rounded(fn(*map(widened, (origin, *values))), wide_inexact(dtype))
+        return rounded(fn(*map(widened, (origin, *values))), wide_inexact(jnp.result_type(origin)))
 
     return jax.tree.map(leaf, base, *trees)
 
 
 @jax.jit
-def add_changes(base: Params, changes: Params, room: float | Float[Array, ""] = 1.0) -> Params:
+def add_changes(base: Params, changes: Params, room: Scalar = 1.0) -> Params:
     """`base + changes / room`, leaf by leaf, in float32 or wider; the result is in the base's dtypes.
 
     Args:
         base: parameters.
         changes: of the same structure.
-        room: the scale of the changes; see `headroom`.
+        room: the scale of the changes; see `deltas_of`.
 
     Example:
         >>> add_changes({"step": 3, "w": jnp.ones(2)}, {"step": 3, "w": jnp.array([1.0, 2.0])})["w"].tolist()

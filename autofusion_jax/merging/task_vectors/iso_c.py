@@ -12,9 +12,9 @@ from autofusion_jax.arguments import Positive
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices, significant
+from autofusion_jax.merging.task_vectors.svd import add_matrices, significant
 from autofusion_jax.precision import length
-from autofusion_jax.types import Params
+from autofusion_jax.types import Params, Scalar
 
 
 @factory

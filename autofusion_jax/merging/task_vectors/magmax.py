@@ -6,14 +6,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
 
 from autofusion_jax.arguments import Positive
 from autofusion_jax.merging.leafwise import aligned_result, kept, merge_leaves
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.precision import weighted_sum
-from autofusion_jax.types import Params
+from autofusion_jax.merging.task_vectors.deltas import deltas_of
+from autofusion_jax.types import Params, Scalar
 
 
 @factory
@@ -50,7 +49,7 @@ def magmax(*, scale: Positive = 1.0) -> Method:
 
 
 @jax.jit
-def add_largest(base: Params, models: Sequence[Params], scale: float | Float[Array, ""]) -> Params:
+def add_largest(base: Params, models: Sequence[Params], scale: Scalar) -> Params:
     """`base + scale * delta` with the delta of largest magnitude; of two alike, the first network's.
 
     Example:
@@ -59,16 +58,15 @@ def add_largest(base: Params, models: Sequence[Params], scale: float | Float[Arr
         [0.5, -1.5]
     """
 
-    def leaf(*values: Array) -> Array:
-        *tuned, origin = values
+    def larger(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        wins = jnp.abs(second[0]) > jnp.abs(first[0])
+        return jnp.where(wins, second[0], first[0]), jnp.where(wins, second[1], first[1])
 
-        def larger(first: Array, second: Array) -> Array:
-            # by quarters, of which no difference overflows
-            sizes = [jnp.abs(value / 4 - origin / 4) for value in (first, second)]
-            return jnp.where(sizes[1] > sizes[0], second, first)
+    def leaf(origin: Array, *values: Array) -> Array:
+        room, deltas = deltas_of(origin, values)
+        delta, value = functools.reduce(larger, zip(deltas, values))
+        # base + (value - base) is not the value to the last bit
+        whole = jnp.broadcast_to(jnp.asarray(scale) == 1, value.shape)
+        return kept(whole, value, (origin * room + scale * delta) / room)
 
-        largest = functools.reduce(larger, tuned)
-        # base + (value - base) is not that value to the last bit
-        return kept(scale == 1, largest, weighted_sum([scale, 1 - scale], [largest, origin]))
-
-    return merge_leaves(leaf, [*models, base])
+    return merge_leaves(leaf, [base, *models])

@@ -13,10 +13,11 @@ from autofusion_jax.arguments import PositiveShare
 from autofusion_jax.merging.leafwise import aligned_result, merge_leaves
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import headroom
+from autofusion_jax.merging.task_vectors.deltas import deltas_of
 from autofusion_jax.merging.task_vectors.sign_consensus import elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import nth_largest
 from autofusion_jax.precision import is_complex, scale_of, widened
+from autofusion_jax.trees import is_float
 from autofusion_jax.types import Params
 
 
@@ -77,10 +78,10 @@ def calculate_and_erase(base: Params, models: Sequence[Params], selected: Params
 
 @jax.jit
 def _merge_leaf(origin: Array, kept: Array, *values: Array) -> Array:
-    room = headroom(origin, *values).min(initial=1)  # one for the leaf, whose weights are sums over it
+    room, changes = deltas_of(origin, values, by_leaf=True)
     # a complex number, of which there are two parts here, is kept or dropped as one
     kept = kept.reshape(*kept.shape, *(1,) * (origin.ndim - kept.ndim))
-    deltas = jnp.stack([jnp.where(kept, value * room - origin * room, 0) for value in values])
+    deltas = jnp.stack([jnp.where(kept, change, 0) for change in changes])
     squares = jnp.square(deltas / scale_of(deltas)).sum(range(1, deltas.ndim))
     total = squares.sum()
     weights = jnp.where(total == 0, 1 / len(values), squares / jnp.where(total == 0, 1, total))
@@ -88,7 +89,7 @@ def _merge_leaf(origin: Array, kept: Array, *values: Array) -> Array:
 
 
 def _select(density: float, origin: Any, *values: Any) -> Array:
-    if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
+    if not is_float(origin):
         return jnp.zeros(jnp.shape(origin), bool)
     variance, changed = map(np.asarray, _variance(origin, *values))
     kept = int(density * np.count_nonzero(changed))
@@ -101,9 +102,8 @@ def _variance(origin: Array, *values: Array) -> tuple[Array, Array]:
     """The variance of the task vectors' entries, in units of the largest, and where one is not zero."""
     parts = is_complex(origin)
     origin, *values = map(widened, (origin, *values))
-    room = headroom(*values).min(initial=1)
     # as differences from the first network: for networks alike it is zero and no rounding error
-    apart = jnp.stack([value * room - values[0] * room for value in values])
+    apart = jnp.stack(deltas_of(values[0], values, by_leaf=True)[1])
     apart = apart / scale_of(apart)
     variance = jnp.square(apart - apart.mean(0)).mean(0)
     changed = functools.reduce(jnp.logical_or, [value != origin for value in values])

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.types import Scalar
+
 Merge = Literal["mean", "sum", "max"]
 """How the entries that agree are put together."""
 
 
-def elect(total: Float[Array, "*shape"], tie: float | Float[Array, ""]) -> Float[Array, "*shape"]:
+def elect(total: Float[Array, "*shape"], tie: Scalar) -> Float[Array, "*shape"]:
     """The sign of a sum of entries, `tie` where it is zero.
 
     Example:

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Inexact
 
-from autofusion_jax.merging.task_vectors.deltas import headroom
-from autofusion_jax.precision import wide_inexact
-from autofusion_jax.types import Params
-
-Scalar = float | Float[Array, ""]
+from autofusion_jax.merging.task_vectors.deltas import deltas_of
+from autofusion_jax.precision import wide
+from autofusion_jax.trees import is_float
+from autofusion_jax.types import Params, Scalar
 
 
 def add_matrices(
-    fn: Callable[[Float[Array, "models m n"]], Float[Array, "m n"]],
+    fn: Callable[[Inexact[Array, "models m n"]], Inexact[Array, "m n"]],
     base: Params,
     models: Sequence[Params],
     scale: Scalar,
@@ -43,12 +42,12 @@ def add_matrices(
 
     def leaf(origin: Array, *values: Array) -> Array:
         dtype = jnp.result_type(origin)
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        if not is_float(origin):
             return origin
         # the singular vectors of a complex matrix are complex: it is not taken apart into real numbers
-        origin, *values = [jnp.asarray(value, wide_inexact(dtype)) for value in (origin, *values)]
-        room = headroom(*map(jnp.abs, (origin, *values))).min(initial=1)
-        deltas = jnp.stack([value * room - origin * room for value in values])
+        origin, *values = map(wide, (origin, *values))
+        room, changes = deltas_of(origin, values, by_leaf=True)
+        deltas = jnp.stack(changes)
         is_matrix = origin.size > 0 and (origin.ndim == 2 or (origin.ndim == 4 and convs))
         together = deltas.reshape(len(values), -1, origin.shape[-1]) if is_matrix else deltas
         added = fn(together).reshape(origin.shape) if is_matrix else deltas.mean(0)

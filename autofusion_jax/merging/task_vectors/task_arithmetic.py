@@ -13,7 +13,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_merged
 from autofusion_jax.merging.weights import factors_for
-from autofusion_jax.types import Params
+from autofusion_jax.types import Params, Scalar
 
 
 @factory
@@ -54,7 +54,7 @@ def task_arithmetic(*, scale: Positive = 0.3, weights: Factors | None = None) ->
 
 @jax.jit
 def add_task_vectors(
-    base: Params, models: Sequence[Params], scale: float | Float[Array, ""] | Float[Array, " models"]
+    base: Params, models: Sequence[Params], scale: Scalar | Float[Array, " models"]
 ) -> Params:
     """`base + sum_k scale[k] * (models[k] - base)`, leaf by leaf.
 

@@ -14,12 +14,13 @@ from autofusion_jax.arguments import Factors, Positive, PositiveShare
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.deltas import headroom
+from autofusion_jax.merging.task_vectors.deltas import deltas_of
 from autofusion_jax.merging.task_vectors.sign_consensus import Merge, elect, merge_agreeing
 from autofusion_jax.merging.task_vectors.trim import leaf_thresholds, network_thresholds, trim
 from autofusion_jax.merging.weights import factors_for
 from autofusion_jax.precision import is_complex, rounded, widened
-from autofusion_jax.types import Params
+from autofusion_jax.trees import is_float
+from autofusion_jax.types import Params, Scalar
 
 Variant = Literal["paper", "fusionbench", "mergekit"]
 
@@ -106,8 +107,8 @@ def trim_elect_merge(
     models: Sequence[Params],
     thresholds: Params,
     weights: Float[Array, " models"],
-    scale: float | Float[Array, ""],
-    tie: float | Float[Array, ""] = 0.0,
+    scale: Scalar,
+    tie: Scalar = 0.0,
     *,
     merge: str = "mean",
     signed: bool = False,
@@ -132,7 +133,7 @@ def trim_elect_merge(
     """
 
     def leaf(origin: Array, least: Array, *values: Array) -> Array:
-        if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
+        if not is_float(origin):
             return origin
         room, trimmed = _trimmed(origin, least, values)
         changes = elect_and_merge(trimmed, weights, scale, tie, merge=merge, signed=signed)
@@ -142,11 +143,10 @@ def trim_elect_merge(
 
 
 def _trimmed(origin: Array, least: Array, values: Sequence[Array]) -> tuple[Array, list[Array]]:
-    """The trimmed task vectors of a leaf, and their scale; see `headroom`."""
+    """The trimmed task vectors of a leaf, and their scale; see `deltas_of`."""
     parts = is_complex(origin)
     origin, *tuned = map(widened, (origin, *values))
-    room = headroom(origin, *tuned)
-    deltas = [value * room - origin * room for value in tuned]
+    room, deltas = deltas_of(origin, tuned)
     bounds = [bound * room for bound in least]
     return room, [trim(delta, bound, parts=parts) for delta, bound in zip(deltas, bounds)]
 
@@ -158,7 +158,7 @@ def balance(
     """How many more sums of trimmed task vectors are positive than negative, as `count_signs` gives it."""
 
     def leaf(origin: Array, least: Array, *values: Array) -> Array:
-        if not jnp.issubdtype(jnp.result_type(origin), jnp.inexact):
+        if not is_float(origin):
             return jnp.zeros(2, jnp.int32)
         return count_signs(_total(_trimmed(origin, least, values)[1], weights))
 
@@ -198,8 +198,8 @@ def majority(balance: Int[Array | np.ndarray, "2"]) -> Float[Array, ""]:
 def elect_and_merge(
     deltas: Sequence[Float[Array, "*shape"]] | Float[Array, "models *shape"],
     weights: Float[Array, " models"],
-    scale: float | Float[Array, ""],
-    tie: float | Float[Array, ""] = 0.0,
+    scale: Scalar,
+    tie: Scalar = 0.0,
     *,
     merge: str = "mean",
     signed: bool = False,

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from autofusion_jax.precision import is_complex, wide_dtype, widened
+from autofusion_jax.trees import is_float
 from autofusion_jax.types import Params
 
 THREADS = 2
@@ -101,7 +102,7 @@ def _threshold(base: Params, params: Params, rank_of: Callable[[int], int]) -> n
     deltas = [
         magnitude(widened(value) - widened(origin), parts=is_complex(origin)).reshape(-1)
         for origin, value in zip(jax.tree.leaves(base), jax.tree.leaves(params))
-        if jnp.issubdtype(jnp.result_type(origin), jnp.inexact)
+        if is_float(origin)
     ]
     values = jnp.sort(jnp.concatenate(deltas)) if deltas else jnp.zeros(0)
     if values.size == 0:
@@ -179,5 +180,5 @@ def float_leaves(params: Params) -> list[np.ndarray]:
     return [
         np.asarray(leaf, jnp.result_type(leaf)).reshape(-1)
         for leaf in jax.tree.leaves(params)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        if is_float(leaf)
     ]

@@ -13,9 +13,9 @@ from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
-from autofusion_jax.merging.task_vectors.svd import Scalar, add_matrices
+from autofusion_jax.merging.task_vectors.svd import add_matrices
 from autofusion_jax.precision import scale_of
-from autofusion_jax.types import Params
+from autofusion_jax.types import Params, Scalar
 
 SMALLEST = 2.0**-12
 """Task vectors whose largest entry is below are taken for larger ones, as the learning rate is meant for."""
@@ -94,15 +94,19 @@ def add_undisturbed(
         scale = scale_of(jnp.abs(deltas))
         deltas = deltas / scale
         ordinary = jnp.maximum(scale, SMALLEST)
-        adam = optax.adam(learning_rate / ordinary, eps=EPS / ordinary)
+        adam = optax.adam(learning_rate / ordinary, eps=jnp.maximum(EPS / ordinary, 1e-30))
         norms = jnp.square(jnp.abs(deltas)).sum((1, 2))
         unit = deltas / jnp.sqrt(jnp.where(norms == 0, 1, norms))[:, None, None]
         curvature = jnp.einsum("kmi,kni->mn", unit, unit.conj())
         target = jnp.einsum("kmi,kni,knj->mj", unit, unit.conj(), deltas)
+        # Adam makes steps of a gradient of rounding errors that are as long as those of any other
+        rounding = 4 * jnp.finfo(norms.dtype).eps * jnp.sqrt(norms.max())
 
         def step(_: Array, state: tuple) -> tuple:
             merged, moments = state
-            updates, moments = adam.update(2 * (curvature @ merged - target), moments)
+            gradient = 2 * (curvature @ merged - target)
+            gradient = jnp.where(jnp.abs(gradient) > rounding, gradient, 0)
+            updates, moments = adam.update(gradient, moments)
             return optax.apply_updates(merged, updates), moments
 
         start = deltas.sum(0)

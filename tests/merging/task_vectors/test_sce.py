@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import autofusion_jax as af
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks

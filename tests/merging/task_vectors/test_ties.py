@@ -99,12 +99,12 @@ def test_under_jit(variant):
     chex.assert_trees_all_close(jax.jit(run)(base, models), expected, atol=1e-6)
 
 
-def test_leaves_that_are_not_floats_are_the_base_s():
+def test_leaves_that_are_not_floats_are_the_first_network_s():
     base = {"step": jnp.array(7), "w": jnp.zeros(2)}
     models = [{"step": jnp.array(8), "w": jnp.ones(2)}, {"step": jnp.array(9), "w": jnp.ones(2)}]
     for variant in ("paper", "fusionbench", "mergekit"):
         params = merged(base, models, variant=variant)
-        assert params["step"] == 7 and params["w"].tolist() == [1, 1]
+        assert params["step"] == 8 and params["w"].tolist() == [1, 1]
 
 
 def test_half_precision_keeps_its_dtype():
