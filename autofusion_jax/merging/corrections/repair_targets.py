@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Inexact
 
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.precision import scale_of, wide, widened
@@ -22,7 +22,7 @@ class Spread(NamedTuple):
     std: Array
 
 
-def spread(values: Float[Array, "..."], num_outer: int) -> Spread:
+def spread(values: Inexact[Array, "..."], num_outer: int) -> Spread:
     """The spread of activations `[*samples, *outer, n]`."""
     samples = tuple(range(values.ndim - num_outer - 1))
     unit = scale_of(widened(values))  # of values of any size, squares neither over- nor underflow

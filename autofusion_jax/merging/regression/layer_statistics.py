@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Shaped
+from jaxtyping import Inexact, Shaped
 
 
 class Product(abc.ABC):
@@ -48,11 +48,11 @@ class Product(abc.ABC):
         return hash(self._key)
 
     @abc.abstractmethod
-    def read(self, activation: Array) -> Float[Array, "S B C"]:
+    def read(self, activation: Array) -> Inexact[Array, "S B C"]:
         """What the equation reads of an activation."""
 
     @abc.abstractmethod
-    def made(self, value: Array) -> Float[Array, "S B F"]:
+    def made(self, value: Array) -> Inexact[Array, "S B F"]:
         """What the equation makes, in the order of what it reads."""
 
     @abc.abstractmethod
@@ -71,11 +71,11 @@ class Product(abc.ABC):
     def num_samples(self) -> int:
         """S, in the program that was traced."""
 
-    def matrices(self, weight: Array) -> Float[Array, "B C F"]:
+    def matrices(self, weight: Array) -> Inexact[Array, "B C F"]:
         """The weight as matrices."""
         return jnp.transpose(weight, self.order).reshape(self.sizes)
 
-    def weight(self, matrices: Float[Array, "B C F"]) -> Array:
+    def weight(self, matrices: Inexact[Array, "B C F"]) -> Array:
         """Undo `matrices`."""
         shape = [self.weight_shape[axis] for axis in self.order]
         return jnp.transpose(matrices.reshape(shape), [self.order.index(axis) for axis in range(len(shape))])
@@ -98,13 +98,13 @@ class DenseProduct(Product):
         """All places of the activation along its free axes."""
         return math.prod(self.activation_shape[axis] for axis in self._samples)
 
-    def read(self, activation: Array) -> Float[Array, "S B C"]:
+    def read(self, activation: Array) -> Inexact[Array, "S B C"]:
         """The activation with what is contracted last."""
         shape = [activation.shape[axis] for axis in self._read]
         sizes = math.prod(shape[: self.splits[0]]), math.prod(shape[self.splits[0] :])
         return jnp.transpose(activation, (*self._samples, *self._read)).reshape(-1, *sizes)
 
-    def made(self, value: Array) -> Float[Array, "S B F"]:
+    def made(self, value: Array) -> Inexact[Array, "S B F"]:
         """The value with the axes of the samples first, then those of B, then those of F."""
         batch, samples = self.splits[0], len(self._samples)
         free = value.ndim - batch - samples
@@ -143,7 +143,7 @@ class Convolution(Product):
         images, _, *places = self._params["dimension_numbers"].out_spec
         return math.prod(self.made_shape[axis] for axis in (images, *places))
 
-    def read(self, activation: Array) -> Float[Array, "S B C"]:
+    def read(self, activation: Array) -> Inexact[Array, "S B C"]:
         """The patches: for every place of the kernel a shifted copy, padded and strided."""
         params, numbers = self._params, self._params["dimension_numbers"]
         batch, channels, *places = numbers.lhs_spec
@@ -164,7 +164,7 @@ class Convolution(Product):
         stacked = jnp.stack(patches, axis=-2)  # [images, *places, kernel places, channels]
         return stacked.reshape(-1, 1, stacked.shape[-2] * stacked.shape[-1])
 
-    def made(self, value: Array) -> Float[Array, "S B F"]:
+    def made(self, value: Array) -> Inexact[Array, "S B F"]:
         """The features of all places."""
         images, features, *places = self._params["dimension_numbers"].out_spec
         return jnp.transpose(value, (images, *places, features)).reshape(-1, 1, value.shape[features])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Inexact
 
 from autofusion_jax.merging.regression.layer_statistics import Product, product
 from autofusion_jax.symmetry.affine import MOVES, AffineReader, moved
@@ -172,18 +172,18 @@ class LinearLayers:
         own = added == ([layer.bias.leaf] if layer.bias else [])
         return layer if own and len(layer.product.made_shape) == 2 and layer.product.sizes[0] == 1 else None
 
-    def matrices(self, layer: LinearLayer, leaf: Array) -> Float[Array, "B C F"]:
+    def matrices(self, layer: LinearLayer, leaf: Array) -> Inexact[Array, "B C F"]:
         """A weight leaf as the matrices by which the layer multiplies."""
         return layer.product.matrices(self._as_used(layer.weight, layer.operand)(leaf))
 
-    def weight(self, layer: LinearLayer, matrices: Float[Array, "B C F"]) -> Array:
+    def weight(self, layer: LinearLayer, matrices: Inexact[Array, "B C F"]) -> Array:
         """Undo `matrices`."""
         shape = self._shapes[layer.weight]
         back = jax.linear_transpose(self._as_used(layer.weight, layer.operand), shape)
         used = jax.eval_shape(self._as_used(layer.weight, layer.operand), shape)
         return back(layer.product.weight(matrices).astype(used.dtype))[0]
 
-    def shift(self, layer: LinearLayer, made: Float[Array, "B F"]) -> Array:
+    def shift(self, layer: LinearLayer, made: Inexact[Array, "B F"]) -> Array:
         """The change of the bias leaf that adds `made` to every sample."""
         assert layer.bias is not None
         return made.reshape(-1)[self._units[layer.bias.leaf]]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Inexact, Shaped
 
 from autofusion_jax.merging.unit_features import BATCH_SIZE, KINDS
 from autofusion_jax.symmetry.axes import Block, Concat, Factor, factors_of
@@ -39,7 +39,7 @@ def innermost_groups(spec: PermSpec) -> tuple[str, ...]:
     return tuple(name for name in spec.groups if name not in outer)
 
 
-def in_blocks(spec: PermSpec, group: str, values: Float[Array, "..."]) -> Float[Array, "..."]:
+def in_blocks(spec: PermSpec, group: str, values: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
     """Put the blocks of a group in a row: `[*rest, *outer, n]` to `[*rest, *stacks, G n]`."""
     nested_in = spec.groups[group].nested_in
     first = values.ndim - 1 - len(nested_in)
