@@ -17,7 +17,7 @@ Head = collections.namedtuple("Head", ["kernel", "bias"])
 FAST = LEAF_BY_LEAF - {"wudi", "recombination"} | {"weight_matching", "simple_ensemble"}
 """The rest learn, or run the networks often."""
 
-BLOCKS = {"blocks": "blocks/dense_{}"}
+BLOCKS = {"blocks": "blocks/dense_{}/*"}
 X = jax.random.normal(jax.random.key(5), (24, 6))
 
 
