@@ -157,9 +157,7 @@ def check_apply_fn(caller: str, apply_fn: Any) -> None:
     if hasattr(apply_fn, "init") and hasattr(apply_fn, "apply"):
         advice = "Give its `apply`, such as `model.apply`, and as params what `init` returned."
     elif holds_arrays and not bound:
-        advice = (
-            "Give `lambda m, x: m(x)`, and the module, which holds its parameters, as params."
-        )
+        advice = "Give `lambda m, x: m(x)`, and the module, which holds its parameters, as params."
     elif not callable(apply_fn):
         advice = ""
     else:

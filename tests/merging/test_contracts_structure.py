@@ -131,7 +131,7 @@ def scaled_by(scale):
     def run(params, x):
         for (kernel,) in params["blocks"].values():
             x = jnp.tanh(x @ kernel)
-        return x @ (params["head"] * jnp.asarray(scale, x.dtype))
+        return (x * jnp.asarray(scale, x.dtype)) @ params["head"]
 
     return run
 

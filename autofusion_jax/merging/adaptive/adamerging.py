@@ -15,7 +15,6 @@ from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.adaptive.adaptation import (
     adaptation_data,
     finite_curve,
-    is_float,
     minimise_entropy,
 )
 from autofusion_jax.merging.leafwise import aligned_result
@@ -23,7 +22,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_merged
-from autofusion_jax.trees import flatten_by_path
+from autofusion_jax.trees import flatten_by_path, is_float
 from autofusion_jax.types import ApplyFn, Params
 
 Level = Literal["layer", "task"]

@@ -151,8 +151,3 @@ def finite_curve(caller: str, what: str, curve: Float[Array, "steps *more"]) -> 
     got = f"{values[first]} in step {first}"
     require(bool(finite.all()), caller, what, "finite", got, "Lower the learning rate.")
     return values
-
-
-def is_float(leaf: Any) -> bool:
-    """Whether a leaf holds floats, or complex numbers."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

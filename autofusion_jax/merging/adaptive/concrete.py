@@ -23,7 +23,6 @@ from autofusion_jax.merging.adaptive.adaptation import (
     adaptation_data,
     descend,
     finite_curve,
-    is_float,
     mean_entropy,
 )
 from autofusion_jax.merging.leafwise import aligned_result
@@ -31,7 +30,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_merged
-from autofusion_jax.trees import num_params
+from autofusion_jax.trees import is_float, num_params
 from autofusion_jax.types import ApplyFn, Params
 
 

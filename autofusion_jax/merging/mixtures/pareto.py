@@ -17,7 +17,6 @@ from autofusion_jax.merging.adaptive.adamerging import add_task_vectors_by
 from autofusion_jax.merging.adaptive.adaptation import (
     descend,
     finite_curve,
-    is_float,
     mean_entropy,
 )
 from autofusion_jax.merging.ensembles.members import logits_shape, stack_members
@@ -27,7 +26,7 @@ from autofusion_jax.merging.mixtures.modules import modules_of
 from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.precision import length, scale_of, wide_dtype
-from autofusion_jax.trees import num_params
+from autofusion_jax.trees import is_float, num_params
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
