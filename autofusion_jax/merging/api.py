@@ -55,8 +55,9 @@ def merge(
     """Merge two networks of one architecture into one.
 
     Args:
-        params_a: parameters of network A, any pytree of arrays.
-        params_b: parameters of network B, same structure, shapes and dtypes.
+        params_a: parameters of network A, any pytree. What are no floats (counters, random keys, words) comes
+            back as it is.
+        params_b: parameters of network B, same paths, shapes and dtypes, in whatever containers.
         perm_spec: their permutation spec, which remembers the `apply_fn`; None is enough for methods that
             neither move hidden units nor measure them.
         batch: unlabelled inputs `[N, ...]`; left out for methods that need none.
@@ -78,11 +79,12 @@ def merge(
             `methods.NAME`, such as `epochs=8`.
 
     Returns:
-        The merged network.
+        The merged network, in A's containers. Leaves that are one array in all networks, such as an
+        embedding and a head tied to it, are so in the merged one.
 
     Raises:
-        ValueError: networks, base, spec and batch do not fit together, hold NaN, or an option is
-            out of its range; says which, what it must be and what it was.
+        ValueError: networks, base, spec and batch do not fit together or hold NaN, an option is out of its
+            range, or the result is too large for its dtype; says which, what it must be and what it was.
 
     Example:
         >>> import jax.numpy as jnp

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from autofusion_jax.precision import widened
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.trees import flatten_by_path
+from autofusion_jax.trees import flatten_by_path, is_float
 from autofusion_jax.types import Params
 
 Strategy = Literal["normalized", "weighted", "rounded", "align", "retain"]
@@ -56,7 +56,7 @@ def align_loss(
     def distance(path: str) -> Array:
         return jnp.sum((widened(a[path]) / unit - widened(b[path]) / unit) ** 2)
 
-    distances = [omega[leaf.layer] * distance(leaf.path) for leaf in spec.leaves]
+    distances = [omega[leaf.layer] * distance(leaf.path) for leaf in spec.leaves if is_float(a[leaf.path])]
     return sum(distances, start=jnp.zeros(())) / len(spec.layers)
 
 
