@@ -55,9 +55,9 @@ def damaged_texts(text):
 
 def mutants(text, num, seed=0):
     """`num` documents in which one or two values are replaced, removed, added, doubled or swapped."""
-    rng = random.Random(seed)
-    for _ in range(num):
-        document = json.loads(text)
+    rng, whole = random.Random(seed), json.loads(text)
+    while num:
+        document = copy.deepcopy(whole)
         for _ in range(rng.choice((1, 1, 2))):
             path = rng.choice([place for place in places(document) if place])
             parent, key = parent_of(document, path), path[-1]
@@ -77,7 +77,9 @@ def mutants(text, num, seed=0):
                 parent[f"{key}2"] = copy.deepcopy(parent[key] if kind == "double" else rng.choice(VALUES))
             if not [place for place in places(document) if place]:
                 break
-        yield json.dumps(document).encode()
+        if document != whole:
+            num -= 1
+            yield json.dumps(document).encode()
 
 
 def flips(raw, places):

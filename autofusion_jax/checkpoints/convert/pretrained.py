@@ -145,7 +145,7 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     with new_folder(target, overwrite=False) as work:
         (work / CONFIG).write_text(text, encoding="utf-8")
-        (work / DIGEST).write_text(f"{sha256(work / CONFIG)}  {CONFIG}\n")
+        (work / DIGEST).write_bytes(_digest_line(work / CONFIG))
         _write_tensors(
             work / SINGLE, {rule.name: rule for rule in pretrained.rules}, shapes, leaves, pretrained.buffers
         )
@@ -159,6 +159,11 @@ def _with_dtype(config: Config, dtype: np.dtype) -> dict[str, Any]:
     return {**config, **parts, **known}
 
 
+def _digest_line(file: Path) -> bytes:
+    """What `sha256sum` says of a file."""
+    return f"{sha256(file)}  {file.name}\n".encode()
+
+
 def _read_config(path: Path, given: Config) -> dict[str, Any]:
     if given and not (path / CONFIG).is_file():
         return dict(given)
@@ -167,7 +172,7 @@ def _read_config(path: Path, given: Config) -> dict[str, Any]:
     found = read_json(path / CONFIG, "load_pretrained", CheckpointError)
     found.mapping()
     digest = path / DIGEST
-    if digest.is_file() and not digest.read_bytes().startswith(f"{sha256(path / CONFIG)} ".encode()):
+    if digest.is_file() and digest.read_bytes() != _digest_line(path / CONFIG):
         raise CheckpointError(
             f"load_pretrained: {path / CONFIG} was changed since it was written (its SHA-256 is not that in "
             f"{DIGEST}). If the change was meant, remove {DIGEST}."
