@@ -15,8 +15,8 @@ DEEPEST = 100
 """How far lists and objects may be nested: no form that is read here needs a tenth."""
 LARGEST_SIZE = 2**63 - 1
 """The largest size of an axis: what an int64 holds."""
-SHOWN = reprlib.Repr()
-SHOWN.maxstring = SHOWN.maxother = SHOWN.maxlong = 60
+SHOWN = 100
+"""Letters of a value in a message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,25 +46,21 @@ class Json:
         """Raise the error "source: key must be ...; got ... advice" unless `condition` holds."""
         if not condition:
             place = f"{self.source}: {self.key}" if self.key else self.source
-            raise self.error(f"{place} must be {must_be}; got {SHOWN.repr(self.value)}. {advice}".rstrip())
+            raise self.error(f"{place} must be {must_be}; got {shown(self.value)}. {advice}".rstrip())
 
     def mapping(self) -> dict[str, "Json"]:
         """The members of an object, whatever their names."""
         self.require(isinstance(self.value, dict), "a JSON object")
         dot = "." if self.key else ""
-        return {
-            name: self._inner(
-                value, self.key + (dot + name if name.isidentifier() else f"[{SHOWN.repr(name)}]")
-            )
-            for name, value in self.value.items()
-        }
+        keys = {name: dot + name if name.isidentifier() else f"[{shown(name)}]" for name in self.value}
+        return {name: self._inner(value, self.key + keys[name]) for name, value in self.value.items()}
 
     def fields(self, *names: str) -> dict[str, "Json"]:
         """The members of an object that has these names and no others."""
         found = self.mapping()
         for name in (*names, *found):
             self.require(name in found, f"an object with {name!r}")
-            self.require(name in names, f"an object of {', '.join(names)}", f"It has {name!r}.")
+            self.require(name in names, f"an object of {', '.join(names)}", f"It has {shown(name)}.")
         return found
 
     def items(self) -> list["Json"]:
@@ -97,6 +93,12 @@ class Json:
 
     def _inner(self, value: Any, key: str) -> "Json":
         return dataclasses.replace(self, value=value, key=key)
+
+
+def shown(value: Any) -> str:
+    """A value in a message: one line, and not a long one."""
+    text = reprlib.repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def read_json(path: Path, caller: str, error: type[ValueError] = ValueError, *, finite: bool = True) -> Json:
@@ -155,7 +157,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"the name {SHOWN.repr(name)} is there twice in one object")
+            raise ValueError(f"the name {shown(name)} is there twice in one object")
         found[name] = value
     return found
 
@@ -176,5 +178,5 @@ def _no_number(name: str) -> NoReturn:
 def _finite_float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise ValueError(f"{SHOWN.repr(digits)} is too large a number")
+        raise ValueError(f"{shown(digits)} is too large a number")
     return value

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from autofusion_jax.atomic import LONGEST_NAME, new_file
 from autofusion_jax.checkpoints.orbax_io import CheckpointError
-from autofusion_jax.json_reader import SHOWN, parse_json, read_json
+from autofusion_jax.json_reader import parse_json, read_json, shown
 
 LOGGER = logging.getLogger("autofusion_jax")
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -90,18 +90,32 @@ class StoredNetwork(NamedTuple):
         path: the file or folder.
         leaves: its leaves by name.
         metadata: the `__metadata__` of the (first) file.
+        files: the file, or the shards.
     """
 
     path: Path
     leaves: dict[str, StoredLeaf]
     metadata: dict[str, str]
+    files: tuple[Path, ...]
+
+    def verify(self) -> "StoredNetwork":
+        """Read all files, and hold them against the checksums that `write_safetensors` puts into its own.
+
+        Of files without one the logger `autofusion_jax` says so, at level INFO.
+
+        Returns:
+            The network.
+
+        Raises:
+            CheckpointError: a file was changed; names it.
+        """
+        for file in self.files:
+            _verify(file)
+        return self
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> StoredNetwork:
-    """Read where the leaves of a network lie; nothing is unpickled.
-
-    Files that `write_safetensors` wrote hold a checksum, against which they are verified. Others hold none:
-    the logger `autofusion_jax` says so, at level INFO.
+    """Read where the leaves of a network lie; no numbers, nothing is unpickled.
 
     Args:
         path: a safetensors file, or a folder with `model.safetensors`, or else with
@@ -109,12 +123,12 @@ def open_safetensors(path: str | os.PathLike[str]) -> StoredNetwork:
 
     Raises:
         FileNotFoundError: a file is missing; names it.
-        CheckpointError: a file is truncated, was changed or is not what it should be; names it.
+        CheckpointError: a file is truncated or is not what it should be; names it.
     """
     path = Path(path)
     if not path.is_dir():
         leaves, metadata = _read_header(path)
-        return StoredNetwork(path, leaves, metadata)
+        return StoredNetwork(path, leaves, metadata, (path,))
     if (path / SINGLE).is_file():
         return open_safetensors(path / SINGLE)._replace(path=path)
     if not (path / INDEX).is_file():
@@ -134,7 +148,8 @@ def open_safetensors(path: str | os.PathLike[str]) -> StoredNetwork:
             )
             raise CheckpointError(f"open_safetensors: {path / shard} must {must}.")
         leaves |= held
-    return StoredNetwork(path, {leaf: leaves[leaf] for leaf in weight_map}, metadata)
+    shards = tuple(path / shard for shard in dict.fromkeys(weight_map.values()))
+    return StoredNetwork(path, {leaf: leaves[leaf] for leaf in weight_map}, metadata, shards)
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -143,7 +158,8 @@ def _read_index(path: Path) -> dict[str, str]:
     weight_map = index.mapping()["weight_map"]
     weight_map.require(bool(weight_map.mapping()), "the name of a file for every tensor")
     for shard in weight_map.mapping().values():
-        plain = Path(shard.text()).name == shard.text() and len(os.fsencode(shard.text())) < LONGEST_NAME
+        name = shard.text()
+        plain = Path(name).name == name and name.isprintable() and len(os.fsencode(name)) < LONGEST_NAME
         shard.require(plain, "the name of a file in this folder")
     return weight_map.value
 
@@ -156,29 +172,33 @@ def _read_header(path: Path) -> tuple[dict[str, StoredLeaf], dict[str, str]]:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
-        reason = SHOWN.repr(str(error)).strip("'\"")
+        reason = shown(str(error))
         raise CheckpointError(
             f"open_safetensors: {path} is no whole safetensors file: {reason}. Was its download cut off?"
         ) from error
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        raw = file.read(length)
-    header = parse_json(raw.decode(), f"open_safetensors: header of {path}", CheckpointError).value
+    raw, header = _raw_header(path)
     metadata = header.pop("__metadata__", None) or {}
-    _verify(path, raw, metadata)
     leaves = {}
     for name, entry in sorted(header.items()):
         if entry["dtype"] not in DTYPES:
             raise CheckpointError(
                 f"open_safetensors: {path}[{name!r}] has dtype {entry['dtype']}; known: {', '.join(DTYPES)}."
             )
-        start = 8 + length + entry["data_offsets"][0]
+        start = 8 + len(raw) + entry["data_offsets"][0]
         leaves[name] = StoredLeaf(path, start, DTYPES[entry["dtype"]], tuple(entry["shape"]))
     return leaves, {name: value for name, value in metadata.items() if name not in CHECKSUM}
 
 
-def _verify(path: Path, header: bytes, metadata: Mapping[str, str]) -> None:
+def _raw_header(path: Path) -> tuple[bytes, dict[str, Any]]:
+    with open(path, "rb") as file:
+        raw = file.read(int.from_bytes(file.read(8), "little"))
+    return raw, parse_json(raw.decode(), f"open_safetensors: header of {path}", CheckpointError).value
+
+
+def _verify(path: Path) -> None:
     """Hold a file against the checksum in its header; of two entries, so that no changed byte hides both."""
+    header, fields = _raw_header(path)
+    metadata = fields.get("__metadata__") or {}
     kept = [name for name in CHECKSUM if name in metadata]
     if not kept:
         LOGGER.info("%s has no checksum: changed bytes in it would not be seen.", path)
@@ -192,7 +212,7 @@ def _verify(path: Path, header: bytes, metadata: Mapping[str, str]) -> None:
             digest.update(block)
     if len(kept) != len(CHECKSUM) or digest.hexdigest().encode() != written:
         raise CheckpointError(
-            f"open_safetensors: {path} was changed since it was written (its SHA-256 differs). Take another "
+            f"load: {path} was changed since it was written (its SHA-256 differs). Take another "
             f"copy; if the change was meant, take {' and '.join(CHECKSUM)} out of its metadata."
         )
 

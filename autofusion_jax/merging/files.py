@@ -69,7 +69,7 @@ def merge_files(
     Raises:
         FileExistsError: `out` is there, and `overwrite` is not given.
         FileNotFoundError: a file is missing, also one that an index names.
-        CheckpointError: a file is truncated or corrupt.
+        CheckpointError: a file is truncated or corrupt, or is not what its checksum says.
         OSError: `out` is in a folder that cannot be written or has no room for it; said before the merge.
         ValueError: networks do not fit one another or hold NaN, an option is out of its range, the method
             needs whole networks, the merged network is not finite, or `out` is a folder; nothing is written.
@@ -104,6 +104,8 @@ def merge_files(
     _check_structure(files.all)
     leaves = files.networks[0].leaves
     _check_room(Path(out), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
+    for network in files.all:
+        network.verify()
     chosen = streamed(chosen, lambda: map(files.task, filter(_is_float, _parts(leaves, "entry"))))
     parts = list(_parts(leaves, chosen.granularity))
     with (

@@ -148,6 +148,7 @@ def test_progress_of_files_is_logged(folder, caplog):
     with caplog.at_level("DEBUG", logger="autofusion_jax"):
         merged(folder, "karcher", progress=True)
     said = [record.getMessage() for record in caplog.records if record.name == "autofusion_jax"]
+    said = [line for line in said if "no checksum" not in line]
     assert said[0] == "karcher, 3 files: started" and said[1].startswith("karcher, 3 files: 1 of ")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from autofusion_jax.checkpoints.convert.rules import Rule, Stored
-from autofusion_jax.json_reader import SHOWN
+from autofusion_jax.json_reader import shown
 from autofusion_jax.types import InputShape
 from autofusion_jax.validation import require
 
@@ -216,7 +216,10 @@ def tower(config: Config) -> dict[str, Any]:
     """Attributes of a `models.transformer.Tower` by the usual fields."""
     fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     options = {ours: config[name] for ours, name in zip(("dim", "depth", "num_heads", "mlp_dim"), fields)}
-    return options | {"activation": ACTIVATIONS[config["hidden_act"]], "epsilon": config["layer_norm_eps"]}
+    return options | {
+        "activation": ACTIVATIONS[config["hidden_act"]],
+        "epsilon": float(config["layer_norm_eps"]),
+    }
 
 
 def is_size(value: Any) -> bool:
@@ -245,4 +248,4 @@ def axis_of(tensors: Tensors, names: Sequence[str], axis: int) -> int:
 
 
 def _require(condition: bool, place: str, must_be: str, got: Any) -> None:
-    require(condition, "load_pretrained", place, must_be, SHOWN.repr(got))
+    require(condition, "load_pretrained", place, must_be, shown(got))

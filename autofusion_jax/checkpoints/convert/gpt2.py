@@ -64,14 +64,13 @@ def network(config: Config) -> Network:
         "depth": "n_layer",
         "num_heads": "n_head",
         "mlp_dim": "n_inner",
-        "epsilon": "layer_norm_epsilon",
     }
     options = {ours: config[name] for ours, name in fields.items()}
-    return Network(
-        "gpt2",
-        (config["n_positions"],),
-        options | {"activation": ACTIVATIONS[config["activation_function"]]},
-    )
+    more = {
+        "activation": ACTIVATIONS[config["activation_function"]],
+        "epsilon": float(config["layer_norm_epsilon"]),
+    }
+    return Network("gpt2", (config["n_positions"],), options | more)
 
 
 def rules(config: Config) -> list[Rule]:

@@ -112,7 +112,7 @@ def merge_lora(
         Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023.
     """
     config = _read_config(Path(adapter) / CONFIG)
-    tensors = open_weights(adapter, WEIGHTS).leaves
+    tensors = open_weights(adapter, WEIGHTS).verify().leaves
     merged = dict(state)
     for name, tensor in tensors.items():
         target = name.removeprefix(PREFIX)
@@ -150,9 +150,10 @@ def _read_config(file: Path) -> Config:
         field(name, values[0]).one_of(values)
     alphas = field("alpha_pattern", {})
     alphas.require(len(alphas.mapping()) <= MOST_PATTERNS, f"an object of at most {MOST_PATTERNS} names")
-    for pattern, alpha in alphas.mapping().items():
-        alpha.require(
-            PLAIN.fullmatch(pattern) is not None, f"of a name of a module, or its end; not {pattern[:60]!r}"
+    for pattern in alphas.mapping():
+        advice = f"{pattern[:60]!r} is another regular expression; they are not run."
+        alphas.require(
+            PLAIN.fullmatch(pattern) is not None, "an object of names of modules, or of their ends", advice
         )
     return Config(
         alpha=field("lora_alpha", ALPHA).number(),

@@ -18,7 +18,7 @@ from autofusion_jax.checkpoints.convert.format import Config, Format, check_conf
 from autofusion_jax.checkpoints.convert.formats import FORMATS
 from autofusion_jax.checkpoints.convert.lora import merge_lora
 from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, is_float, to_leaves
-from autofusion_jax.checkpoints.orbax_io import CheckpointError
+from autofusion_jax.checkpoints.orbax_io import CheckpointError, sha256
 from autofusion_jax.checkpoints.safetensors_io import SINGLE, StoredLeaf, stored_order, write_safetensors
 from autofusion_jax.extras import need
 from autofusion_jax.json_reader import read_json
@@ -29,7 +29,7 @@ from autofusion_jax.validation import require, unknown_name
 if TYPE_CHECKING:
     from autofusion_jax.models.registry import Model
 
-CONFIG = "config.json"
+CONFIG, DIGEST = "config.json", "config.json.sha256"
 DTYPE_FIELDS = ("dtype", "torch_dtype")
 """Of config.json, in new and old versions of transformers."""
 LONGEST_TYPE = 60
@@ -99,7 +99,7 @@ def load_pretrained(
     def place(field: str) -> str:
         return f"config[{field!r}]" if field.partition(".")[0] in given else f"{field} of {path / CONFIG}"
 
-    state: Mapping[str, Stored] = open_weights(path, SINGLE).leaves
+    state: Mapping[str, Stored] = open_weights(path, SINGLE).verify().leaves
     if adapter is not None:
         state = merge_lora(state, adapter, modules=format.modules)
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
@@ -116,7 +116,8 @@ def load_pretrained(
 def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Path:
     """Write a network as transformers does: `config.json` and `model.safetensors`, whole or not at all.
 
-    Where `config.json` names a dtype, it is that of the tensors written: the widest, if they differ.
+    Both have a checksum, that of `config.json` in a file beside it, which `load_pretrained` verifies. Where
+    `config.json` names a dtype, it is that of the tensors written: the widest, if they differ.
 
     Args:
         path: a folder that does not exist; its parents are made.
@@ -144,6 +145,7 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     with new_folder(target, overwrite=False) as work:
         (work / CONFIG).write_text(text, encoding="utf-8")
+        (work / DIGEST).write_bytes(_digest_line(work / CONFIG))
         _write_tensors(
             work / SINGLE, {rule.name: rule for rule in pretrained.rules}, shapes, leaves, pretrained.buffers
         )
@@ -157,6 +159,11 @@ def _with_dtype(config: Config, dtype: np.dtype) -> dict[str, Any]:
     return {**config, **parts, **known}
 
 
+def _digest_line(file: Path) -> bytes:
+    """What `sha256sum` says of a file."""
+    return f"{sha256(file)}  {file.name}\n".encode()
+
+
 def _read_config(path: Path, given: Config) -> dict[str, Any]:
     if given and not (path / CONFIG).is_file():
         return dict(given)
@@ -164,6 +171,12 @@ def _read_config(path: Path, given: Config) -> dict[str, Any]:
         raise FileNotFoundError(f"load_pretrained: {path} must be a folder with {CONFIG}; it has none.")
     found = read_json(path / CONFIG, "load_pretrained", CheckpointError)
     found.mapping()
+    digest = path / DIGEST
+    if digest.is_file() and digest.read_bytes() != _digest_line(path / CONFIG):
+        raise CheckpointError(
+            f"load_pretrained: {path / CONFIG} was changed since it was written (its SHA-256 is not that in "
+            f"{DIGEST}). If the change was meant, remove {DIGEST}."
+        )
     return {**found.value, **given}
 
 

@@ -1,6 +1,7 @@
 """torchvision's and timm's ResNets (`resnet18` to `resnet152`)."""
 
 import re
+from typing import Any
 
 from autofusion_jax.checkpoints.convert.format import (
     Config,
@@ -83,7 +84,7 @@ def rules(config: Config) -> list[Rule]:
     return expand(table, "", "")
 
 
-def _is_shape(value: object, config: Config) -> bool:
+def _is_shape(value: Any, config: Config) -> bool:
     return (
         isinstance(value, list)
         and len(value) == len(IMAGE)

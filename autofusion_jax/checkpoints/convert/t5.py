@@ -1,5 +1,7 @@
 """transformers' `T5ForConditionalGeneration`, in the form of version 1.1 and of Flan-T5."""
 
+from typing import Any
+
 import numpy as np
 
 from autofusion_jax.checkpoints.convert.format import (
@@ -67,7 +69,6 @@ def network(config: Config) -> Network:
         "dim": "d_model",
         "depth": "num_layers",
         "decoder_depth": "num_decoder_layers",
-        "epsilon": "layer_norm_epsilon",
         "num_heads": "num_heads",
         "head_dim": "d_kv",
         "mlp_dim": "d_ff",
@@ -77,6 +78,7 @@ def network(config: Config) -> Network:
     options = {ours: config[name] for ours, name in fields.items()}
     scale = config["scale_decoder_outputs"]
     more = {
+        "epsilon": float(config["layer_norm_epsilon"]),
         "tied": not config["own_head"],
         "scale_outputs": config["tie_word_embeddings"] if scale is None else scale,
     }
@@ -118,12 +120,12 @@ def stack(name: str, depth: int, attentions: list[tuple[str, str, str]]) -> list
     return expand(table, f"params/{name}/", f"{name}.")
 
 
-def _length(value: object, config: Config) -> bool:
-    return is_size(value) and int(value) <= LONGEST
+def _length(value: Any, config: Config) -> bool:
+    return is_size(value) and value <= LONGEST
 
 
-def _distance(value: object, config: Config) -> bool:
-    return is_size(value) and 2 * int(value) > config["relative_attention_num_buckets"] >= 4
+def _distance(value: Any, config: Config) -> bool:
+    return is_size(value) and 2 * value > config["relative_attention_num_buckets"] >= 4
 
 
 def _head_dim(tensors: Tensors, config: Config) -> tuple[int, str]:
