@@ -78,8 +78,7 @@ def test_every_panel_is_sound():
             else:
                 get_method(row.method, **row.options)
         config = panel.get_config()
-        config.train.check()
-        config.task.check()
+        check_fields("reproduce", config)
         assert panel.get_config() is not config and panel.caption(config, {})
 
 
