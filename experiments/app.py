@@ -86,10 +86,10 @@ def _parse(argv: list[str], with_config: bool) -> list[str]:
     try:
         helping = any(argument.lstrip("-").split("=")[0].startswith("help") for argument in argv[1:])
         if with_config and not helping:
-            check_overrides(argv[1:])
+            argv = [argv[0], *check_overrides(argv[1:])]
         return flags.FLAGS(argv)
-    except (flags.Error, ValueError, KeyError) as error:
-        fail(str(error))
+    except Exception as error:  # parsers of flags raise many kinds
+        fail(str(error) or type(error).__name__)
 
 
 def fail(message: str) -> NoReturn:

@@ -5,7 +5,6 @@ python experiments/merge.py --config=mnist_vgg
 
 import interrupts  # noqa: F401, I001  # first: it takes signals while the others are imported
 
-import dataclasses
 
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from app import define_config, run
 from autofusion_jax.merging.registry import METHODS
 from autofusion_jax.validation import require, unknown_name
 from configs.schema import Config, split_commas
+from fields import check_fields
 from pipeline.endpoints import open_run
 from pipeline.reference_rows import REFERENCE_ROWS
 from pipeline.run_folder import finish_folder, open_folder, run_rows
@@ -30,6 +30,7 @@ def main(console: Console) -> None:
 
 def check(config: Config) -> None:
     """Refuse settings that would fail only after minutes of training."""
+    check_fields("--config", config)
     merging = config.merge
     merging.methods, merging.references = split_commas(merging.methods), split_commas(merging.references)
     for name in merging.methods:
@@ -38,14 +39,8 @@ def check(config: Config) -> None:
     for name in merging.references:
         if name not in REFERENCE_ROWS:
             raise unknown_name("--config.merge.references", "row", name, REFERENCE_ROWS)
-    for field in ("repeats", "epochs"):
-        require(getattr(merging, field) >= 1, "--config.merge", field, ">= 1", getattr(merging, field))
-    require(config.pairs >= 1, "--config", "pairs", ">= 1", config.pairs)
-    config.train.check()
-    config.task.check()
-    for field in dataclasses.fields(config.evaluate):
-        value = getattr(config.evaluate, field.name)
-        require(value >= 2, "--config.evaluate", field.name, ">= 2", value)
+    rows = bool(merging.methods or merging.references)
+    require(rows, "--config.merge", "methods or references", "given", "none of either")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from app import flags, run
 from autofusion_jax.atomic import locked
 from autofusion_jax.validation import require, unknown_name
 from configs.schema import split_commas
+from fields import check_fields
 from figures import FIGURES, run_figure
 from tables import MODULES, TABLES
 from tables.report import TABLE_FILE, total_seconds, write_panel, write_table
@@ -121,16 +122,7 @@ def _config(table: Table, panel: Panel, several: bool) -> TableConfig:
     config.pairs = config.pairs if PAIRS.value is None else PAIRS.value
     config.seed = config.seed if SEED.value is None else SEED.value
     require(config.pairs >= 1, "reproduce", "--pairs", ">= 1", config.pairs)
-    for field in ("repeats", "epochs"):
-        require(
-            getattr(config.merge, field) >= 1,
-            "reproduce",
-            f"merge.{field}",
-            ">= 1",
-            getattr(config.merge, field),
-        )
-    config.train.check()
-    config.task.check()
+    check_fields("reproduce", config)
     return config
 
 

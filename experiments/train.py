@@ -19,8 +19,6 @@ CONFIG = define_config()
 
 def main(console: Console) -> None:
     config = CONFIG.value
-    config.train.check()
-    config.task.check()
     opened = open_run(config, console)
     table = Table("network", "classes", "own task, validation", "own task, test", "seconds", "checkpoint")
     for number in range(config.pairs):

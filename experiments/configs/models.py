@@ -2,13 +2,22 @@
 
 import dataclasses
 import functools
+import math
+import typing
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import jax
+
+from autofusion_jax.arguments import Rule, integer, list_of, number, rule_of
 from autofusion_jax.models.registry import MODELS, Model, build_model
 from autofusion_jax.types import InputShape
 from autofusion_jax.validation import require, unknown_name
+from data.files import memory_bytes, reason
+from fields import check_fields, needed
 
+PLACES = ("pool_after",)
+"""Options that name places, from 0; others are sizes, from 1."""
 OF_FLAX = ("name", "parent")
 SIMPLE = (bool, int, float, str, tuple)
 """Types of the options that a command line can set."""
@@ -66,11 +75,24 @@ def _type(value: Any) -> Any:
 
 @functools.cache
 def _config_class(types: tuple[tuple[str, Any], ...], given: tuple[str, ...]) -> type[ModelConfig]:
-    return dataclasses.make_dataclass("ModelConfig", types, bases=(ModelConfig,), namespace={"given": given})
+    fields = [(option, kind, needed(_rule(option, kind))) for option, kind in types]
+    return dataclasses.make_dataclass("ModelConfig", fields, bases=(ModelConfig,), namespace={"given": given})
+
+
+def _rule(option: str, kind: Any) -> Rule:
+    """What an option of a model must be: sizes from 1, places from 0, other numbers from 0."""
+    least = 0 if option in PLACES else 1
+    rules = {int: integer(least=least), float: number(least=0)}
+    if typing.get_origin(kind) is tuple:
+        (part, *_) = typing.get_args(kind)
+        return list_of(rules.get(part) or rule_of(part))
+    return rules.get(kind) or rule_of(kind)
 
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """What makes two models the same: the options that the config says, and those changed since."""
+    if model.name not in MODELS:
+        raise unknown_name("model", "name", model.name, MODELS)
     defaults = {field.name: field.default for field in dataclasses.fields(MODELS[model.name])}
     options = {
         field.name: getattr(model, field.name)
@@ -90,12 +112,19 @@ def build(model: ModelConfig, input_shape: InputShape, **sizes: Any) -> Model:
         sizes: options that the data decides, such as `num_classes`.
 
     Raises:
-        ValueError: unknown name or option, or a part of a tuple of another type; says which.
+        ValueError: unknown name or option, or no network of these options takes these inputs or has room in
+            memory; says which.
     """
-    options = model_identity(model)
-    del options["name"]
-    for field in dataclasses.fields(model):
-        (kind, *_), value = get_args(field.type) or (object,), getattr(model, field.name)
-        good = not isinstance(value, tuple) or all(isinstance(part, kind) for part in value)
-        require(good, "model", field.name, f"a tuple of {kind.__name__}", value)
-    return build_model(model.name, input_shape, **{**options, **sizes})
+    check_fields("model", model)
+    options = {option: value for option, value in model_identity(model).items() if option != "name"}
+    built = build_model(model.name, input_shape, **{**options, **sizes})
+    try:
+        shapes = jax.eval_shape(built.init, jax.random.key(0))
+    except Exception as error:  # layers meet sizes that do not fit with errors of many kinds
+        raise ValueError(
+            f"model: {model.name} of {options} must take inputs {list(input_shape)}; {reason(error)}."
+        ) from error
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    wanted, most = f"a network that this machine's memory holds, {memory_bytes():,} bytes", memory_bytes()
+    require(size <= most, "model", f"{model.name} of {options}", wanted, f"{size:,} bytes")
+    return built

@@ -1,11 +1,13 @@
 """The schema of a config: typed, mutable dataclasses, overridden by `--config.FIELD=VALUE`."""
 
 import dataclasses
+import re
 from typing import Any
 
-from autofusion_jax.validation import require, unknown_name
+from autofusion_jax.arguments import Refused, Rule, integer, list_of, number, one_of
 from configs.models import ModelConfig, model_identity
 from data.splits import PROTOCOLS
+from fields import field, needed
 from training.loop import TrainOptions
 
 REFERENCES = (
@@ -22,6 +24,30 @@ METHODS = (
 )
 
 
+LARGEST_SEED = 100_000_000
+"""So that what is made of seeds for networks of many roles has room in 32 bits."""
+
+
+def _plain_name(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[\w+][\w+.-]*(/[\w+][\w+.-]*)*", value):
+        raise Refused
+    return value
+
+
+FILE_NAME = Rule(_plain_name, ("a name of letters, digits and _ + - . that can be that of a folder",))
+
+
+def path(what: str) -> Rule:
+    """The rule of a path or name that must not be empty."""
+
+    def take(value: Any) -> str:
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise Refused
+        return value
+
+    return Rule(take, (f"the name of {what}",))
+
+
 @dataclasses.dataclass
 class DataConfig:
     """Attributes: which data set, a folder that has it, and how much is put aside.
@@ -33,11 +59,11 @@ class DataConfig:
     num_unlabelled: training images of all classes that the merge sees, without labels.
     """
 
-    name: str
+    name: str = needed(path("a data set"))
     dir: str = ""
-    num_train: int = 0
-    num_validation: int = 1000
-    num_unlabelled: int = 2000
+    num_train: int = field(0, integer(least=0))
+    num_validation: int = field(1000, integer(least=0))
+    num_unlabelled: int = field(2000, integer(least=1))
 
 
 @dataclasses.dataclass
@@ -52,15 +78,9 @@ class TaskConfig:
         training images are: 5 makes two halves 5 : 1.
     """
 
-    labels: str = "disjoint"
-    sizes: tuple[int, ...] = ()
-    ratio: float = 1.0
-
-    def check(self) -> None:
-        """Raise ValueError for a value out of its range."""
-        if self.labels not in PROTOCOLS:
-            raise unknown_name("task", "labels", self.labels, PROTOCOLS)
-        require(self.ratio > 0, "task", "ratio", "> 0", self.ratio)
+    labels: str = field("disjoint", one_of(*PROTOCOLS))
+    sizes: tuple[int, ...] = field((), list_of(integer(least=1)))
+    ratio: float = field(1.0, number(above=0))
 
 
 @dataclasses.dataclass
@@ -75,16 +95,16 @@ class MergeConfig:
 
     methods: tuple[str, ...] = METHODS
     references: tuple[str, ...] = REFERENCES
-    repeats: int = 5
-    epochs: int = 64
+    repeats: int = field(5, integer(least=1))
+    epochs: int = field(64, integer(least=1))
 
 
 @dataclasses.dataclass
 class EvaluateConfig:
     """The interpolation curve: its points, and how many test images it is measured on."""
 
-    curve_points: int = 50
-    curve_images: int = 10_000
+    curve_points: int = field(50, integer(least=2))
+    curve_images: int = field(10_000, integer(least=2))
 
 
 @dataclasses.dataclass
@@ -98,17 +118,17 @@ class Config:
     runs_dir: where endpoint checkpoints are kept and found again.
     """
 
-    name: str
+    name: str = needed(FILE_NAME)
     data: DataConfig
     model: ModelConfig
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     merge: MergeConfig = dataclasses.field(default_factory=MergeConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
-    seed: int = 0
-    pairs: int = 1
+    seed: int = field(0, integer(least=0, most=LARGEST_SEED))
+    pairs: int = field(1, integer(least=1, most=LARGEST_SEED))
     out_dir: str = ""
-    runs_dir: str = "runs"
+    runs_dir: str = field("runs", path("a folder"))
 
     start_fields = ()
     """Further fields that trained networks depend on."""

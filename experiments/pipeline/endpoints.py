@@ -28,6 +28,7 @@ from configs.schema import Config, identity
 from data.dataset import Dataset
 from data.registry import load_dataset
 from data.splits import head_labels, sample
+from fields import check_fields
 from pipeline.networks import FINAL, Training, find_or_train
 from pipeline.split import MODEL_ROLES, ROLES, Split, draw_split, head_size, sizes_of_tasks, training_pool
 
@@ -174,9 +175,9 @@ def open_run(config: Config, console: Console) -> Run:
     """Load the data and build the model of a config.
 
     Raises:
-        ValueError: its tasks do not fit the data.
+        ValueError: a setting is not what it must be, or does not fit the data.
     """
-    config.task.check()
+    check_fields("--config", config)
     dataset = load_dataset(config.data.name, folder=config.data.dir, report=lambda line: console.print(line))
     for note in dataset.notes:
         console.print(f"[yellow]note:[/] {note}")

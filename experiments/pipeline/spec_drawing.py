@@ -18,6 +18,7 @@ from configs.schema import Config, resolved
 from data.files import reading
 from data.own import is_own
 from data.registry import input_shape, num_classes
+from fields import check_fields
 from pipeline.records import CONFIG_FILE, read_record
 from pipeline.split import head_size, sizes_of_tasks
 
@@ -28,6 +29,7 @@ NUM_INPUTS = 2
 
 def draw_config(config: Config, console: Console) -> None:
     """Derive the spec of a config's model, show it, and write it into the config's folder."""
+    check_fields("--config", config)
     data = config.data.name
     names = [data] if is_own(data) else data.split("+")
     sizes = tuple(map(num_classes, names))

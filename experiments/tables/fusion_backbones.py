@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from autofusion_jax.arguments import integer
 from data.splits import generator
+from fields import field
 from pipeline.reference_rows import ENSEMBLE
 from tables.fusion import REGMEAN, TASK_ARITHMETIC, TIES, reading, row
 from tables.mudsc import PAPER as MUDSC
@@ -21,7 +23,7 @@ class BackboneConfig(TableConfig):
     """
 
     pretrain: TrainOptions = dataclasses.field(default_factory=TrainOptions)
-    test_inputs: int = 2000
+    test_inputs: int = field(2000, integer(least=1))
 
     start_fields = ("pretrain",)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from autofusion_jax.arguments import number
 from autofusion_jax.evaluation.results import Summary
 from autofusion_jax.models.heads import Backbone, ClassHead, HeadedNetwork, ImageHead
 from autofusion_jax.types import Params
@@ -19,6 +20,7 @@ from configs.schema import DataConfig, MergeConfig
 from data.dataset import Dataset
 from data.registry import load_dataset
 from data.splits import generator
+from fields import field
 from pipeline.endpoints import Run, to_inputs
 from pipeline.headed_pair import HeadedPair
 from pipeline.headed_training import TaskData, draw_roles, get_trained, key_of, open_headed
@@ -58,7 +60,7 @@ class HeadsConfig(BackboneConfig):
     """
 
     start_data: str = ""
-    noise: float = 0.3
+    noise: float = field(0.3, number(least=0))
 
     start_fields = ("pretrain", "start_data", "noise")
 

@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Key
 from rich.console import Console
 
+from autofusion_jax.arguments import integer, number
 from autofusion_jax.evaluation.accuracy import evaluate
 from autofusion_jax.evaluation.networks import Network
 from autofusion_jax.models.registry import Model
@@ -20,6 +21,7 @@ from data.corruptions import corrupt
 from data.dataset import Dataset
 from data.registry import load_dataset
 from data.splits import hold_out, of_classes, sample
+from fields import field
 from pipeline.endpoints import Pair, Run, get_network, initial_params, to_inputs
 from pipeline.split import MODEL_ROLES, Split
 from tables.schema import TableConfig
@@ -45,14 +47,14 @@ class FusionConfig(TableConfig):
     """
 
     pretrain: TrainOptions = dataclasses.field(default_factory=TrainOptions)
-    pretrain_images: int = 500
+    pretrain_images: int = field(500, integer(least=1))
     seen: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
-    test_images: int = 2000
+    test_images: int = field(2000, integer(least=1))
     corruption: str = ""
     sees_test: bool = False
-    num_steps: int = 300
-    class_cosine: float = 0.9
+    num_steps: int = field(300, integer(least=1))
+    class_cosine: float = field(0.9, number(least=0, below=1))
 
     start_fields = ("pretrain", "pretrain_images", "class_cosine")
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from autofusion_jax.arguments import integer
 from autofusion_jax.evaluation.results import Summary
 from autofusion_jax.models.heads import Backbone, ClassHead, NextToken
 from autofusion_jax.types import Params
@@ -19,6 +20,7 @@ from configs.schema import DataConfig, MergeConfig
 from data.dataset import Dataset
 from data.registry import load_dataset
 from data.text import LENGTH, PAD
+from fields import field
 from pipeline.endpoints import Run
 from pipeline.headed_pair import HeadedPair
 from pipeline.headed_training import TaskData, draw_roles, get_trained, key_of, open_headed
@@ -46,7 +48,7 @@ class TextConfig(BackboneConfig):
     tokens: bytes of each passage that networks read.
     """
 
-    tokens: int = 64
+    tokens: int = field(64, integer(least=1))
 
     start_fields = ("pretrain", "tokens")
 

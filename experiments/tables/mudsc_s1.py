@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
+from autofusion_jax.arguments import number
 from autofusion_jax.evaluation.accuracy import task_names
 from autofusion_jax.evaluation.results import Summary
 from autofusion_jax.models.registry import Model
@@ -20,6 +21,7 @@ from configs.models import build, model_config
 from configs.schema import DataConfig, EvaluateConfig, MergeConfig
 from data.registry import load_dataset
 from data.splits import sample
+from fields import field
 from pipeline.endpoints import Pair, Run, get_network, to_inputs
 from pipeline.rows import Row
 from pipeline.split import MODEL_ROLES, Split, training_pool
@@ -44,7 +46,7 @@ class MudscConfig(TableConfig):
         with orthogonal `g, r_i` are the vectors `r_i` with logits scaled by `sqrt(1 - c)`.
     """
 
-    class_cosine: float = 0.9
+    class_cosine: float = field(0.9, number(least=0, below=1))
 
     start_fields = ("class_cosine",)
 

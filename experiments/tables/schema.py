@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from autofusion_jax.arguments import integer
 from autofusion_jax.evaluation.results import Summary
 from configs.schema import Config, in_fast_settings
+from fields import field
 from pipeline.endpoints import Run
 from pipeline.rows import Row
 
@@ -23,8 +25,8 @@ class TableConfig(Config):
     landscape_images: test images it is measured on.
     """
 
-    landscape_points: int = 25
-    landscape_images: int = 1000
+    landscape_points: int = field(25, integer(least=2))
+    landscape_images: int = field(1000, integer(least=2))
 
     def make_fast(self) -> None:
         """Take few images, epochs, pairs and keys, for a first look."""

@@ -47,7 +47,7 @@ def _parse(path: str, text: str, present: Any) -> Any:
     kind = type(present)
     try:
         value = text if kind is str else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = None
     if kind is float and type(value) is int:
         value = float(value)

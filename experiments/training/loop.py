@@ -12,8 +12,9 @@ import optax
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.arguments import integer, number, one_of
 from autofusion_jax.types import ApplyFn, Params, TrainFn
-from autofusion_jax.validation import require, unknown_name
+from fields import check_fields, field
 from training.losses import Loss, cross_entropy
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -39,22 +40,13 @@ class TrainOptions:
         segment: steps per compiled call; progress and checkpoints come at its ends.
     """
 
-    epochs: int = 4
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
+    epochs: int = field(4, integer(least=1))
+    batch_size: int = field(128, integer(least=1))
+    learning_rate: float = field(1e-3, number(above=0))
+    optimizer: str = field("adam", one_of(*OPTIMIZERS))
+    weight_decay: float = field(0.0, number(least=0))
     augment: bool = False
-    segment: int = 100
-
-    def check(self) -> None:
-        """Raise ValueError for a value out of its range."""
-        for name in ("epochs", "batch_size", "segment"):
-            require(getattr(self, name) >= 1, "train", name, ">= 1", getattr(self, name))
-        require(self.learning_rate > 0, "train", "learning_rate", "> 0", self.learning_rate)
-        require(self.weight_decay >= 0, "train", "weight_decay", ">= 0", self.weight_decay)
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("train", "optimizer", self.optimizer, OPTIMIZERS)
+    segment: int = field(100, integer(least=1))
 
 
 class TrainState(NamedTuple):
@@ -66,8 +58,12 @@ class TrainState(NamedTuple):
 
 
 def init_state(params: Params, options: TrainOptions) -> TrainState:
-    """The state before the first step."""
-    options.check()
+    """The state before the first step.
+
+    Raises:
+        ValueError: an option is not what it must be.
+    """
+    check_fields("train", options)
     return TrainState(params, OPTIMIZERS[options.optimizer]().init(params), 0)
 
 

@@ -166,7 +166,7 @@ def test_train_shows_both_endpoints(tmp_path):
         ([], "error: --config=NAME must come first"),
         (["--config=digit_mlp"], "Did you mean 'digits_mlp'"),
         (["--config=digits_mlp", "--config.merge.methods=zip"], "unknown method 'zip'"),
-        (["--config=digits_mlp", "--config.merge.repeats=0"], "repeats must be >= 1; got 0"),
+        (["--config=digits_mlp", "--config.merge.repeats=0"], "repeats must be an integer >= 1; got 0"),
         (["--config=digits_mlp", "--config.seed=x"], "invalid literal for int"),
         (["--config=digits_mlp", "--config.out_dir=/proc/none"], "/proc/none"),
         (["--config=digits_mlp", "stray"], "unknown argument 'stray'"),

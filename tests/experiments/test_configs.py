@@ -6,6 +6,7 @@ from autofusion_jax.merging.registry import METHODS
 from configs import CONFIGS, check_overrides, get_config
 from configs.schema import identity, split_commas
 from data.registry import DATASETS
+from fields import check_fields
 from pipeline.reference_rows import REFERENCE_ROWS
 
 NAMED = {
@@ -33,7 +34,7 @@ def test_every_config_is_sound(name):
     assert set(config.data.name.split("+")) <= set(DATASETS)
     assert set(config.merge.methods) <= set(METHODS)
     assert set(config.merge.references) <= set(REFERENCE_ROWS)
-    config.train.check()
+    check_fields("--config", config)
     if name.endswith("_paper"):
         assert (config.merge.epochs, config.merge.repeats) == (64, 5)
 

@@ -85,8 +85,8 @@ def test_what_endpoints_depend_on():
     ("change", "message"),
     [
         ({"sizes": (3, 3)}, r"sizes must be two or more, each >= 1, with sum 10; got \(3, 3\)"),
-        ({"labels": "share"}, "task: unknown labels 'share'. Did you mean 'shared'"),
-        ({"ratio": 0.0}, "task: ratio must be > 0; got 0.0"),
+        ({"labels": "share"}, "task.labels must be .*; got 'share'. Did you mean 'shared'"),
+        ({"ratio": 0.0}, "task.ratio must be a number > 0; got 0.0"),
     ],
 )
 def test_nonsense_is_refused(change, message):

@@ -168,7 +168,7 @@ def test_bad_overrides(assignment, message):
         (["--table=mudsc"], "unknown table 'mudsc'. Did you mean 'mudsc_s1'"),
         (["--figure=5,7", "--out_dir=out"], "--out_dir must be left out with a figure and more; got out"),
         (["--table=5", "--panels=disjont"], "unknown panel 'disjont'. Did you mean 'disjoint'"),
-        (["--table=5", "--set=task.ratio=0"], "ratio must be > 0; got 0.0"),
+        (["--table=5", "--set=task.ratio=0"], "task.ratio must be a number > 0; got 0.0"),
         (["--table=mudsc_s1", "--pairs=0"], "--pairs must be >= 1; got 0"),
         (["--table=mudsc_s1", "--rows=zipt"], "unknown row 'zipt'. Did you mean 'zipit'"),
         (["--figure=5", "--pairs=2"], "--pairs must be left out with --figure; got 2"),

@@ -17,6 +17,7 @@ from autofusion_jax.models.registry import build_model
 from configs.models import model_config
 from data.registry import DATASETS
 from data.text import text_arrays
+from fields import check_fields
 from pipeline.reference_rows import REFERENCE_ROWS
 from pipeline.rows import row_identity
 from reporting.published import comparison_csv
@@ -78,8 +79,7 @@ def test_every_panel_is_sound():
             else:
                 get_method(row.method, **row.options)
         config = panel.get_config()
-        config.train.check()
-        config.task.check()
+        check_fields("reproduce", config)
         assert panel.get_config() is not config and panel.caption(config, {})
 
 

@@ -109,15 +109,15 @@ def test_divergence_names_the_step():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be >= 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"weight_decay": -1.0}, "weight_decay must be >= 0"),
-        ({"optimizer": "adamw"}, "unknown optimizer 'adamw'. Did you mean 'adam'"),
+        ({"epochs": 0}, "train: epochs must be an integer >= 1"),
+        ({"learning_rate": 0.0}, "train: learning_rate must be a number > 0"),
+        ({"weight_decay": -1.0}, "train: weight_decay must be a number >= 0"),
+        ({"optimizer": "adamw"}, "optimizer must be .*; got 'adamw'. Did you mean 'adam'"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        TrainOptions(**options).check()
+        init_state({}, TrainOptions(**options))
 
 
 def test_tokens_are_seen_as_they_are_and_other_losses_learn():
