@@ -1,6 +1,7 @@
 """Numerical check of a permutation spec: random group elements must not change the outputs."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -50,16 +51,12 @@ class _Comparison:
     def __init__(self, spec: PermSpec, params: Params, x: Any) -> None:
         if spec.apply_fn is None:
             raise ValueError("check_perm_spec: spec must carry an apply_fn; give PermSpec(..., apply_fn=f).")
-        self._spec, self._params, self._x, self._apply = spec, _perturbed(params), x, spec.apply_fn
-        self._run = jax.jit(self._outputs)
+        self._spec, self._params, self._x = spec, _perturbed(params), x
         self._before = self._evaluate(identity_perms(spec))
 
-    def _outputs(self, perms: Perms) -> list[Array]:
-        outputs = jax.tree.leaves(self._apply(apply_perm(self._spec, self._params, perms), self._x))
-        return [y for y in outputs if not jnp.issubdtype(y.dtype, jax.dtypes.extended)]  # no random keys
-
     def _evaluate(self, perms: Perms) -> list[np.ndarray]:
-        outputs = [np.asarray(y, np.result_type(y, np.float64)) for y in map(np.asarray, self._run(perms))]
+        found = map(np.asarray, _outputs(self._spec, self._params, self._x, perms))
+        outputs = [np.asarray(y, np.result_type(y, np.float64)) for y in found]
         if not all(np.isfinite(y).all() for y in outputs):
             raise ValueError(
                 "check_perm_spec: the outputs must be finite; got NaN or infinity. Check params and x."
@@ -73,6 +70,14 @@ class _Comparison:
             np.abs(b - a).max() / (np.abs(b).max() or 1.0) for a, b in zip(after, self._before) if a.size
         ]
         return float(max(changes, default=0.0))
+
+
+# parameters are arguments: XLA would compute what depends on constants alone while it compiles
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(spec: PermSpec, params: Params, x: Any, perms: Perms) -> list[Array]:
+    assert spec.apply_fn is not None
+    outputs = jax.tree.leaves(spec.apply_fn(apply_perm(spec, params, perms), x))
+    return [y for y in outputs if not jnp.issubdtype(y.dtype, jax.dtypes.extended)]  # no random keys
 
 
 def _perturbed(params: Params) -> Params:
