@@ -18,7 +18,9 @@ from autofusion_jax.atomic import new_folder, standing
 from autofusion_jax.extras import need
 from autofusion_jax.json_reader import read_json
 from autofusion_jax.symmetry.spec import PermSpec, spec_from_json
+from autofusion_jax.trees import a_kind_of, flatten_by_path, is_number
 from autofusion_jax.types import Params
+from autofusion_jax.validation import require
 
 ARRAYS, MANIFEST, META, SPEC = "arrays", "manifest.json", "meta.json", "spec.json"
 
@@ -63,10 +65,16 @@ def save(
 
     Raises:
         MissingExtra: Orbax is not installed.
+        ValueError: two leaves have one path, or a leaf is no number (a random key, a word).
         FileExistsError: the folder is there and is no checkpoint.
         OSError: the folder cannot be written, or the disk is full.
     """
     need("orbax.checkpoint", what="af.save")
+    for name, leaf in flatten_by_path(params).items():
+        require(
+            is_number(leaf), "save", f"params[{name!r}]", "an array of numbers", a_kind_of(leaf),
+            "Of a random key give jax.random.key_data; leave out what is no number.",
+        )  # fmt: skip
     target = Path(path).absolute()
     texts = {META: json.dumps(meta or {}, indent=2, sort_keys=True, default=_as_list)}
     if spec is not None:

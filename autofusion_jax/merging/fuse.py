@@ -9,6 +9,7 @@ from jaxtyping import Float
 from autofusion_jax.merging.leafwise import kept, merge_leaves, shared
 from autofusion_jax.merging.unit_features import in_wide
 from autofusion_jax.merging.weights import add_up_to_one
+from autofusion_jax.partition import split
 from autofusion_jax.precision import weighted_sum
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
@@ -90,7 +91,9 @@ def fuse(
         >>> fused["up"].tolist(), fused["down"].tolist()
         ([[1.0, 2.0]], [[3.0], [4.0]])
     """
-    return interpolate(params_a, permute(spec, in_wide(params_b), perms), gamma)
+    numbers_a, rest = split(params_a)
+    numbers_b, _ = split(in_containers_of(params_a, params_b))
+    return rest.join(interpolate(numbers_a, permute(spec, in_wide(numbers_b), perms), gamma))
 
 
 def fused_apply(

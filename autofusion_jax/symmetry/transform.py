@@ -18,7 +18,7 @@ from autofusion_jax.arguments import checked
 from autofusion_jax.partition import split
 from autofusion_jax.symmetry.factoring import Action, transform_axes
 from autofusion_jax.symmetry.spec import PermSpec
-from autofusion_jax.trees import flatten_by_path, is_number, unflatten_like
+from autofusion_jax.trees import flatten_by_path, is_float, is_number, unflatten_like
 from autofusion_jax.types import Params, Perms, SoftPerms
 
 
@@ -85,8 +85,7 @@ def apply_perm(spec: PermSpec, params: Params, perms: Perms, *, donate: bool = F
         ValueError: `params` or `perms` does not fit `spec`.
     """
     if donate:
-        numbers, rest = split(params)
-        return rest.join(_donating(apply_perm, spec, numbers, perms))
+        return _donated(apply_perm, spec, params, perms)
     check_elements(spec, perms, soft=False)
 
     def take(leaf: Array, axis: int, outer_axes: tuple[int, ...], group: str, role: str) -> Array:
@@ -118,8 +117,7 @@ def apply_soft(spec: PermSpec, params: Params, soft_perms: SoftPerms, *, donate:
         ValueError: `params` or `soft_perms` does not fit `spec`.
     """
     if donate:
-        numbers, rest = split(params)
-        return rest.join(_donating(apply_soft, spec, numbers, soft_perms))
+        return _donated(apply_soft, spec, params, soft_perms)
     check_elements(spec, soft_perms, soft=True)
 
     def mix(leaf: Array, axis: int, outer_axes: tuple[int, ...], group: str, role: str) -> Array:
@@ -163,8 +161,7 @@ def apply_merge(
         without training, ICLR 2024, Eq. 2-3.
     """
     if donate:
-        numbers, rest = split(params)
-        return rest.join(_donating(apply_merge, spec, numbers, merge_matrices, unmerge_matrices))
+        return _donated(apply_merge, spec, params, merge_matrices, unmerge_matrices)
     check_elements(spec, merge_matrices, soft=True, name="merge_matrices")
     check_elements(spec, unmerge_matrices, soft=True, name="unmerge_matrices")
     unmerge = {name: jnp.swapaxes(matrix, -1, -2) for name, matrix in unmerge_matrices.items()}
@@ -174,6 +171,20 @@ def apply_merge(
         return mix_factor(leaf, axis, outer_axes, by_role[role][group])
 
     return transform(spec, params, mix)
+
+
+def _donated(apply: Callable[..., Params], spec: PermSpec, params: Params, *elements: SoftPerms) -> Params:
+    numbers, rest = split(params)
+    made = flatten_by_path(_donating(apply, spec, numbers, *elements))
+    # integers of 64 bits would come back narrower; they are numpy's, whose memory is given to nobody
+    own = {
+        leaf.path: value
+        for leaf in spec.leaves
+        if isinstance(value := flatten_by_path(numbers)[leaf.path], np.ndarray)
+        and not is_float(value)
+        and not any(axis.role for axis in leaf.axes)
+    }
+    return rest.join(unflatten_like(numbers, made | own))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)

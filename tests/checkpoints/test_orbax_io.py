@@ -64,3 +64,17 @@ def test_corruption_is_named(tmp_path, damage):
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="must be a checkpoint folder"):
         load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"a/b": np.ones(2), "a": {"b": np.zeros(2)}}, "one leaf at each path; got 2 at 'a/b'"),
+        ({"key": jax.random.key(0)}, r"save: params\['key'\] must be an array of numbers; .*key_data"),
+        ({"act": "relu"}, r"save: params\['act'\] must be an array of numbers; got a str"),
+    ],
+)
+def test_what_a_checkpoint_cannot_hold(tmp_path, params, message):
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "net", params)
+    assert not any(tmp_path.iterdir())
