@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from autofusion_jax.trees import a_kind_of, is_number, path_str
 from autofusion_jax.types import ApplyFn, Params
@@ -114,7 +115,7 @@ def _stand_in(leaf: Any) -> Any:
 
 def _static(leaf: Any) -> Any:
     """What stands for a leaf in comparisons: hashable, and equal where the leaf is."""
-    if isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, Tracer):
         return id(leaf)  # kept alive by the `Rest` that it is compared in
     if isinstance(leaf, jax.Array):  # random keys
         with jax.ensure_compile_time_eval():  # the bits are asked for while functions are traced

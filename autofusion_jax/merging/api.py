@@ -297,7 +297,7 @@ def _recipe(
         "base": "" if task.base is None else "given",
         "align": "" if aligner is None else aligner.name,
         "correction": correction or "",
-        "no numbers": f"as in the first network: {listed(rest.paths)}" if rest.paths else "",
+        "carried through": f"{listed(rest.paths)}, as in the first network" if rest.paths else "",
         "notes": "" if task.perm_spec is None else "; ".join(task.perm_spec.notes),
         "tied": listed(f"{tie.path} = {tie.first}" for tie in ties),
     }  # fmt: skip

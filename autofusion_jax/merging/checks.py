@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from autofusion_jax.merging.method import Method
 from autofusion_jax.partition import check_has_numbers
@@ -96,7 +97,7 @@ def _check_network(name: str, params: Params) -> None:
     for path, leaf in flatten_by_path(params).items():
         place = f"{name}[{path!r}]" if path else name
         require(
-            not isinstance(leaf, jax.core.Tracer), "merge", place, "an array", f"a {type(leaf).__name__}",
+            not isinstance(leaf, Tracer), "merge", place, "an array", f"a {type(leaf).__name__}",
             "A merge runs outside of jax.jit, vmap and grad; autofusion_jax.functional and fuse go inside.",
         )  # fmt: skip
         require(
@@ -207,7 +208,7 @@ def _as_inputs(caller: str, name: str, batch: Batch) -> Array:
     advice = "Labels go in as labels=; of several batches of one shape give a list, which is concatenated."
     require(is_array, caller, name, "one array of inputs [N, ...]", a_kind_of(batch), advice)
     require(
-        not isinstance(batch, jax.core.Tracer), caller, name, "an array", f"a {type(batch).__name__}",
+        not isinstance(batch, Tracer), caller, name, "an array", f"a {type(batch).__name__}",
         "A merge runs outside of jax.jit, vmap and grad; autofusion_jax.functional and fuse go inside.",
     )  # fmt: skip
     values = batch if isinstance(batch, jax.Array) else np.asarray(batch)
@@ -229,7 +230,7 @@ def _as_inputs(caller: str, name: str, batch: Batch) -> Array:
 def _shape_of_one(part: Any) -> tuple[int, ...] | None:
     """The shape of one input of a batch; None for what is no array of inputs."""
     shape = getattr(part, "shape", ())
-    return tuple(shape[1:]) if shape and not isinstance(part, jax.core.Tracer) else None
+    return tuple(shape[1:]) if shape and not isinstance(part, Tracer) else None
 
 
 def _check_labels(caller: str, name: str, y: Any, x: Array, num_classes: int | None) -> Array:

@@ -96,7 +96,7 @@ def test_containers_ties_and_leaves_that_are_no_floats(name, spec):
     outputs = result.apply_fn(result.params, X)
     assert outputs.shape[-2:] == (24, 6) and np.isfinite(outputs).all()
     recipe = dict(result.recipe)
-    assert recipe["no numbers"] == "as in the first network: extra/act, extra/key"
+    assert recipe["carried through"] == "extra/act, extra/key, as in the first network"
     assert recipe["tied"] == "head/kernel = embedding"
     if name in OTHER_PROGRAM:
         return
