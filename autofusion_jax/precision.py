@@ -1,5 +1,6 @@
 """Precision: the dtype in which networks are added up, one rounding at the end, and sums of any size."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,7 +134,8 @@ def headroom(*values: Float[Array, "..."]) -> Float[Array, ""]:
 
 
 def weighted_sum(
-    weights: Sequence[Float[Array, ""]] | Float[Array, " n"], values: Sequence[Float[Array, "*shape"]]
+    weights: Sequence[Float[Array, ""]] | Float[Array, " n"],
+    values: Sequence[Float[Array, "*shape"]] | Float[Array, "n *shape"],
 ) -> Float[Array, "*shape"]:
     """`sum_k weights[k] * values[k]`, which overflows only if the sum itself does, not a part of it.
 
@@ -142,8 +144,8 @@ def weighted_sum(
         [3.e+38]
     """
     # weights whose magnitudes add up to less than one keep every part of the sum below the largest value
-    room = 2 * power_of_two(sum(jnp.abs(weight) for weight in weights))
-    return room * sum(weight / room * value for weight, value in zip(weights, values))
+    room = 2 * power_of_two(jnp.sum(jnp.stack([jnp.abs(weight) for weight in weights]), 0))
+    return room * functools.reduce(jnp.add, [weight / room * value for weight, value in zip(weights, values)])
 
 
 def wide(values: Num[Array | np.ndarray, "..."]) -> Array:

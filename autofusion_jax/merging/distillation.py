@@ -15,6 +15,7 @@ from autofusion_jax.arguments import Count, Positive
 from autofusion_jax.merging.augmentation import Augment, augmented
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics, training_rules
 from autofusion_jax.merging.teachers import retain_loss
+from autofusion_jax.precision import wide, widened
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
@@ -74,7 +75,7 @@ def distil(
     """
     leaves = flatten_by_path(params)
     trained = {
-        path: leaf
+        path: wide(leaf)  # steps are too small for half precision, and squared gradients are zero in it
         for path, leaf in leaves.items()
         if path not in frozen and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     }
@@ -85,6 +86,7 @@ def distil(
     bad = int(np.argmin(np.isfinite(curve)))
     got = f"{curve[bad]} in epoch {bad}"
     require(bool(np.isfinite(curve).all()), "distil", "the loss", "finite", got, "Lower the learning rate.")
+    found = {path: leaf.astype(leaves[path].dtype) for path, leaf in found.items()}
     return unflatten_like(params, leaves | found), curve
 
 
@@ -104,8 +106,9 @@ def _run(
     fixed = flatten_by_path(params)
 
     def objective(trained: dict[str, Array], index: Array, key: Array) -> Array:
-        logits = apply_fn(unflatten_like(params, fixed | trained), augmented(key, x[index], options.augment))
-        return retain_loss(logits, probs[index], trusted[index])
+        own = {path: leaf.astype(fixed[path].dtype) for path, leaf in trained.items()}
+        logits = apply_fn(unflatten_like(params, fixed | own), augmented(key, x[index], options.augment))
+        return retain_loss(widened(logits), probs[index], trusted[index])
 
     def step(state: tuple[dict[str, Array], optax.OptState], draw: tuple[Array, Array]):
         trained, opt_state = state

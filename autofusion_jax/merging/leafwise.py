@@ -63,7 +63,7 @@ def kept(where: Bool[Array, "..."], value: Float[Array, "*shape"], merged: Float
 
 
 @kept.defjvp
-def _kept_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+def _kept_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     return kept(*primals), tangents[2]
 
 

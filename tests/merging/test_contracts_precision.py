@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
+from tests.conftest import inputs_for, params_for
 from tests.merging.test_contracts import (
     LEAF_BY_LEAF,
     METHODS,
     NEED_BASE,
     NOT_ITSELF,
+    OTHER_PROGRAM,
+    slow_but,
 )
 
 HALF = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -111,6 +114,27 @@ def test_64_bits_are_used_where_they_are_given(name):
     assert all(leaf.dtype == np.float64 for leaf in got.values())
     changes = np.concatenate([np.ravel(moved[path] - got[path]) for path in got])
     assert np.abs(changes).max() > 1e-14  # which float32 would not see
+
+
+FAST_HALF = {"fisher", "max_model", "simple_ensemble", "weight_matching", "z_ensemble"}
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("name", slow_but(FAST_HALF, [name for name in METHODS if name not in BY_LEAF]))
+def test_networks_that_run_in_half_precision(name, dtype, mlp):
+    """Merged in their own precision, and finite; also where the merged network is another program."""
+
+    def network(seed):
+        return jax.tree.map(lambda leaf: leaf.astype(HALF[dtype]), params_for(mlp, seed))
+
+    models, x = [network(0), network(1)], inputs_for(mlp).astype(HALF[dtype])
+    base = {"base": network(9)} if name in NEED_BASE else {}
+    result = af.merge(*models, mlp.perm_spec, x, method=name, **METHODS[name], **base)
+    if name not in OTHER_PROGRAM:
+        chex.assert_trees_all_equal_shapes_and_dtypes(result.params, models[0])
+    assert np.dtype(HALF[dtype]) in {leaf.dtype for leaf in jax.tree.leaves(result.params)}
+    for leaf in jax.tree.leaves((result.params, result.apply_fn(result.params, x))):
+        assert np.isfinite(np.asarray(leaf, np.float32)).all()
 
 
 SCALED = {"wudi": "its optimiser takes steps of one size"}

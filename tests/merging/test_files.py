@@ -1,5 +1,6 @@
 """Merging from files to a file gives what merging in memory gives, or one clear error and no file."""
 
+import itertools
 import json
 import sys
 import tracemalloc
@@ -251,3 +252,68 @@ def test_two_networks_or_more(folder):
     with pytest.raises(ValueError, match="weights must be 3 numbers"):
         merged(folder, "ties", weights=(1.0, 2.0))
     expect_no_file(folder)
+
+
+def test_a_list_of_paths_in_one_dtype(folder):
+    """Any iterable of them; one path alone is none, and nothing is converted."""
+    paths = [folder / "1", folder / "2"]
+    expected = af.merge_files(paths, folder / "listed").read_bytes()
+    assert af.merge_files((path for path in paths), folder / "drawn").read_bytes() == expected
+    with pytest.raises(ValueError, match=r"merge_files: paths must be a list; got '?.*1"):
+        af.merge_files(str(folder / "1"), folder / "out")
+    with pytest.raises(ValueError, match=r"merge_files: .*got promote.*merge_many\(promote=True\)"):
+        af.merge_files(paths, folder / "out", promote=True)
+
+
+def test_the_place_is_checked_before_the_merge(folder, monkeypatch):
+    paths = [folder / "1", folder / "2"]
+    monkeypatch.setattr(FILES, "_merged", None)  # whatever comes to it fails otherwise
+    with pytest.raises(ValueError, match="the name of out must be of 240 bytes or fewer; got 250"):
+        af.merge_files(paths, folder / ("n" * 250))
+    with pytest.raises(ValueError, match="out must be in a folder; got the file .*1 in its path"):
+        af.merge_files(paths, folder / "1" / "out")
+    monkeypatch.setattr(FILES.shutil, "disk_usage", lambda _: FILES.shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(OSError, match=r"out needs [\d,]+ bytes; 10 are free"):
+        af.merge_files(paths, folder / "made" / "out")
+    monkeypatch.setattr(FILES.os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="out must be in a folder that can be written"):
+        af.merge_files(paths, folder / "out")
+    expect_no_file(folder)
+
+
+def test_a_link_is_followed(folder):
+    (folder / "link").symlink_to(folder / "target")
+    af.merge_files([folder / "1", folder / "2"], folder / "link")
+    assert (folder / "link").is_symlink()
+    assert (folder / "target").read_bytes() == (folder / "link").read_bytes()
+
+
+def test_a_result_that_does_not_fit_is_named(tmp_path):
+    save({"w": np.zeros(3, np.float16), "v": np.zeros(2, np.float16)}, tmp_path / "0")
+    for number in (1, 2, 3):
+        save({"w": np.full(3, 4e4, np.float16), "v": np.ones(2, np.float16)}, tmp_path / str(number))
+    with pytest.raises(
+        ValueError, match="task_arithmetic: the merged 'w' must be finite; got 3 numbers of 3 that"
+    ):
+        merged(tmp_path, "task_arithmetic", scale=1.0)
+    expect_no_file(tmp_path)
+
+
+def test_leaves_past_the_32_bits_of_an_index(tmp_path):
+    """A file with a hole: its last entries are found, in blocks that cover all of it once."""
+    num = 2**31 + 5
+    header = json.dumps({"w": {"dtype": "F8_E5M2", "shape": [num], "data_offsets": [0, num]}}).encode()
+    header += b" " * (-len(header) % 8)
+    with open(tmp_path / "large", "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + num)
+        file.seek(-2, 2)
+        file.write(np.array([1.5, -2.0], ml_dtypes.float8_e5m2).tobytes())
+    leaf = open_safetensors(tmp_path / "large").leaves["w"]
+    assert leaf.size == num
+    parts = list(FILES._parts({"w": leaf}, "entry"))
+    ends = [(part[0].first, part[0].first + part[0].shape[0]) for part in parts]
+    assert ends[0][0] == 0 and ends[-1][1] == num and all(a[1] == b[0] for a, b in itertools.pairwise(ends))
+    last = np.empty(3, leaf.dtype)
+    leaf.read_into(last, num - 3)
+    assert last.astype(np.float32).tolist() == [0.0, 1.5, -2.0]

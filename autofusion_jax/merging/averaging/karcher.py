@@ -107,6 +107,7 @@ def _mean_direction(
 
     centre = jnp.sum(shares[:, None] * directions, 0)
     size = jnp.linalg.norm(centre)
-    first = directions[jnp.argmax(shares)]  # where the directions cancel out
+    is_first = jnp.arange(len(shares)) == jnp.argmax(shares)
+    first = jnp.sum(is_first[:, None] * directions, 0)  # where the directions cancel out
     start = jnp.where(size < tolerance, first, centre / jnp.where(size < tolerance, 1, size))
     return jax.lax.while_loop(moves, move, (jnp.asarray(0), start, step(start)))[1]

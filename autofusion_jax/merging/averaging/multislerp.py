@@ -86,15 +86,15 @@ def mean_on_sphere(
     shares = jnp.stack([jnp.asarray(weight) for weight in weights])
 
     def leaf(*values: Array) -> Array:
-        *values, origin = values
-        room = headroom(*values, origin)
-        deltas = [value / room - origin / room for value in values]
+        *tuned, origin = values
+        room = headroom(*values)
+        deltas = [value / room - origin / room for value in tuned]
         polar = directions(deltas)
         mean = weighted_sum(shares, polar.units)
         size = length(mean)
         opposite = size < NUM_ULPS * jnp.finfo(size.dtype).eps * jnp.sum(jnp.abs(shares))
         on_sphere = weighted_sum(shares, polar.lengths) * (mean / jnp.where(opposite, 1, size)) * polar.scale
         moved = origin / room + jnp.where(opposite, weighted_sum(shares, deltas), on_sphere)
-        return kept(jnp.all(shared(values)) & add_up_to_one(shares), values[0], room * moved)
+        return kept(jnp.all(shared(tuned)) & add_up_to_one(shares), tuned[0], room * moved)
 
     return merge_leaves(leaf, [*models, base])

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
+from autofusion_jax.merging.averaging.karcher import karcher_mean
+from autofusion_jax.merging.averaging.model_stock import stock, stock_ratio
+from autofusion_jax.merging.averaging.multislerp import mean_on_sphere
+from autofusion_jax.merging.averaging.slerp import interpolate_on_sphere
 from autofusion_jax.merging.averaging.weighted_average import weighted_sum
+from autofusion_jax.merging.fuse import average as fused_average
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
 
 WEIGHTED = {  # oracle -> weights, normalize
@@ -61,3 +66,37 @@ def test_as_many_weights_as_networks():
     wanted = r"weighted_average: weights must be 3 numbers, one for each network; got \[1.0, 2.0\]"
     with pytest.raises(ValueError, match=wanted):
         af.merge_many(models, None, None, method="weighted_average", weights=[1.0, 2.0])
+
+
+def test_derivatives_are_those_of_the_sum():
+    """Also where the networks share an entry, which comes back as it is."""
+    a, b = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([1.0, 5.0])}
+    by_gamma = jax.jacfwd(lambda gamma: fused_average([a, b], [gamma, 1 - gamma])["w"])
+    by_weight = jax.jacrev(lambda params: fused_average([params, b], [0.25, 0.75])["w"])
+    np.testing.assert_allclose(by_gamma(0.5), [0.0, -3.0])
+    np.testing.assert_allclose(by_weight(a)["w"], 0.25 * np.eye(2))
+
+
+def test_parts_of_a_sum_do_not_overflow():
+    largest = {"w": jnp.array([3e38], jnp.float32)}
+    models = [largest, largest, jax.tree.map(jnp.negative, largest)]
+    result = af.merge_many(models, None, method="weighted_average", weights=[2, 2, 3], normalize=False)
+    np.testing.assert_allclose(result.params["w"], largest["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        lambda models: weighted_sum(models, [0.2, 0.3, 0.5]),
+        lambda models: interpolate_on_sphere(*models[:2], 0.5),
+        lambda models: mean_on_sphere(models[0], models, [0.2, 0.3, 0.5]),
+        lambda models: karcher_mean(models, 10, 1e-6),
+        lambda models: stock(models[0], models[1:], stock_ratio(models[0], models[1:])),
+    ],
+)
+def test_leaves_past_the_32_bits_of_an_index(formula):
+    """A leaf of more than 2^31 entries is never counted, numbered or sorted by integers of 32 bits."""
+    models = [{"w": jax.ShapeDtypeStruct((2**31 + 5,), np.float32)}] * 3
+    program = str(jax.make_jaxpr(formula)(models))
+    assert "2147483653" in program
+    assert not any(f"{kind}[2147483653" in program for kind in ("i32", "u32", "i64"))

@@ -64,3 +64,19 @@ def test_needs_the_base():
     _, models = fusionbench_networks()
     with pytest.raises(ValueError, match=r"base must be the parameters that all networks were fine-tuned"):
         af.merge_many(models, None, None, method="model_stock")
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-12, 1e-25])
+def test_equal_changes_give_the_average_however_small(size):
+    change = np.full(768, size)
+    alike = merged(np.zeros(768), [change] * 3)
+    assert float(alike.diagnostics["ratio"]["w"]) == 1
+    np.testing.assert_array_equal(alike.params["w"], np.float32(change))
+    crossed = merged(np.zeros(2), size * np.eye(2) * [[1], [3]])
+    np.testing.assert_array_equal(crossed.diagnostics["ratio"]["w"], 0)
+
+
+def test_many_networks_are_one_small_program():
+    """One product of all with all, not a program that grows with the number of pairs."""
+    base, models = {"w": jnp.zeros(3)}, [{"w": jnp.ones(3)}] * 40
+    assert len(str(jax.make_jaxpr(stock_ratio)(base, models)).splitlines()) < 40 * 40

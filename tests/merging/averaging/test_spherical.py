@@ -105,3 +105,34 @@ def test_a_weight_for_every_network():
     _, models = fusionbench_networks()
     with pytest.raises(ValueError, match=r"multislerp: weights must be 3 numbers, one for each network"):
         merged(models, "multislerp", weights=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("method", SPHERICAL)
+@pytest.mark.parametrize(("left", "right"), [(1e-20, 1e-20), (1e19, 1e19), (3e38, 3e38), (3e30, 1e-30)])
+def test_leaves_of_every_size(method, left, right):
+    """Two at right angles: the mean of their directions, however long they are."""
+    got = on_one_leaf(method, [left, 0.0], [0.0, right])
+    assert np.isfinite(got).all() and (got[0] > 0)
+    if left == right:
+        np.testing.assert_allclose(got / np.float32(left), [0.5**0.5, 0.5**0.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["karcher", "multislerp"])
+def test_a_direction_counts_whatever_its_length(method):
+    """Far apart in length: half of the longer one's, half-way between the two directions."""
+    got = np.float64(on_one_leaf(method, [3e30, 0.0], [0.0, 1e-30]))
+    np.testing.assert_allclose(got, 1.5e30 * np.array([0.5, 0.5]) ** 0.5, rtol=1e-5)
+
+
+def test_karcher_of_near_directions_moves_by_less_than_a_cosine_tells():
+    """Three directions 1e-4 apart, of which two are one: two thirds of the way, not the chord's."""
+    angles = np.array([0.0, 1e-2, 1e-2])
+    got = on_one_leaf("karcher", *np.stack([np.cos(angles), np.sin(angles)], 1))
+    np.testing.assert_allclose(np.arctan2(got[1], got[0]), angles.mean(), rtol=1e-5)
+
+
+def test_multislerp_of_opposites_is_relative_to_the_weights():
+    """Weights of both signs: networks whose weighted directions cancel give the line."""
+    a = np.array([1.0, 2.0, -1.0])
+    np.testing.assert_allclose(on_one_leaf("multislerp", a, 3 * a, weights=[2.0, -1.0]), -a, rtol=1e-5)
+    np.testing.assert_allclose(on_one_leaf("multislerp", 1e-20 * a, -1e-20 * a), 0 * a, atol=1e-26)
