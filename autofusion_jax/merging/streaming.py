@@ -53,8 +53,8 @@ def ties_with_thresholds(method: Method, parts: Parts) -> Method:
 
     tie = 0.0
     if options["variant"] == "fusionbench":
-        counts = [np.asarray(balance(*given(task)), np.int64) for task in parts()]
-        tie = majority(np.sum(counts, 0))
+        counts = (np.asarray(balance(*given(task)), np.int64) for task in parts())
+        tie = majority(sum(counts, np.zeros(2, np.int64)))
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         params = trim_elect_merge(*given(task), options["scale"], tie, merge=options["merge"])

@@ -85,7 +85,9 @@ def _merge_leaf(origin: Array, kept: Array, *values: Array) -> Array:
     squares = jnp.square(deltas / scale_of(deltas)).sum(range(1, deltas.ndim))
     total = squares.sum()
     weights = jnp.where(total == 0, 1 / len(values), squares / jnp.where(total == 0, 1, total))
-    return (origin * room + merge_agreeing(deltas, weights, elect(sum(deltas), 1.0))) / room
+    return (
+        origin * room + merge_agreeing(deltas, weights, elect(sum(deltas, jnp.zeros_like(deltas[0])), 1.0))
+    ) / room
 
 
 def _select(density: float, origin: Any, *values: Any) -> Array:
@@ -101,7 +103,7 @@ def _select(density: float, origin: Any, *values: Any) -> Array:
 def _variance(origin: Array, *values: Array) -> tuple[Array, Array]:
     """The variance of the task vectors' entries, in units of the largest, and where one is not zero."""
     parts = is_complex(origin)
-    origin, *values = map(widened, (origin, *values))
+    origin, values = widened(origin), tuple(map(widened, values))
     # as differences from the first network: for networks alike it is zero and no rounding error
     apart = jnp.stack(deltas_of(values[0], values, by_leaf=True)[1])
     apart = apart / scale_of(apart)

@@ -58,6 +58,6 @@ def merge_pruned(
 
 def _is_large(values: np.ndarray) -> bool:
     """Whether a magnitude is so near the largest float32 (or float64) that sums may overflow."""
-    parts = values.view(values.real.dtype) if np.iscomplexobj(values) else values
+    parts = values.view(wide_dtype(values.dtype)) if np.iscomplexobj(values) else values
     limit = float(jnp.finfo(wide_dtype(parts.dtype)).max) * ROOM
     return parts.size > 0 and max(float(parts.max()), -float(parts.min())) > limit

@@ -45,7 +45,7 @@ def add_matrices(
         if not is_float(origin):
             return origin
         # the singular vectors of a complex matrix are complex: it is not taken apart into real numbers
-        origin, *values = map(wide, (origin, *values))
+        origin, values = wide(origin), tuple(map(wide, values))
         room, changes = deltas_of(origin, values, by_leaf=True)
         deltas = jnp.stack(changes)
         is_matrix = origin.size > 0 and (origin.ndim == 2 or (origin.ndim == 4 and convs))

@@ -72,6 +72,6 @@ def add_task_vectors(
     scales = jnp.broadcast_to(jnp.asarray(scale), (len(models),))
 
     def merged(deltas: Sequence[Array]) -> Array:
-        return sum(factor * delta for factor, delta in zip(scales, deltas))
+        return sum((factor * delta for factor, delta in zip(scales, deltas)), jnp.zeros_like(deltas[0]))
 
     return add_merged(merged, base, models)

@@ -168,7 +168,7 @@ def distance(value: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """
     parts = np.iscomplexobj(value)
     if parts:
-        value, origin = (array.view(array.real.dtype) for array in (value, origin))
+        value, origin = (array.view(wide_dtype(array.dtype)) for array in (value, origin))
     with np.errstate(over="ignore"):
         delta = np.subtract(value, origin, dtype=wide_dtype(value.dtype))
     np.minimum(np.abs(delta, out=delta), np.finfo(delta.dtype).max, out=delta)

@@ -101,3 +101,10 @@ def test_inputs_and_losses_that_cannot_be(mlp):
     ]:
         with pytest.raises(ValueError, match=message):
             af.merge_many(models, mlp.perm_spec, x, base=base, method="adamerging", **options)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_entropy_of_a_sure_prediction_is_zero_in_every_precision(dtype):
+    logits = jnp.array([[60.0, 0.0], [0.0, 60.0]], dtype)
+    entropy, slope = jax.value_and_grad(mean_entropy)(logits)
+    assert abs(float(entropy)) < 1e-6 and np.isfinite(np.asarray(slope, np.float32)).all()

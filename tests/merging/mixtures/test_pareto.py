@@ -188,3 +188,13 @@ def test_what_does_not_fit_the_networks_and_losses_that_cannot_be(mlp):
     ]:
         with pytest.raises(ValueError, match=message):
             merged(mlp, inputs_for(mlp), **options)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0, 1e12])
+def test_weights_of_tasks_do_not_depend_on_the_size_of_losses_and_gradients(size):
+    losses, preference = jnp.array([4.0, 1.0, 2.0]), jnp.array([0.2, 0.3, 0.5])
+    products = jnp.array([[2.0, -1.0, 0.5], [-1.0, 3.0, 0.0], [0.5, 0.0, 1.0]])
+    expected = task_weights(losses, products, preference)
+    np.testing.assert_allclose(task_weights(size * losses, products, preference), expected, atol=1e-4)
+    np.testing.assert_allclose(task_weights(losses, size * products, preference), expected, atol=1e-4)
+    assert np.isfinite(task_weights(0 * losses, 0 * products, preference)).all()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import autofusion_jax as af
-from autofusion_jax.merging.mixtures.smile import smile_apply
+from autofusion_jax.merging.mixtures.smile import low_rank_experts, smile_apply
 from autofusion_jax.trees import flatten_by_path, num_params
 from tests.conftest import fine_tuned, inputs_for, oracle, params_for
 from tests.merging.fusionbench import fusionbench_apply, fusionbench_networks
@@ -118,3 +118,13 @@ def test_no_correction_follows(mlp, align):
     options = {"base": base, "method": "smile", "align": align, "correction": "repair"}
     with pytest.raises(ValueError, match="None for an ensemble, or for another program"):
         af.merge_many(models, mlp.perm_spec, inputs_for(mlp), **options)
+
+
+@pytest.mark.parametrize("gate", ["delta", "weight"])
+def test_singular_values_of_zero_open_no_gate(gate):
+    """Their vectors are arbitrary: an input that is like one of them is like nothing that was learned."""
+    base = jnp.zeros((1, 4, 3))
+    tuned = jnp.stack([base, base.at[0, 0, 0].set(2.0)])
+    found = low_rank_experts(base, tuned, rank=2, gate_k=3, gate=gate)["gate"]
+    assert not found[0].any()
+    np.testing.assert_allclose(np.abs(found[1, 0]), np.eye(4)[:, :1] * np.eye(3)[:1], atol=1e-6)

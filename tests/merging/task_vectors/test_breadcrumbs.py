@@ -1,6 +1,7 @@
 """Model Breadcrumbs against recorded outputs of mergekit."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import autofusion_jax as af
@@ -47,3 +48,16 @@ def test_ties_by_name_elects_and_does_not_trim():
     models = [{"w": jnp.array([1.0, 2.0, 3.0, 4.0])}, {"w": jnp.array([1.0, -4.0, 3.0, 5.0])}]
     result = af.merge_many(models, None, None, base=base, method="breadcrumbs", density=0.5, merge="ties")
     assert result.params["w"].tolist() == [0, -4, 3, 4.5]
+
+
+@pytest.mark.parametrize(("density", "outliers"), [(0.1, 0.0), (0.3, 0.2), (0.5, 0.5), (1.0, 0.5)])
+def test_of_equal_magnitudes_as_many_are_kept_as_asked_for(density, outliers):
+    """Against a stable sort: of equal ones the earlier counts as the larger."""
+    rng = np.random.default_rng(0)
+    for values in (np.ones(40), np.zeros(40), rng.integers(-2, 3, 40), rng.standard_normal(40)):
+        base, params = {"w": jnp.zeros(40)}, {"w": jnp.asarray(values, jnp.float32)}
+        kept = int(density * 40)
+        dropped = min(int(outliers * 40), 40 - kept)
+        expected = np.argsort(-np.abs(np.float32(values)), kind="stable")[dropped : dropped + kept]
+        found = select_band(base, params, density, outliers)["w"]
+        np.testing.assert_array_equal(np.flatnonzero(found), np.sort(expected))

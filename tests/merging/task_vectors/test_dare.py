@@ -67,3 +67,12 @@ def test_density_one_is_the_merge_alone():
 def test_nothing_kept_is_nothing_rescaled():
     base, params, mask = {"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, {"w": jnp.zeros(2, bool)}
     assert drop_and_rescale(base, params, mask, 0.5, variant="mergekit")["w"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-9, 1.0, 1e36])
+def test_what_is_left_is_rescaled_at_any_size(size):
+    """mergekit's code rescales nothing where sums of magnitudes are below 1e-7."""
+    base, params = {"w": jnp.zeros(4)}, {"w": size * jnp.array([1.0, 2.0, 3.0, 2.0])}
+    mask = {"w": jnp.array([True, True, False, True])}
+    found = drop_and_rescale(base, params, mask, 0.5, variant="mergekit")["w"]
+    np.testing.assert_allclose(np.float64(found) / size, np.array([1.0, 2, 0, 2]) * 8 / 5, rtol=1e-5)

@@ -133,3 +133,14 @@ def test_no_svd_is_of_a_batch():
         assert made and all(
             shape.count(",") <= 1 for line in made for shape in re.findall(r"\[(.*?)\]", line)
         )
+
+
+def test_wudi_of_small_changes_stays_small():
+    """A step of Adam is 1e-5 long, and 300 of them are longer than all that was changed."""
+    rng = np.random.default_rng(0)
+    base = {"w": jnp.zeros((6, 4))}
+    models = [{"w": jnp.asarray(1e-9 * rng.standard_normal((6, 4)), jnp.float32)} for _ in range(3)]
+    found = np.float64(merged(base, models, "wudi")["w"])
+    total = sum(np.float64(params["w"]) for params in models)
+    assert np.linalg.norm(found) <= np.linalg.norm(total)
+    assert (found * total).sum() > 0.5 * np.linalg.norm(found) * np.linalg.norm(total)

@@ -8,7 +8,7 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.merging.method import MergeTask
-from autofusion_jax.merging.task_vectors.ties import elect_and_merge
+from autofusion_jax.merging.task_vectors.ties import count_signs, elect_and_merge, majority
 from tests.merging.fusionbench import expect_oracle, fusionbench_networks
 
 FUSIONBENCH = [(0.7, "0.7", 0.3), (0.2, "20", 0.3), (0.2, "20", 1.0), (0.5, "50", 0.3), (0.5, "50", 1.0)]
@@ -120,3 +120,45 @@ def test_base_and_weights_are_asked_for():
         af.merge_many(models, None, None, method="ties")
     with pytest.raises(ValueError, match="ties: weights must be 3 numbers"):
         merged(base, models, weights=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("weights", [(1, -0.5), (1, -0.9), (1, -1), (-1, -1), (3, -1)])
+def test_a_mean_is_no_larger_than_what_it_is_of_whatever_the_weights(weights):
+    base, models = {"w": jnp.zeros(3)}, [{"w": jnp.array([2.0, 2.0, -1.0])}, {"w": jnp.array([-2.0, 1, 0])}]
+    found = merged(base, models, density=1.0, weights=weights)["w"]
+    assert np.abs(found).max() <= 2 + 1e-6
+    signed = merged(base, models, density=1.0, weights=weights, variant="mergekit")["w"]
+    assert abs(signed[0]) == pytest.approx(2 * (abs(weights[0]) + abs(weights[1])) / (abs(sum(weights)) or 1))
+
+
+@pytest.mark.parametrize("size", [0, 5, 2**16, 3 * 2**16 + 7])
+def test_signs_are_counted_in_two_numbers(size):
+    values = np.random.default_rng(0).integers(-1, 2, size).astype(np.float32)
+    high, low = count_signs(jnp.asarray(values)).tolist()
+    assert 256 * high + low == values.sum()
+
+
+def test_the_majority_of_more_entries_than_32_bits_count():
+    for total in (2**35 + 1, -(2**35) - 1, 1, -1, 0, 255, -256):
+        parts = np.array([total // 256 - 3, total % 256 + 3 * 256])
+        assert majority(parts) == np.sign(total)
+
+
+def test_equal_changes_are_kept_where_64_bits_are_allowed():
+    """The differences of the host are those of the program, in the dtype that is wide for each leaf."""
+    with jax.enable_x64(True):
+        base = {
+            "half": jnp.full(50, 0.1, jnp.float16),
+            "w": jnp.full(50, 0.1, jnp.float32),
+            "z": jnp.zeros(1),
+        }
+        params = {
+            "half": jnp.full(50, 0.87, jnp.float16),
+            "w": jnp.full(50, 0.87, jnp.float32),
+            "z": jnp.ones(1),
+        }
+        assert base["z"].dtype == jnp.float64
+        for density, least in ((0.01, 1), (0.4, 51), (1.0, 101)):
+            found = merged(base, [params, params], density=density)
+            kept = sum(int((found[leaf] != base[leaf]).sum()) for leaf in base)
+            assert kept >= least
