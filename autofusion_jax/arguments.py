@@ -333,7 +333,7 @@ Factors = Annotated[Sequence[float], list_of(number())]
 Weights = Annotated[Sequence[float], list_of(number(), positive_sum=True)]
 NonNegativeWeights = Annotated[Sequence[float], list_of(number(least=0), positive_sum=True)]
 Pytrees = Annotated[Sequence[Any], list_of(anything("a pytree", "pytrees"))]
-StrPath = Annotated[str | os.PathLike[str], path()]
+AnyPath = Annotated[str | os.PathLike[str], path()]
 
 
 def as_python(value: Any) -> Any:

@@ -290,7 +290,7 @@ def _recipe(
     method: Method,
     task: MergeTask,
     aligner: Method | None,
-    correction: str | None,
+    correction: Correction | None,
     rest: Rest,
     ties: Sequence[Tie],
 ) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autofusion_jax.arguments import StrPath, checked, list_of, path
+from autofusion_jax.arguments import AnyPath, checked, list_of, path
 from autofusion_jax.atomic import LONGEST_NAME
 from autofusion_jax.checkpoints.safetensors_io import (
     StoredLeaf,
@@ -37,10 +37,10 @@ ALIGNMENT = 64
 
 @checked
 def merge_files(
-    paths: Annotated[Iterable[StrPath], list_of(path(), or_iterator=True)],
-    out: StrPath,
+    paths: Annotated[Iterable[AnyPath], list_of(path(), or_iterator=True)],
+    out: AnyPath,
     *,
-    base: StrPath | None = None,
+    base: AnyPath | None = None,
     method: Named = "average",
     overwrite: bool = False,
     progress: bool = False,
@@ -98,6 +98,7 @@ def merge_files(
             f"These do: {known}. For others load the networks and call merge_many.",
         )  # fmt: skip
     _check_out(Path(out), overwrite)
+    paths = list(paths)
     require(len(paths) >= 2, "merge_files", "paths", "two or more files or folders", len(paths))
     files = _Files([open_safetensors(p) for p in paths], None if base is None else open_safetensors(base))
     _check_structure(files.all)
