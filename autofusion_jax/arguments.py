@@ -178,7 +178,7 @@ def instance(of: type | tuple[type, ...], words: str) -> Rule:
     return Rule(take, (words,), f"{words.split(' ', 1)[-1]}s")
 
 
-def list_of(item: Rule, *, positive_sum: bool = False) -> Rule:
+def list_of(item: Rule, *, positive_sum: bool = False, or_iterator: bool = False) -> Rule:
     """A list, tuple or other sequence; of numbers also an array `[n]`. The function gets a tuple."""
 
     def take(value: Any) -> tuple:
@@ -186,7 +186,8 @@ def list_of(item: Rule, *, positive_sum: bool = False) -> Rule:
             raise Refused
         if item.numeric and isinstance(value, jax.Array | np.ndarray) and value.ndim:
             value = np.asarray(value).tolist()
-        if not isinstance(value, collections.abc.Sequence) or isinstance(value, str | bytes | bytearray):
+        kinds = collections.abc.Sequence | (collections.abc.Iterator if or_iterator else tuple)
+        if not isinstance(value, kinds) or isinstance(value, str | bytes | bytearray):
             raise Refused
         items = tuple(item.take(one) for one in value)
         if positive_sum and not 0 < math.fsum(items) < FLOAT32.max:
@@ -267,7 +268,8 @@ def random_key(axes: str = "") -> Rule:
             raise Refused(advice)
         if value.dtype == np.uint32 and value.shape[-1:] == jax.random.key_data(jax.random.key(0)).shape:
             value = jax.random.wrap_key_data(jnp.asarray(value))
-        if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or value.ndim != len(several.split()):
+        typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        if not typed or value.ndim != len(several.split()) or not value.size:
             raise Refused(advice)
         return value
 
@@ -331,7 +333,7 @@ Factors = Annotated[Sequence[float], list_of(number())]
 Weights = Annotated[Sequence[float], list_of(number(), positive_sum=True)]
 NonNegativeWeights = Annotated[Sequence[float], list_of(number(least=0), positive_sum=True)]
 Pytrees = Annotated[Sequence[Any], list_of(anything("a pytree", "pytrees"))]
-StrPath = Annotated[str | os.PathLike[str], path()]
+AnyPath = Annotated[str | os.PathLike[str], path()]
 
 
 def as_python(value: Any) -> Any:

@@ -13,11 +13,10 @@ def require(condition: bool, caller: str, argument: str, must_be: str, got: Any,
 
 def unknown_name(caller: str, kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is not registered: the nearest match first, then all."""
-    names = list(known)
+    names = sorted(known)
     hint = nearest(name, names)
-    return ValueError(
-        f"{caller}: unknown {kind} {name!r}.{' ' * bool(hint)}{hint} Known: {', '.join(sorted(names))}."
-    )
+    listed = ", ".join(names) or "none"
+    return ValueError(f"{caller}: unknown {kind} {name!r}.{' ' * bool(hint)}{hint} Known: {listed}.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

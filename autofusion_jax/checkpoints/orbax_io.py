@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from autofusion_jax.arguments import AnyPath, checked
 from autofusion_jax.atomic import new_folder, standing
 from autofusion_jax.extras import need
 from autofusion_jax.json_reader import read_json
@@ -43,8 +44,9 @@ class Checkpoint(NamedTuple):
     meta: dict[str, Any]
 
 
+@checked
 def save(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     params: Params,
     *,
     spec: PermSpec | None = None,
@@ -89,7 +91,8 @@ def save(
     return target
 
 
-def load(path: str | os.PathLike[str], *, like: Params | None = None) -> Checkpoint:
+@checked
+def load(path: AnyPath, *, like: Params | None = None) -> Checkpoint:
     """Read a checkpoint folder and verify every file of it against its manifest.
 
     Args:

@@ -33,7 +33,7 @@ from jax import Array
 from jaxtyping import Key
 from rich.console import Console
 
-from autofusion_jax.arguments import Count, Pytrees, StrPath, checked
+from autofusion_jax.arguments import AnyPath, Count, Pytrees, checked
 from autofusion_jax.atomic import write_text
 from autofusion_jax.evaluation.accuracy import Tasks, evaluate
 from autofusion_jax.evaluation.networks import Network, merge_networks
@@ -102,7 +102,7 @@ def compare(
     init: Callable[[Key[Array, ""]], Params] | None = None,
     repeats: Count = 1,
     seed: int = 0,
-    out: StrPath | None = None,
+    out: AnyPath | None = None,
     console: Console | None = None,
 ) -> Comparison:
     """Merge networks of your own by several methods, evaluate all, and print the table.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from autofusion_jax.arguments import StrPath, checked
+from autofusion_jax.arguments import AnyPath, checked
 from autofusion_jax.atomic import write_text
 from autofusion_jax.validation import require
 
@@ -71,13 +71,13 @@ class Summary:
 
 
 @checked
-def write_results(path: StrPath, results: Iterable[Result]) -> None:
+def write_results(path: AnyPath, results: Iterable[Result]) -> None:
     """Write results as JSON lines, whole or not at all."""
     write_text(Path(path), "".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in results))
 
 
 @checked
-def read_results(path: StrPath) -> list[Result]:
+def read_results(path: AnyPath) -> list[Result]:
     """Read what `write_results` wrote.
 
     Raises:

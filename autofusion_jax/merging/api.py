@@ -3,13 +3,14 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Key
 
+from autofusion_jax.arguments import anything, checked
 from autofusion_jax.merging.alignment import align_networks, get_aligner
 from autofusion_jax.merging.checks import (
     Batch,
@@ -19,10 +20,10 @@ from autofusion_jax.merging.checks import (
     check_values,
     warn_if_nothing_moves,
 )
-from autofusion_jax.merging.corrections.apply import check_correction
+from autofusion_jax.merging.corrections.apply import Correction
 from autofusion_jax.merging.display import listed
 from autofusion_jax.merging.finish import as_given, finished, networks_to_blame
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, Named
 from autofusion_jax.merging.progress import reported
 from autofusion_jax.merging.registry import as_method, changed_options
 from autofusion_jax.merging.repeats import merge_for_keys
@@ -34,19 +35,24 @@ from autofusion_jax.trees import all_finite, is_float
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
 
+Networks = Annotated[Sequence[Params], anything()]
+Spec = Annotated[PermSpec | None, anything()]
+"""Checked by `check_models`, which names the network and the leaf."""
 
+
+@checked
 def merge(
     params_a: Params,
     params_b: Params,
-    perm_spec: PermSpec | None,
+    perm_spec: Spec,
     batch: Batch = None,
     *,
-    method: str | Method = "autofusion",
+    method: Named = "autofusion",
     key: Key[Array, ""] | None = None,
     labels: Labels = None,
     base: Params | None = None,
-    align: str | Method | None = None,
-    correction: str | None = None,
+    align: Named | None = None,
+    correction: Correction | None = None,
     apply_fn: ApplyFn | None = None,
     promote: bool = False,
     progress: bool = False,
@@ -62,7 +68,7 @@ def merge(
             neither move hidden units nor measure them.
         batch: unlabelled inputs `[N, ...]`; left out for methods that need none.
         method: a name of `list_methods()`, or a `Method` from `methods.NAME(...)`.
-        key: random key; `jax.random.key(0)` if left out.
+        key: random key; `jax.random.key(0)` if left out. One of `jax.random.PRNGKey` does, too.
         labels: integer classes `[N]` of the inputs, for methods that can use them; pseudo-labels where
             there are none.
         base: parameters of the network that both were fine-tuned from, for methods that add up what
@@ -103,17 +109,18 @@ def merge(
     )  # fmt: skip
 
 
+@checked
 def merge_many(
-    models: Sequence[Params],
-    perm_spec: PermSpec | None,
+    models: Networks,
+    perm_spec: Spec,
     batch: Batch = None,
     *,
-    method: str | Method = "autofusion",
+    method: Named = "autofusion",
     key: Key[Array, ""] | None = None,
     labels: Labels = None,
     base: Params | None = None,
-    align: str | Method | None = None,
-    correction: str | None = None,
+    align: Named | None = None,
+    correction: Correction | None = None,
     apply_fn: ApplyFn | None = None,
     promote: bool = False,
     progress: bool = False,
@@ -161,17 +168,18 @@ def merge_many(
     )[0]  # fmt: skip
 
 
+@checked
 def merge_repeats(
-    models: Sequence[Params],
-    perm_spec: PermSpec | None,
+    models: Networks,
+    perm_spec: Spec,
     batch: Batch = None,
     *,
     keys: Key[Array, " repeats"],
-    method: str | Method = "autofusion",
+    method: Named = "autofusion",
     labels: Labels = None,
     base: Params | None = None,
-    align: str | Method | None = None,
-    correction: str | None = None,
+    align: Named | None = None,
+    correction: Correction | None = None,
     apply_fn: ApplyFn | None = None,
     promote: bool = False,
     progress: bool = False,
@@ -202,7 +210,6 @@ def merge_repeats(
     """
     start = time.perf_counter()
     method = as_method(method, options)
-    check_correction(correction)
     aligner = None if align is None else get_aligner(align, method)
     models, base = check_models(models, base, perm_spec, min_models=method.min_models, promote=promote)
     network = _network(perm_spec, apply_fn)
@@ -283,7 +290,7 @@ def _recipe(
     method: Method,
     task: MergeTask,
     aligner: Method | None,
-    correction: str | None,
+    correction: Correction | None,
     rest: Rest,
     ties: Sequence[Tie],
 ) -> tuple[tuple[str, str], ...]:

@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from autofusion_jax.arguments import AnyPath, checked, list_of, path
 from autofusion_jax.atomic import LONGEST_NAME
 from autofusion_jax.checkpoints.safetensors_io import (
     StoredLeaf,
@@ -22,7 +23,7 @@ from autofusion_jax.checkpoints.safetensors_io import (
     stored_order,
     write_safetensors,
 )
-from autofusion_jax.merging.method import MergeTask, Method
+from autofusion_jax.merging.method import MergeTask, Method, Named
 from autofusion_jax.merging.progress import reported
 from autofusion_jax.merging.registry import METHODS, as_method
 from autofusion_jax.merging.sequence import merge_networks
@@ -30,17 +31,17 @@ from autofusion_jax.merging.streaming import BLOCK, can_stream, streamed
 from autofusion_jax.trees import all_finite, check_finite, check_same_structure
 from autofusion_jax.validation import require
 
-StrPath = str | os.PathLike[str]
 ALIGNMENT = 64
 """Bytes; what jax asks of memory that it does not copy."""
 
 
+@checked
 def merge_files(
-    paths: Iterable[StrPath],
-    out: StrPath,
+    paths: Annotated[Iterable[AnyPath], list_of(path(), or_iterator=True)],
+    out: AnyPath,
     *,
-    base: StrPath | None = None,
-    method: str | Method = "average",
+    base: AnyPath | None = None,
+    method: Named = "average",
     overwrite: bool = False,
     progress: bool = False,
     **options: Any,
@@ -97,7 +98,6 @@ def merge_files(
             f"These do: {known}. For others load the networks and call merge_many.",
         )  # fmt: skip
     _check_out(Path(out), overwrite)
-    require(not isinstance(paths, str | os.PathLike), "merge_files", "paths", "a list", str(paths))
     paths = list(paths)
     require(len(paths) >= 2, "merge_files", "paths", "two or more files or folders", len(paths))
     files = _Files([open_safetensors(p) for p in paths], None if base is None else open_safetensors(base))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from autofusion_jax.merging.checks import network_names
-from autofusion_jax.merging.corrections.apply import corrected
+from autofusion_jax.merging.corrections.apply import Correction, corrected
 from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.tied import Tie, tied
@@ -32,7 +32,7 @@ def map_networks(result: MergeResult, fn: Callable[[Params], Params]) -> MergeRe
 
 
 def finished(
-    name: str, task: MergeTask, result: MergeResult, ties: Sequence[Tie], correction: str | None
+    name: str, task: MergeTask, result: MergeResult, ties: Sequence[Tie], correction: Correction | None
 ) -> MergeResult:
     """Tie leaves, correct, and see that all is finite.
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from autofusion_jax.arguments import Share, checked
 from autofusion_jax.merging.leafwise import kept, merge_leaves, shared
 from autofusion_jax.merging.unit_features import in_wide
 from autofusion_jax.merging.weights import add_up_to_one
@@ -15,7 +16,6 @@ from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.trees import in_containers_of
 from autofusion_jax.types import Params, Perms, SoftPerms
-from autofusion_jax.validation import require
 
 
 def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, ""]) -> Params:
@@ -25,12 +25,7 @@ def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, 
         params_a: parameters of A.
         params_b: parameters of B, same paths.
         gamma: weight of A, in [0, 1].
-
-    Raises:
-        ValueError: gamma is a number outside [0, 1].
     """
-    ok = not isinstance(gamma, int | float) or 0 <= gamma <= 1
-    require(ok, "interpolate", "gamma", "in [0, 1], the weight of model A", gamma)
     return average([params_a, in_containers_of(params_a, params_b)], [gamma, 1 - gamma])
 
 
@@ -57,11 +52,12 @@ def average(
     return merge_leaves(leaf, models)
 
 
+@checked
 def fuse(
     params_a: Params,
     params_b: Params,
     perms: Perms | SoftPerms,
-    gamma: float | Float[Array, ""],
+    gamma: Share | Float[Array, ""],
     spec: PermSpec,
 ) -> Params:
     """Fuse two networks: `gamma W_A^l + (1 - gamma) P_l W_B^l P_{l-1}^T` for every leaf (Eq. 15).
@@ -96,12 +92,13 @@ def fuse(
     return rest.join(interpolate(numbers_a, permute(spec, in_wide(numbers_b), perms), gamma))
 
 
+@checked
 def fused_apply(
     spec: PermSpec,
     params_a: Params,
     params_b: Params,
     perms: Perms | SoftPerms,
-    gamma: float | Float[Array, ""],
+    gamma: Share | Float[Array, ""],
     x: Array,
 ) -> Array:
     """The forward pass of the fused network; vmap-able over `gamma` and `perms`.

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, ParamSpec
+from typing import Annotated, Any, Literal, ParamSpec
 
 from jax import Array
 from jaxtyping import Key
 
-from autofusion_jax.arguments import checked_arguments
+from autofusion_jax.arguments import any_of, checked_arguments, instance
 from autofusion_jax.merging.progress import OnProgress
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.spec import PermSpec
@@ -117,6 +117,9 @@ class Method:
     propagates_nan: bool = False
     granularity: Literal["entry", "leaf", "network"] = "network"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+
+Named = Annotated[str | Method, any_of(instance(str, "the name of a method"), instance(Method, "a Method"))]
 
 
 def factory(build: Callable[P, Method]) -> Callable[P, Method]:

@@ -10,16 +10,6 @@ from jaxtyping import Bool, Float
 from autofusion_jax.validation import require
 
 
-def check_weights(caller: str, weights: Sequence[int | float] | None) -> None:
-    """Raise ValueError if weights are not finite or do not add up to more than 0; None is fine."""
-    if weights is not None:
-        total = math.fsum(weights) if all(map(math.isfinite, weights)) else math.nan
-        require(
-            total > 0, caller, "weights", "finite numbers with a sum above 0, one for each network",
-            list(weights),
-        )  # fmt: skip
-
-
 def weights_for(
     caller: str, weights: Sequence[int | float] | None, num: int, *, normalize: bool = True
 ) -> tuple[float, ...]:
@@ -27,7 +17,7 @@ def weights_for(
 
     Args:
         caller: the method, for messages.
-        weights: what the user gave, checked by `check_weights`; None: all the same.
+        weights: what the user gave; None: all the same.
         num: how many networks there are.
         normalize: divide by the sum.
 

@@ -11,6 +11,7 @@ from jax import Array
 from jax.extend import core as jex
 from jax.tree_util import Partial
 
+from autofusion_jax.arguments import checked
 from autofusion_jax.symmetry.axes import Axis, Factor, block_size, fixed_axis
 from autofusion_jax.symmetry.factoring import views_of
 from autofusion_jax.symmetry.infer import trace_program
@@ -26,6 +27,7 @@ Place = tuple[Path, int]
 """An equation, and which of its operands; -1 for its first output."""
 
 
+@checked
 def capture_sites(
     spec: PermSpec, params: Params, x: Any, *, sites: Sequence[Site] | None = None
 ) -> dict[str, Array]:
@@ -167,6 +169,7 @@ def _evaluate_scan(
     return [*carry, *stacked], found
 
 
+@checked
 def moments(
     spec: PermSpec,
     models: Sequence[Params],

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex
 
+from autofusion_jax.arguments import checked
 from autofusion_jax.symmetry.axes import Axis, Factor, fixed_axis
 from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, check_params, identity_perms, random_perms
@@ -19,6 +20,7 @@ NUM_DRAWS = 3
 FLOAT64_TOLERANCE = 1e-7
 
 
+@checked
 def check_perm_spec(spec: PermSpec, params: Params, x: Any) -> float:
     """Draw random group elements, apply them, and compare the outputs.
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.extend import core as jex
 from jax.interpreters import partial_eval
 
+from autofusion_jax.arguments import anything, checked
 from autofusion_jax.partition import check_apply_fn, check_has_numbers, split
 from autofusion_jax.symmetry.build_spec import Frozen, Leaf
 from autofusion_jax.symmetry.check import check_perm_spec
@@ -37,7 +38,12 @@ MAX_INDEXED = 64
 """A leaf's axes get labels of their own per index of another axis that is only ever indexed, up to here."""
 
 
-def infer_perm_spec(apply_fn: ApplyFn, params: Params, x: Any, *, check: bool = True) -> PermSpec:
+Network = Annotated[ApplyFn, anything()]
+"""Checked by `check_apply_fn`, which says what to give in place of a module."""
+
+
+@checked
+def infer_perm_spec(apply_fn: Network, params: Params, x: Any, *, check: bool = True) -> PermSpec:
     """Derive the permutation symmetries of a network from its program.
 
     Traces `apply_fn(params, x)` once with abstract values, gives every axis of every leaf a

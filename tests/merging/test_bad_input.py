@@ -165,7 +165,7 @@ def test_a_spec_without_groups():
 
 def test_fuse_refuses_gamma_outside(good):
     a, b, spec, _ = good
-    with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"fuse: gamma must be a number in \[0, 1\]"):
         af.fuse(a, b, af.identity_perms(spec), 1.01, spec)
 
 

@@ -195,3 +195,26 @@ def test_a_merge_tells_its_options_however_they_are_given():
     built = af.merge(*models, None, base=base, method=af.methods.ties(density=0.5))
     assert named.recipe == built.recipe
     assert dict(named.recipe)["density"] == "0.5" and "scale" not in dict(named.recipe)
+
+
+FRONT_DOORS = (
+    af.merge, af.merge_many, af.merge_repeats, af.merge_files, af.infer_perm_spec, af.check_perm_spec,
+    af.fuse, af.fused_apply, af.apply_perm, af.apply_soft, af.apply_merge, af.identity_perms, af.random_perms,
+    af.compose, af.invert, af.capture_sites, af.moments, af.log_sinkhorn, af.solve_assignment, af.greedy_zip,
+    af.save, af.load, af.load_pretrained, af.save_pretrained, af.evaluation.compare, af.evaluation.evaluate,
+    af.evaluation.read_results, af.evaluation.write_results, af.evaluation.scaled_performance,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("function", FRONT_DOORS, ids=lambda function: function.__name__)
+def test_front_doors_refuse_what_is_of_no_kind(function):
+    """Every argument but data, which is checked where it is used: one line with function and argument."""
+    wrong, name, parameters = object(), function.__name__, inspect.signature(function).parameters.items()
+    required = [a for a, p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    checked = [argument for argument, rule in rules_of(function).items() if "a value" not in rule.kinds]
+    assert checked
+    for argument in checked:
+        with pytest.raises(ValueError, match=rf"^{name}: {argument} must be .*; got <object"):
+            rules_of(function)[argument].check(name, argument, wrong)
+        with pytest.raises(ValueError, match=rf"^{name}: ({'|'.join(checked)}) must be .*; got <object"):
+            function(**dict.fromkeys([*required, argument], wrong))

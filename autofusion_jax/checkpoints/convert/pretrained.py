@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from autofusion_jax.arguments import AnyPath, checked
 from autofusion_jax.atomic import new_folder
 from autofusion_jax.checkpoints.convert.files import open_weights
 from autofusion_jax.checkpoints.convert.format import Config, Format, check_config
@@ -55,10 +55,11 @@ class Pretrained(NamedTuple):
     rules: tuple[Rule, ...]
 
 
+@checked
 def load_pretrained(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
-    adapter: str | os.PathLike[str] | None = None,
+    adapter: AnyPath | None = None,
     input_shape: InputShape | None = None,
     config: Config | None = None,
 ) -> Pretrained:
@@ -113,7 +114,8 @@ def load_pretrained(
     return Pretrained(model, unflatten_like(tree, leaves), known, buffers, rules)
 
 
-def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Path:
+@checked
+def save_pretrained(path: AnyPath, pretrained: Pretrained) -> Path:
     """Write a network as transformers does: `config.json` and `model.safetensors`, whole or not at all.
 
     Both have a checksum, that of `config.json` in a file beside it, which `load_pretrained` verifies. Where

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax import Array
@@ -22,19 +22,13 @@ from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
-from autofusion_jax.validation import require, unknown_name
+from autofusion_jax.validation import require
 
-CORRECTIONS = ("repair", "reset_norm")
-
-
-def check_correction(correction: str | None) -> None:
-    """Raise ValueError for an unknown name."""
-    if correction is not None and correction not in CORRECTIONS:
-        raise unknown_name("merge", "correction", correction, CORRECTIONS)
+Correction = Literal["repair", "reset_norm"]
 
 
 def corrected(
-    spec: PermSpec, models: Sequence[Params], result: MergeResult, x: Array, correction: str
+    spec: PermSpec, models: Sequence[Params], result: MergeResult, x: Array, correction: Correction
 ) -> MergeResult:
     """Correct a merged network, and each of its variants.
 
@@ -43,7 +37,7 @@ def corrected(
         models: their parameters.
         result: the merge.
         x: inputs `[N, ...]`.
-        correction: one of `CORRECTIONS`.
+        correction: `"repair"` or `"reset_norm"`.
 
     Returns:
         The result with corrected parameters; `diagnostics["correction"]` says what was done.
@@ -80,7 +74,7 @@ def _of_variant(result: MergeResult, name: str) -> MergeResult:
 
 
 def _correct(
-    spec: PermSpec, models: Sequence[Params], result: MergeResult, x: Array, correction: str
+    spec: PermSpec, models: Sequence[Params], result: MergeResult, x: Array, correction: Correction
 ) -> tuple[Params, dict[str, Any]]:
     if correction == "reset_norm":
         return reset_norm(spec, result.params, x)

@@ -112,7 +112,7 @@ def test_heads_are_corrected_once_and_unit_by_unit():
 
 def test_refusals():
     params_a, params_b, spec, x = pair()
-    with pytest.raises(ValueError, match="unknown correction 'repare'. Did you mean 'repair'"):
+    with pytest.raises(ValueError, match="got 'repare'. Did you mean 'repair'"):
         af.merge(params_a, params_b, spec, x, method="interpolation", correction="repare")
     with pytest.raises(ValueError, match="needs inputs"):
         af.merge(params_a, params_b, spec, None, method="interpolation", correction="repair")
