@@ -197,6 +197,33 @@ def test_private_files_stay_private(tmp_path):
         assert not stat.S_IMODE((tmp_path / name).stat().st_mode) & 0o077, name
 
 
+FULL = """
+import resource, signal, sys
+import numpy as np
+import autofusion_jax as af
+loaded = af.load_pretrained(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+for write in (
+    lambda: af.save("target", {"w": np.random.default_rng(0).normal(size=9000)}),
+    lambda: af.save_pretrained("target", loaded),
+    lambda: af.merge_files([sys.argv[1]] * 2, "target"),
+):
+    try:
+        write()
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path):
+    """A file cannot grow: as on a full disk, each writer says so once, naming what was asked for."""
+    command = [sys.executable, "-c", FULL, str(VIT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"[Errno 27] File too large: '{tmp_path.resolve() / 'target'}'"] * 3
+    assert done.stderr == "" and os.listdir(tmp_path) == []
+
+
 def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="save: path must be a new folder or a checkpoint"):
@@ -205,6 +232,7 @@ def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
     af.save(tmp_path / "empty", {"w": np.ones(2)})
 
 
+@pytest.mark.slow
 def test_a_reader_beside_writers(tmp_path):
     """A checkpoint that is replaced again and again can be read all the time."""
     code = "import numpy as np, autofusion_jax as af"

@@ -105,7 +105,7 @@ def load_pretrained(
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
     tensors = {name: tensor for name, tensor in state.items() if name not in kept}
     full = check_config(place, format, known, tensors)
-    full |= format.infer(tensors, full)
+    full |= format.infer(path, tensors, full)
     model, rules = _build(format, full, input_shape), tuple(format.rules(full))
     tree = jax.eval_shape(model.init, jax.random.key(0))
     leaves = to_leaves(path, rules, _shapes(tree), tensors)
