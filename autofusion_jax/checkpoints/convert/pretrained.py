@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autofusion_jax.atomic import new_folder
+from autofusion_jax.atomic import locked, new_folder
 from autofusion_jax.checkpoints.convert.files import open_weights
 from autofusion_jax.checkpoints.convert.format import Config, Format, check_config
 from autofusion_jax.checkpoints.convert.formats import FORMATS
@@ -135,7 +135,14 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
         >>> save_pretrained("merged", loaded._replace(params=result.params))  # doctest: +SKIP
     """
     target = Path(path).absolute()
-    require(not target.exists(), "save_pretrained", "path", "a folder that does not exist", target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target):
+        require(not target.exists(), "save_pretrained", "path", "a folder that does not exist", target)
+        _write(target, pretrained)
+    return target
+
+
+def _write(target: Path, pretrained: Pretrained) -> None:
     leaves = {name: np.asarray(leaf) for name, leaf in flatten_by_path(pretrained.params).items()}
     shapes = _shapes(jax.eval_shape(pretrained.model.init, jax.random.key(0)))
     _check_leaves(shapes, leaves)
@@ -143,13 +150,12 @@ def save_pretrained(path: str | os.PathLike[str], pretrained: Pretrained) -> Pat
         pretrained.config, functools.reduce(jnp.promote_types, (v.dtype for v in leaves.values()))
     )
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    with new_folder(target, overwrite=False) as work:
+    with new_folder(target) as work:
         (work / CONFIG).write_text(text, encoding="utf-8")
         (work / DIGEST).write_bytes(_digest_line(work / CONFIG))
         _write_tensors(
             work / SINGLE, {rule.name: rule for rule in pretrained.rules}, shapes, leaves, pretrained.buffers
         )
-    return target
 
 
 def _with_dtype(config: Config, dtype: np.dtype) -> dict[str, Any]:
