@@ -103,7 +103,7 @@ def test_configs(tmp_path, name, num):
         (folder / "config.json").write_bytes(raw)
         af.load_pretrained(folder)
 
-    counted([*damaged_texts(text), *mutants(text, num)], read, "config.json")
+    counted([*damaged_texts(text), *mutants(text, num)], read, str(folder))
 
 
 SIZES = {

@@ -14,7 +14,7 @@ import numpy as np
 
 from autofusion_jax.atomic import locked, new_folder
 from autofusion_jax.checkpoints.convert.files import open_weights
-from autofusion_jax.checkpoints.convert.format import Config, Format, check_config
+from autofusion_jax.checkpoints.convert.format import Config, Format, Place, check_config
 from autofusion_jax.checkpoints.convert.formats import FORMATS
 from autofusion_jax.checkpoints.convert.lora import merge_lora
 from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, is_float, to_leaves
@@ -94,11 +94,11 @@ def load_pretrained(
     need("flax", what="af.load_pretrained")
     path, given = Path(path), config or {}
     known = _read_config(path, given)
-    format = _format(known)
 
     def place(field: str) -> str:
         return f"config[{field!r}]" if field.partition(".")[0] in given else f"{field} of {path / CONFIG}"
 
+    format = _format(place, known)
     state: Mapping[str, Stored] = open_weights(path, SINGLE).verify().leaves
     if adapter is not None:
         state = merge_lora(state, adapter, modules=format.modules)
@@ -203,12 +203,12 @@ def _write_tensors(
             append(rules[name].to_theirs(leaves) if name in rules else buffers[name])
 
 
-def _format(config: Config) -> Format:
+def _format(place: Place, config: Config) -> Format:
     name = str(config.get("model_type") or str(config.get("architecture")).rstrip("0123456789"))[
         :LONGEST_TYPE
     ]
     if name not in FORMATS:
-        raise unknown_name("load_pretrained", f"model_type of {CONFIG}", name, FORMATS)
+        raise unknown_name("load_pretrained", place("model_type"), name, FORMATS)
     return FORMATS[name]
 
 

@@ -87,7 +87,7 @@ def test_tensors(vit, tensors, message):
         ({"qkv_bias": 1}, "qkv_bias of .* must be True; got 1"),
         ({"architectures": ["ViTModel"]}, "architectures of .* must be a list with 'ViTFor.*; got"),
         ({"architectures": 5}, "architectures of .* must be a list with 'ViTFor.*; got 5"),
-        ({"model_type": "bert"}, "unknown model_type of config.json 'bert'.* Known: " + ", ".join(FORMATS)),
+        ({"model_type": "bert"}, "unknown model_type of .*config.json 'bert'.* Known: " + ", ".join(FORMATS)),
         (
             {"model_type": "gpt2", "architectures": None},
             "vocab_size of .* must be that of 'transformer.wte.weight', which is",
