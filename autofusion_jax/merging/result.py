@@ -102,7 +102,8 @@ class MergeResult:
             The path.
 
         Raises:
-            OSError: the folder cannot be written.
+            FileExistsError: the folder is there and is no checkpoint.
+            OSError: the folder cannot be written, or the disk is full.
             ImportError: the extra `checkpoints` is not installed.
         """
         from autofusion_jax.checkpoints.orbax_io import save  # orbax takes a second to import

@@ -224,6 +224,7 @@ class PermSpec:
         Raises:
             ValueError: the text is something else; names the place in it.
         """
+        require(isinstance(text, str), "PermSpec.from_json", "text", "a string", type(text).__name__)
         spec = spec_from_json(parse_json(text, "PermSpec.from_json: text"))
         return dataclasses.replace(spec, apply_fn=apply_fn)
 

@@ -69,7 +69,7 @@ def test_checkpoints(tmp_path, mlp, name, num):
 
     text = (folder / name).read_text()
     refused, tried = counted([*damaged_texts(text), *mutants(text, num)], read, str(folder))
-    assert refused == tried if name == MANIFEST else 0 < refused < tried
+    assert refused == tried if name == MANIFEST else refused > 0
 
 
 def sharded(folder):
@@ -103,7 +103,7 @@ def test_configs(tmp_path, name, num):
         (folder / "config.json").write_bytes(raw)
         af.load_pretrained(folder)
 
-    counted([*damaged_texts(text), *mutants(text, num)], read, "config.json")
+    counted([*damaged_texts(text), *mutants(text, num)], read, str(folder))
 
 
 SIZES = {

@@ -1,5 +1,6 @@
 """What the library saves: whole at every moment, every changed byte found, private where its folder is."""
 
+import contextlib
 import json
 import logging
 import os
@@ -18,95 +19,95 @@ from autofusion_jax.checkpoints.safetensors_io import CHECKSUM, SINGLE, open_saf
 from tests.checkpoints.mutations import flips, refusal
 from tests.conftest import ORACLES
 
-VIT = ORACLES / "interop/vit"
+VIT, VIT_WIDTH = ORACLES / "interop/vit", 16
+MOMENTS = 16
+"""At which a writer is killed."""
 
-WRITES = f"""
+KILLED = """
 import os, sys
-import numpy as np
-import autofusion_jax as af
-from autofusion_jax.checkpoints.safetensors_io import open_safetensors
+from tests.checkpoints.test_nothing_lost import write
 
-kind, step, number = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+kind, step = sys.argv[1], int(sys.argv[2])
 count = 0
 
 def hook(event, args):
     global count
     writes = event == "open" and isinstance(args[2], int) and args[2] & os.O_WRONLY
-    if writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "fcntl.flock"):
-        if any("target" in str(arg) or ".part" in str(arg) for arg in args) or event == "fcntl.flock":
+    if writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
+        if any("target" in str(arg) for arg in args):
             if count == step:
                 os._exit(9)
             count += 1
 
-loaded = af.load_pretrained({str(VIT)!r}) if kind == "save_pretrained" else None
-sys.addaudithook(hook)
-if kind == "save":
-    af.save("target", {{"w": np.full(3, number)}})
-elif kind == "merge_files":
-    af.merge_files([f"in{{number}}", f"in{{number}}"], "target", overwrite=True)
-else:
-    af.save_pretrained("target", loaded)
+write(kind, 2.0, before=lambda: sys.addaudithook(hook))
 print(count)
 """
-"""Writes `target`, and ends before a step of the file system on it as if it were killed; prints the steps."""
+"""Writes, and ends before a step of the file system on the target as if it were killed; prints the steps."""
 
 
-def value_at(kind, folder):
-    """What is read from the target; None if nothing is there."""
-    target = folder / "target"
+def write(kind, number, before=lambda: None):
+    """Write the target, with a number in it where that is possible."""
+    loaded = af.load_pretrained(VIT)
+    before()
     if kind == "save":
-        try:
-            return float(af.load(target).params["w"][0])
-        except FileNotFoundError:
-            return None
+        af.save("target", {"w": np.full(3, number)})
+    elif kind == "merge_files":
+        af.merge_files([f"in{number}", f"in{number}"], "target", overwrite=True)
+    else:
+        with contextlib.suppress(ValueError):  # it is there
+            af.save_pretrained("target", loaded)
+
+
+def value_at(kind):
+    """What is read from the target; None if nothing is there."""
+    if kind == "save":
+        return float(af.load("target").params["w"][0])
     if kind == "merge_files":
-        return float(open_safetensors(target).verify().leaves["w"].read()[0]) if target.exists() else None
-    return af.load_pretrained(target).config["hidden_size"] if target.exists() else None
+        return float(open_safetensors("target").verify().leaves["w"].read()[0])
+    return af.load_pretrained("target").config["hidden_size"] if os.path.exists("target") else None
 
 
-def write(kind, folder, number, step=-1):
-    command = [sys.executable, "-c", WRITES, kind, str(step), str(number)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def killed_write(kind, step):
+    """Write in a process of its own, killed before a step; the number of steps, if it came to the end."""
+    command = [sys.executable, "-c", KILLED, kind, str(step)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode in (0, 9), done.stderr
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def kills(kind, folder, fractions):
-    """Kill a writer at parts of its steps: the old one or the new one is there, and the next one sweeps."""
-    for number in (1.0, 2.0):
-        save_file({"w": np.full(3, number, np.float32)}, folder / f"in{number}")
-    over = kind != "save_pretrained"
-    before = 1.0 if over else None
-    whole = sorted(os.listdir(folder))
-    if over:
-        write(kind, folder, 1.0)
-    steps = write(kind, folder, 2.0)
-    assert steps > 4
-    for fraction in fractions:
-        shutil.rmtree(folder / "target") if (folder / "target").is_dir() else (folder / "target").unlink()
-        if over:
-            write(kind, folder, 1.0)
-        assert write(kind, folder, 2.0, step=int(fraction * steps)) is None
-        assert value_at(kind, folder) in (before, 2.0 if over else 16)
-        if over or not (folder / "target").exists():
-            write(kind, folder, 2.0)
-        assert value_at(kind, folder) == (2.0 if over else 16)
-        assert sorted(os.listdir(folder)) == sorted([*whole, "target"])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["save", "merge_files", "save_pretrained"])
-def test_killed_at_many_moments(tmp_path, kind):
-    kills(kind, tmp_path, np.linspace(0, 0.999, 34))
+def test_killed_at_many_moments(tmp_path, monkeypatch, kind):
+    """The old one or the new one is there, and the next writer leaves nothing else."""
+    monkeypatch.chdir(tmp_path)
+    for number in (1.0, 2.0):
+        save_file({"w": np.full(3, number, np.float32)}, f"in{number}")
+    old, new = (None, VIT_WIDTH) if kind == "save_pretrained" else (1.0, 2.0)
+    steps, seen = killed_write(kind, -1), set()
+    assert steps > 4
+    for step in {int(fraction * steps) for fraction in np.linspace(0, 0.999, MOMENTS)}:
+        shutil.rmtree("target") if os.path.isdir("target") else os.remove("target")
+        if old is not None:
+            write(kind, old)
+        assert killed_write(kind, step) is None
+        found = value_at(kind)
+        assert found in (old, new)
+        seen.add(found)
+        write(kind, 2.0)
+        assert value_at(kind) == new
+        assert sorted(os.listdir()) == ["in1.0", "in2.0", "target"]
+    assert seen == {old, new}
 
 
-def test_killed_between_the_renames_of_a_checkpoint(tmp_path):
+def test_killed_between_the_renames_of_a_checkpoint(tmp_path, monkeypatch):
     """The last moments: the old one was moved aside, and the new one is not in its place."""
-    af.save(tmp_path / "target", {"w": np.ones(3)})
-    os.replace(tmp_path / "target", tmp_path / ".target.old")
-    assert value_at("save", tmp_path) == 1
-    af.save(tmp_path / "target", {"w": np.zeros(3)})
-    assert value_at("save", tmp_path) == 0 and os.listdir(tmp_path) == ["target"]
+    monkeypatch.chdir(tmp_path)
+    write("save", 1.0)
+    os.replace("target", ".target.old")
+    assert value_at("save") == 1
+    write("save", 0.0)
+    assert value_at("save") == 0 and os.listdir() == ["target"]
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,33 @@ def test_private_files_stay_private(tmp_path):
         assert not stat.S_IMODE((tmp_path / name).stat().st_mode) & 0o077, name
 
 
+FULL = """
+import resource, signal, sys
+import numpy as np
+import autofusion_jax as af
+loaded = af.load_pretrained(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+for write in (
+    lambda: af.save("target", {"w": np.random.default_rng(0).normal(size=9000)}),
+    lambda: af.save_pretrained("target", loaded),
+    lambda: af.merge_files([sys.argv[1]] * 2, "target"),
+):
+    try:
+        write()
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path):
+    """A file cannot grow: as on a full disk, each writer says so once, naming what was asked for."""
+    command = [sys.executable, "-c", FULL, str(VIT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"[Errno 27] File too large: '{tmp_path.resolve() / 'target'}'"] * 3
+    assert done.stderr == "" and os.listdir(tmp_path) == []
+
+
 def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="save: path must be a new folder or a checkpoint"):
@@ -205,6 +233,7 @@ def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
     af.save(tmp_path / "empty", {"w": np.ones(2)})
 
 
+@pytest.mark.slow
 def test_a_reader_beside_writers(tmp_path):
     """A checkpoint that is replaced again and again can be read all the time."""
     code = "import numpy as np, autofusion_jax as af"

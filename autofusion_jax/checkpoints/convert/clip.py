@@ -1,5 +1,7 @@
 """transformers' `CLIPModel`, and `CLIPVisionModel`, the tower for images alone."""
 
+from pathlib import Path
+
 from autofusion_jax.checkpoints.convert.format import (
     Config,
     Fields,
@@ -119,7 +121,7 @@ def image_rules(config: Config) -> list[Rule]:
     return _image_rules("params/", config["prefix"], config)
 
 
-def _prefix(tensors: Tensors, config: Config) -> Config:
+def _prefix(source: Path, tensors: Tensors, config: Config) -> Config:
     """The prefix of the tensors of a tower for images alone: none since transformers 5."""
     return {"prefix": VISION if any(name.startswith(VISION) for name in tensors) else ""}
 

@@ -3,6 +3,7 @@
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from autofusion_jax.checkpoints.convert.rules import Rule, Stored
@@ -45,6 +46,10 @@ def no_size(tensors: Tensors, config: Config) -> None:
     """The tensors do not tell a field."""
 
 
+Told: TypeAlias = tuple[int | None, str]
+"""A size that tensors tell, None if they are not there, and what tells it."""
+
+
 class Field(NamedTuple):
     """A field of config.json.
 
@@ -59,14 +64,14 @@ class Field(NamedTuple):
     default: Any
     must_be: str = ""
     fits: Callable[[Any, Config], bool] = lambda value, config: True
-    told: Callable[[Tensors, Config], tuple[int, str] | None] = no_size
+    told: Callable[[Tensors, Config], Told | None] = no_size
     inner: "Mapping[str, Field] | None" = None
 
 
 Fields: TypeAlias = Mapping[str, Field]
 
 
-def nothing(tensors: Tensors, config: Config) -> Config:
+def nothing(source: Path, tensors: Tensors, config: Config) -> Config:
     """No fields: config.json tells all."""
     return {}
 
@@ -92,7 +97,7 @@ class Format(NamedTuple):
     rules: Callable[[Config], list[Rule]]
     buffers: tuple[str, ...] = ()
     modules: Mapping[str, str] = types.MappingProxyType({})
-    infer: Callable[[Tensors, Config], Config] = nothing
+    infer: Callable[[Path, Tensors, Config], Config] = nothing
 
 
 def check_config(place: Place, format: Format, config: Config, tensors: Tensors | None) -> dict[str, Any]:
@@ -124,8 +129,9 @@ def _fill(
         if field.inner is not None:
             full[name] = _fill(place, field.inner, value, tensors, f"{prefix}{name}.")
         elif tensors is not None:
-            size, by = field.told(tensors, full) or (value, "")
-            _require(value == size, place(prefix + name), f"{size}, as {by} says", value)
+            found, by = field.told(tensors, full) or (value, "")
+            must_be = f"{found}, as {by} says" if found is not None else f"that of {by}, which is not there"
+            _require(value == found, place(prefix + name), must_be, value)
     return full
 
 
@@ -140,7 +146,7 @@ def size(default: Any, *names: str, axis: int = 0, divides: str = "") -> Field:
     def fits(value: Any, config: Config) -> bool:
         return is_size(value) and (not divides or config[divides] % value == 0)
 
-    def told(tensors: Tensors, config: Config) -> tuple[int, str] | None:
+    def told(tensors: Tensors, config: Config) -> Told | None:
         return (axis_of(tensors, names, axis), repr(names[0])) if names else None
 
     return Field(default, f"a positive integer{f' that divides {divides}' * bool(divides)}", fits, told)
@@ -149,7 +155,7 @@ def size(default: Any, *names: str, axis: int = 0, divides: str = "") -> Field:
 def depth(default: Any, *prefixes: str) -> Field:
     """The number of blocks: of the different numbers after the first prefix that is there."""
 
-    def told(tensors: Tensors, config: Config) -> tuple[int, str] | None:
+    def told(tensors: Tensors, config: Config) -> Told | None:
         for prefix in prefixes:
             rest = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
             if rest:
@@ -162,9 +168,10 @@ def depth(default: Any, *prefixes: str) -> Field:
 def image_size(default: int, *names: str) -> Field:
     """Height and width of images, whose patches have a position each, and one token more."""
 
-    def told(tensors: Tensors, config: Config) -> tuple[int, str]:
-        patches = axis_of(tensors, names, -2) - 1
-        return config["patch_size"] * math.isqrt(max(patches, 0)), repr(names[0])
+    def told(tensors: Tensors, config: Config) -> Told:
+        positions = axis_of(tensors, names, -2)
+        patches = None if positions is None else max(positions - 1, 0)
+        return None if patches is None else config["patch_size"] * math.isqrt(patches), repr(names[0])
 
     return Field(default, "a positive integer", lambda value, config: is_size(value), told)
 
@@ -227,24 +234,10 @@ def is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
 
 
-def axis_of(tensors: Tensors, names: Sequence[str], axis: int) -> int:
-    """The size of an axis of the first tensor of these names that is there.
-
-    Raises:
-        ValueError: none is, or it has no such axis.
-    """
-    name = next((name for name in names if name in tensors), names[0])
-    shape = tensors[name].shape if name in tensors else "nothing"
-    fits = shape != "nothing" and -len(shape) <= axis < len(shape)
-    require(
-        fits,
-        "load_pretrained",
-        f"tensor {name!r}",
-        f"there, with axis {axis}",
-        shape,
-        "Is config.json its own?",
-    )
-    return tensors[name].shape[axis]
+def axis_of(tensors: Tensors, names: Sequence[str], axis: int) -> int | None:
+    """The size of an axis of the first tensor of these names that is there; None if there is no such axis."""
+    shape = next((tensors[name].shape for name in names if name in tensors), ())
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 
 def _require(condition: bool, place: str, must_be: str, got: Any) -> None:

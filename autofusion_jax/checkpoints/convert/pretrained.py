@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from autofusion_jax.arguments import AnyPath, checked
-from autofusion_jax.atomic import new_folder
+from autofusion_jax.atomic import locked, new_folder
 from autofusion_jax.checkpoints.convert.files import open_weights
-from autofusion_jax.checkpoints.convert.format import Config, Format, check_config
+from autofusion_jax.checkpoints.convert.format import Config, Format, Place, check_config
 from autofusion_jax.checkpoints.convert.formats import FORMATS
 from autofusion_jax.checkpoints.convert.lora import merge_lora
 from autofusion_jax.checkpoints.convert.rules import Rule, Shapes, Stored, is_float, to_leaves
@@ -95,18 +95,18 @@ def load_pretrained(
     need("flax", what="af.load_pretrained")
     path, given = Path(path), config or {}
     known = _read_config(path, given)
-    format = _format(known)
 
     def place(field: str) -> str:
         return f"config[{field!r}]" if field.partition(".")[0] in given else f"{field} of {path / CONFIG}"
 
+    format = _format(place, known)
     state: Mapping[str, Stored] = open_weights(path, SINGLE).verify().leaves
     if adapter is not None:
         state = merge_lora(state, adapter, modules=format.modules)
     kept = [name for name in state if any(re.fullmatch(pattern, name) for pattern in format.buffers)]
     tensors = {name: tensor for name, tensor in state.items() if name not in kept}
     full = check_config(place, format, known, tensors)
-    full |= format.infer(tensors, full)
+    full |= format.infer(path, tensors, full)
     model, rules = _build(format, full, input_shape), tuple(format.rules(full))
     tree = jax.eval_shape(model.init, jax.random.key(0))
     leaves = to_leaves(path, rules, _shapes(tree), tensors)
@@ -137,7 +137,14 @@ def save_pretrained(path: AnyPath, pretrained: Pretrained) -> Path:
         >>> save_pretrained("merged", loaded._replace(params=result.params))  # doctest: +SKIP
     """
     target = Path(path).absolute()
-    require(not target.exists(), "save_pretrained", "path", "a folder that does not exist", target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target):
+        require(not target.exists(), "save_pretrained", "path", "a folder that does not exist", target)
+        _write(target, pretrained)
+    return target
+
+
+def _write(target: Path, pretrained: Pretrained) -> None:
     leaves = {name: np.asarray(leaf) for name, leaf in flatten_by_path(pretrained.params).items()}
     shapes = _shapes(jax.eval_shape(pretrained.model.init, jax.random.key(0)))
     _check_leaves(shapes, leaves)
@@ -145,13 +152,12 @@ def save_pretrained(path: AnyPath, pretrained: Pretrained) -> Path:
         pretrained.config, functools.reduce(jnp.promote_types, (v.dtype for v in leaves.values()))
     )
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    with new_folder(target, overwrite=False) as work:
+    with new_folder(target) as work:
         (work / CONFIG).write_text(text, encoding="utf-8")
         (work / DIGEST).write_bytes(_digest_line(work / CONFIG))
         _write_tensors(
             work / SINGLE, {rule.name: rule for rule in pretrained.rules}, shapes, leaves, pretrained.buffers
         )
-    return target
 
 
 def _with_dtype(config: Config, dtype: np.dtype) -> dict[str, Any]:
@@ -199,12 +205,12 @@ def _write_tensors(
             append(rules[name].to_theirs(leaves) if name in rules else buffers[name])
 
 
-def _format(config: Config) -> Format:
+def _format(place: Place, config: Config) -> Format:
     name = str(config.get("model_type") or str(config.get("architecture")).rstrip("0123456789"))[
         :LONGEST_TYPE
     ]
     if name not in FORMATS:
-        raise unknown_name("load_pretrained", f"model_type of {CONFIG}", name, FORMATS)
+        raise unknown_name("load_pretrained", place("model_type"), name, FORMATS)
     return FORMATS[name]
 
 

@@ -1,6 +1,7 @@
 """torchvision's and timm's ResNets (`resnet18` to `resnet152`)."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from autofusion_jax.checkpoints.convert.format import (
@@ -33,7 +34,7 @@ def batch_norm(ours: str, theirs: str) -> list[Rule]:
     return expand(parameters, "params/" + ours, theirs) + expand(statistics, "batch_stats/" + ours, theirs)
 
 
-def infer(tensors: Tensors, config: Config) -> Config:
+def infer(source: Path, tensors: Tensors, config: Config) -> Config:
     """Sizes by names and shapes of tensors: neither library's configs tell them.
 
     Raises:
@@ -46,7 +47,7 @@ def infer(tensors: Tensors, config: Config) -> Config:
         require(
             fits,
             "load_pretrained",
-            repr(name),
+            f"{source}[{name!r}]",
             f"a tensor with {ndim} axes, as in torchvision's ResNets",
             got,
         )

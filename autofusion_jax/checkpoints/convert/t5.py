@@ -1,5 +1,6 @@
 """transformers' `T5ForConditionalGeneration`, in the form of version 1.1 and of Flan-T5."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from autofusion_jax.checkpoints.convert.format import (
     Format,
     Network,
     Tensors,
+    Told,
     axis_of,
     depth,
     is_size,
@@ -44,7 +46,7 @@ ATTENTION = (
 )
 
 
-def infer(tensors: Tensors, config: Config) -> Config:
+def infer(source: Path, tensors: Tensors, config: Config) -> Config:
     """Tell whether the head is a tensor of its own; a tied one may be in the file as a copy of the embedding.
 
     Raises:
@@ -55,7 +57,8 @@ def infer(tensors: Tensors, config: Config) -> Config:
     head, shared = tensors[HEAD], tensors[SHARED]
     require(
         head.shape == shared.shape and np.array_equal(head.read(), shared.read()),
-        "load_pretrained", f"{HEAD!r}", f"equal to {SHARED!r}, as tie_word_embeddings says", "other numbers",
+        "load_pretrained", f"{source}[{HEAD!r}]", f"equal to {SHARED!r}, as tie_word_embeddings says",
+        "other numbers",
         "If the head is its own, load it with config={'tie_word_embeddings': False}.",
     )  # fmt: skip
     return {"own_head": False}
@@ -128,8 +131,9 @@ def _distance(value: Any, config: Config) -> bool:
     return is_size(value) and 2 * value > config["relative_attention_num_buckets"] >= 4
 
 
-def _head_dim(tensors: Tensors, config: Config) -> tuple[int, str]:
-    return axis_of(tensors, (QUERY,), 0) // config["num_heads"], repr(QUERY)
+def _head_dim(tensors: Tensors, config: Config) -> Told:
+    width = axis_of(tensors, (QUERY,), 0)
+    return None if width is None else width // config["num_heads"], repr(QUERY)
 
 
 FORMAT = Format(

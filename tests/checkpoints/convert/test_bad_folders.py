@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_dtypes import float8_e5m2
 from safetensors.numpy import load_file, save_file
 
 import autofusion_jax as af
@@ -86,13 +87,48 @@ def test_tensors(vit, tensors, message):
         ({"qkv_bias": 1}, "qkv_bias of .* must be True; got 1"),
         ({"architectures": ["ViTModel"]}, "architectures of .* must be a list with 'ViTFor.*; got"),
         ({"architectures": 5}, "architectures of .* must be a list with 'ViTFor.*; got 5"),
-        ({"model_type": "bert"}, "unknown model_type of config.json 'bert'.* Known: " + ", ".join(FORMATS)),
-        ({"model_type": "gpt2", "architectures": None}, "tensor 'transformer.wte.weight' must be there"),
+        ({"model_type": "bert"}, "unknown model_type of .*config.json 'bert'.* Known: " + ", ".join(FORMATS)),
+        (
+            {"model_type": "gpt2", "architectures": None},
+            "vocab_size of .* must be that of 'transformer.wte.weight', which is",
+        ),
+        ({"layer_norm_eps": float("nan")}, "config.json must be JSON; NaN is no number"),
     ],
 )
 def test_configs(vit, values, message):
     edit(vit / CONFIG, **values)
     refused(vit, message)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.full((16, 3), np.nan, np.float32),
+            r"'classifier.weight'\] must be finite; got 48 NaN or infinite",
+        ),
+        (
+            np.full((16, 3), np.inf, np.float32),
+            r"'classifier.weight'\] must be finite; got 48 NaN or infinite",
+        ),
+        (np.ones((16, 3), np.int32), r"'classifier.weight'\] must be of float32, float16 .*; got int32"),
+        (np.ones((16, 3), bool), r"'classifier.weight'\] must be of float32, float16 .*; got bool"),
+        (np.ones((16, 3), np.float64), r"'classifier.weight'\] must be of .*; got float64. .*jax_enable_x64"),
+        (np.ones((16, 3), float8_e5m2), r"'classifier.weight'\] must be of .*; got float8_e5m2"),
+        (np.ones((16, 3), np.complex64), r"'classifier.weight'\] must be of .*; got complex64"),
+    ],
+)
+def test_numbers(vit, values, message):
+    """In a file, and for a file; nothing is written."""
+    change(vit / SINGLE, **{"classifier.weight": values.T.copy()})
+    refused(vit, message)
+    loaded = af.load_pretrained(ORACLES / "interop/vit")
+    head = loaded.params["params"]["head"] | {"kernel": values}
+    params = {"params": loaded.params["params"] | {"head": head}}
+    message = message.replace("'classifier.weight'", "'params/head/kernel'").partition(". .*")[0]
+    with pytest.raises(ValueError, match=message):
+        af.save_pretrained(vit.parent / "new", loaded._replace(params=params))
+    assert [path.name for path in vit.parent.iterdir()] == ["vit"]
 
 
 def test_no_config(vit):

@@ -11,7 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 import autofusion_jax as af
 from autofusion_jax.checkpoints.convert.formats import FORMATS
-from autofusion_jax.checkpoints.safetensors_io import INDEX, SINGLE
+from autofusion_jax.checkpoints.convert.lora import merge_lora
+from autofusion_jax.checkpoints.orbax_io import CheckpointError
+from autofusion_jax.checkpoints.safetensors_io import INDEX, SINGLE, open_safetensors
 from autofusion_jax.models.zero_shot import zero_shot_classifier
 from tests.conftest import ORACLES
 
@@ -108,6 +110,49 @@ def test_half_precision_and_buffers_come_back(tmp_path):
         assert saved[name].dtype == value.dtype and saved[name].tobytes() == value.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_dtype_in_the_config_is_that_of_the_tensors(vit, tmp_path, dtype):
+    config = json.loads((vit / "config.json").read_text())
+    config |= {"torch_dtype": "bfloat16", "part": {"dtype": "float16", "other": {}}}
+    (vit / "config.json").write_text(json.dumps(config))
+    loaded = af.load_pretrained(vit)
+    cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), loaded.params)
+    mixed = {"params": cast["params"] | {"head": loaded.params["params"]["head"]}}
+    for name, params, said in (("one", cast, dtype), ("two", mixed, "float32")):
+        saved = af.save_pretrained(tmp_path / name, loaded._replace(params=params))
+        written = json.loads((saved / "config.json").read_text())
+        assert written["torch_dtype"] == written["dtype"] == written["part"]["dtype"] == said
+        again = af.load_pretrained(saved)
+        jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+def test_alpha_is_that_of_the_adapter(tmp_path):
+    """peft's own where it is left out; the first name that is a module or its end counts."""
+    lora = shutil.copytree(INTEROP / "vit/lora", tmp_path / "lora")
+    config = json.loads((lora / "adapter_config.json").read_text())
+
+    def change_of(name, **fields):
+        kept = {key: value for key, value in (config | fields).items() if value is not None}
+        (lora / "adapter_config.json").write_text(json.dumps(kept))
+        base, merged = (open_safetensors(INTEROP / "vit").leaves, None)
+        merged = merge_lora(base, lora, modules=FORMATS["vit"].modules)
+        return np.abs(merged[name].read() - base[name].read()).max()
+
+    first, second = (f"vit.encoder.layer.{i}.intermediate.dense.weight" for i in range(2))
+    one = [change_of(name, alpha_pattern=None, lora_alpha=1) for name in (first, second)]
+    for pattern, scales in (
+        (None, (8, 8)),
+        ({"fc1": 2}, (2, 2)),
+        ({"layers.0.mlp.fc1": 2, "fc1": 3}, (2, 3)),
+        ({"^vit.layers.1.mlp.fc1": 2}, (8, 2)),
+        ({r"layers\.1\.mlp\.fc1$": 2}, (8, 2)),
+        ({"c1": 2}, (8, 8)),
+        ({"^fc1": 2}, (8, 8)),
+    ):
+        found = [change_of(name, alpha_pattern=pattern, lora_alpha=None) for name in (first, second)]
+        np.testing.assert_allclose(found, np.multiply(one, scales), rtol=1e-3)
+
+
 def shard(folder):
     """Take a folder's one file apart into two."""
     tensors = load_file(folder / SINGLE)
@@ -124,6 +169,25 @@ def test_shards(vit):
     whole = af.load_pretrained(vit).params
     shard(vit)
     jax.tree.map(np.testing.assert_array_equal, af.load_pretrained(vit).params, whole)
+
+
+def test_one_file_comes_before_an_index(vit):
+    """As transformers looks for them; an index with other tensors in its shards than it lists is refused."""
+    old = shutil.copytree(vit, vit.parent / "old")
+    tensors = load_file(old / SINGLE)
+    save_file({name: 0 * tensor for name, tensor in tensors.items()}, old / SINGLE)
+    shard(old)
+    for path in old.iterdir():
+        shutil.copy(path, vit) if path.suffix in (".json", ".safetensors") else None
+    whole = af.load_pretrained(INTEROP / "vit").params
+    jax.tree.map(np.testing.assert_array_equal, af.load_pretrained(vit).params, whole)
+    index = json.loads((old / INDEX).read_text())
+    del index["weight_map"]["classifier.bias"]
+    (old / INDEX).write_text(json.dumps(index))
+    with pytest.raises(
+        CheckpointError, match="must not hold 'classifier.bias', which .*index.json leaves out"
+    ):
+        af.load_pretrained(old)
 
 
 def test_shorter_inputs():

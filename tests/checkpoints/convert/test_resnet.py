@@ -49,9 +49,9 @@ def test_counters_of_batches_come_back(resnet):
     [
         (
             {"fc.weight": None},
-            "'fc.weight' must be a tensor with 2 axes, as in torchvision's ResNets; got nothing",
+            r"'fc.weight'\] must be a tensor with 2 axes, as in torchvision's ResNets; got nothing",
         ),
-        ({"layer3.0.conv1.weight": None}, "'layer3.0.conv1.weight' must be a tensor with 4 axes"),
+        ({"layer3.0.conv1.weight": None}, r"'layer3.0.conv1.weight'\] must be a tensor with 4 axes"),
         (
             {"layer2.1.bn3.running_var": None},
             r"'layer2.1.bn3.running_var'\] must be a tensor of shape \[12\]; got nothing",

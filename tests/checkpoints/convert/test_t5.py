@@ -1,10 +1,12 @@
 """T5's own decoding and buckets against transformers' (record.py); what its configs may say."""
 
+import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import autofusion_jax as af
 from autofusion_jax.checkpoints.safetensors_io import SINGLE
@@ -67,6 +69,27 @@ def test_copies_of_the_embedding(t5):
         ValueError, match=r"'decoder.embed_tokens.weight'\] must be a copy of 'shared.weight'"
     ):
         af.load_pretrained(t5)
+
+
+def test_a_tied_head_that_is_in_the_file_too(tmp_path):
+    """An equal copy stays the embedding; another head is refused, unless the config says it is not tied."""
+    folder = shutil.copytree(INTEROP / "t5_tied", tmp_path / "t5")
+    whole = af.load_pretrained(folder)
+    embedding = whole.params["params"]["shared"]["embedding"]
+    change(folder / SINGLE, **{"lm_head.weight": embedding})
+    loaded = af.load_pretrained(folder)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, whole.params)
+    saved = af.save_pretrained(tmp_path / "saved", loaded)
+    assert "lm_head.weight" not in load_file(saved / SINGLE)
+    change(folder / SINGLE, **{"lm_head.weight": 2 * embedding})
+    with pytest.raises(
+        ValueError, match=r"t5\['lm_head.weight'\] must be equal to 'shared.weight', as tie_word"
+    ):
+        af.load_pretrained(folder)
+    own = af.load_pretrained(folder, config={"tie_word_embeddings": False})
+    np.testing.assert_array_equal(own.params["params"]["head"]["kernel"], 2 * embedding.T)
+    saved = af.save_pretrained(tmp_path / "own", own)
+    assert json.loads((saved / CONFIG).read_text())["tie_word_embeddings"] is False
 
 
 def test_the_source_may_have_another_length():
