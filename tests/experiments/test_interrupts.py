@@ -12,7 +12,8 @@ import pytest
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 LINE = "interrupted; the same command goes on where it stopped\n"
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.{before})  # a shell's background jobs ignore it
 sys.argv, sys.path[0] = [{script!r}], {folder!r}
 import interrupts
 interrupts.PATIENCE = 1.0
@@ -20,8 +21,8 @@ interrupts.PATIENCE = 1.0
 """
 SWALLOWED = """
 interrupts.begin()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except BaseException:
     pass
@@ -42,21 +43,16 @@ time.sleep(60)
 """
 
 
-def start(body):
-    """A process that has said it is ready; a shell's background jobs ignore Ctrl-C, and so would it."""
-    program = PROGRAM.format(script=str(EXPERIMENTS / "merge.py"), folder=str(EXPERIMENTS), body=body)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
-    return process
+def program(body, before="SIG_DFL"):
+    places = {"script": str(EXPERIMENTS / "merge.py"), "folder": str(EXPERIMENTS)}
+    return [sys.executable, "-c", PROGRAM.format(body=body, before=before, **places)]
 
 
 @pytest.mark.parametrize("body", [STARTING, SWALLOWED, IN_A_DESTRUCTOR])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_no_signal_is_swallowed(body, number):
-    process = start(body)
+    process = subprocess.Popen(program(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number and errors.endswith(LINE)
@@ -64,14 +60,8 @@ def test_no_signal_is_swallowed(body, number):
 
 
 def test_a_job_that_ignores_signals_goes_on_doing_so():
-    ignoring = PROGRAM.format(
-        script=str(EXPERIMENTS / "merge.py"), folder=str(EXPERIMENTS),
-        body="import signal\nassert signal.getsignal(signal.SIGINT) is signal.SIG_IGN",
-    )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", ignoring], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    )
-    assert done.returncode == 0
+    body = "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
+    assert subprocess.run(program(body, "SIG_IGN")).returncode == 0
 
 
 @pytest.mark.slow
