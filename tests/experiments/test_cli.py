@@ -169,7 +169,7 @@ def test_three_commands_at_once(tmp_path, undisturbed):
     assert "".join(printed).count("trained model_a of seed 0") == 1
     (other,) = tmp_path.glob("runs/digits_mlp-*")
     assert numbers(tmp_path / "out") == numbers(other) == undisturbed
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_train_shows_both_endpoints(tmp_path):
