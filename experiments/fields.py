@@ -7,16 +7,12 @@ from typing import Any
 from autofusion_jax.arguments import Rule, list_of, rule_of
 
 RULE = "rule"
+"""Where the metadata of a field have its rule."""
 
 
 def field(default: Any, rule: Rule) -> Any:
     """A field of a dataclass that must be as a rule says; without one it must be of its type."""
     return dataclasses.field(default=default, metadata={RULE: rule})
-
-
-def needed(rule: Rule) -> Any:
-    """As `field`, without a default."""
-    return dataclasses.field(metadata={RULE: rule})
 
 
 def check_fields(caller: str, settings: Any, owner: str = "") -> None:

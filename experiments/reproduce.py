@@ -89,6 +89,9 @@ def main(console: Console) -> None:
 def _panels(table: Table, several: bool) -> list[tuple[Panel, TableConfig, list[str]]]:
     """The panels to run, with their settings and the names of their rows."""
     known = [panel.name for panel in table.panels]
+    for flag in (PANELS, ROWS):
+        wanted = "names, or left out for all of them"
+        require(flag.value is None or bool(flag.value), "reproduce", f"--{flag.name}", wanted, "none")
     for name in PANELS.value or []:
         if name not in known:
             raise unknown_name("--panels", "panel", name, known)

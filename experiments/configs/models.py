@@ -14,7 +14,7 @@ from autofusion_jax.models.registry import MODELS, Model, build_model
 from autofusion_jax.types import InputShape
 from autofusion_jax.validation import require, unknown_name
 from data.files import memory_bytes, reason
-from fields import check_fields, needed
+from fields import RULE, check_fields
 
 PLACES = ("pool_after",)
 """Options that name places, from 0; others are sizes, from 1."""
@@ -75,7 +75,9 @@ def _type(value: Any) -> Any:
 
 @functools.cache
 def _config_class(types: tuple[tuple[str, Any], ...], given: tuple[str, ...]) -> type[ModelConfig]:
-    fields = [(option, kind, needed(_rule(option, kind))) for option, kind in types]
+    fields = [
+        (option, kind, dataclasses.field(metadata={RULE: _rule(option, kind)})) for option, kind in types
+    ]
     return dataclasses.make_dataclass("ModelConfig", fields, bases=(ModelConfig,), namespace={"given": given})
 
 

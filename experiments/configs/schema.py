@@ -7,7 +7,7 @@ from typing import Any
 from autofusion_jax.arguments import Refused, Rule, integer, list_of, number, one_of
 from configs.models import ModelConfig, model_identity
 from data.splits import PROTOCOLS
-from fields import field, needed
+from fields import RULE, field
 from training.loop import TrainOptions
 
 REFERENCES = (
@@ -59,7 +59,7 @@ class DataConfig:
     num_unlabelled: training images of all classes that the merge sees, without labels.
     """
 
-    name: str = needed(path("a data set"))
+    name: str = dataclasses.field(metadata={RULE: path("a data set")})
     dir: str = ""
     num_train: int = field(0, integer(least=0))
     num_validation: int = field(1000, integer(least=0))
@@ -118,7 +118,7 @@ class Config:
     runs_dir: where endpoint checkpoints are kept and found again.
     """
 
-    name: str = needed(FILE_NAME)
+    name: str = dataclasses.field(metadata={RULE: FILE_NAME})
     data: DataConfig
     model: ModelConfig
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)

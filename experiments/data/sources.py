@@ -8,7 +8,6 @@ had to be fetched is cached: written to a temporary file, verified, then moved i
 import contextlib
 import importlib.util
 import logging
-import os
 import shutil
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from autofusion_jax.atomic import new_file
 from autofusion_jax.runtime import cache_dir
 from data.dataset import Arrays, DatasetInfo, Package, SourceUnavailable, verify
 from data.files import DamagedFile, read_npz, reason, unpack_tar
@@ -193,11 +193,8 @@ def _unpack(archive: Path, target: Path) -> None:
 
 def _keep(info: DatasetInfo, arrays: Arrays, origin: str) -> Arrays:
     """Put verified arrays into the cache in one move."""
-    path = _cache_path(info)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        np.savez(part, allow_pickle=False, origin=np.asarray(origin), **arrays)
-    os.replace(part.name, path)
+    with new_file(_cache_path(info)) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, origin=np.asarray(origin), **arrays)
     return arrays
 
 

@@ -47,7 +47,7 @@ class FusionConfig(TableConfig):
     """
 
     pretrain: TrainOptions = dataclasses.field(default_factory=TrainOptions)
-    pretrain_images: int = field(500, integer(least=1))
+    pretrain_images: int = field(500, integer(least=0))
     seen: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     test_images: int = field(2000, integer(least=1))

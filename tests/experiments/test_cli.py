@@ -155,6 +155,23 @@ def test_killed_and_started_again(tmp_path, undisturbed, how):
     assert numbers(folder) == undisturbed
 
 
+def test_three_commands_at_once(tmp_path, undisturbed):
+    """Two on one folder, one on none: each network and row is made once, and all say the same."""
+    folders = [["--config.out_dir=out"], ["--config.out_dir=out"], []]
+    commands = [command("merge.py", "--config=digits_mlp", *BRIEF, *folder) for folder in folders]
+    running = [
+        subprocess.Popen(one, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for one in commands
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], printed
+    assert "waits for process" in "".join(printed)
+    assert "".join(printed).count("trained model_a of seed 0") == 1
+    (other,) = tmp_path.glob("runs/digits_mlp-*")
+    assert numbers(tmp_path / "out") == numbers(other) == undisturbed
+    assert not list(tmp_path.rglob(".*"))
+
+
 def test_train_shows_both_endpoints(tmp_path):
     printed = run("train.py", "--config=digits_mlp", "--config.train.epochs=2", cwd=tmp_path).stdout
     assert "model_a, seed 0" in printed and "model_b, seed 0" in printed and "%" in printed

@@ -1,6 +1,8 @@
 """The store of rows: made once, found again, whole or not at all; what is damaged is made again and said."""
 
 import io
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -72,6 +74,51 @@ def test_a_damaged_entry_is_made_again_and_said(tmp_path, console, name, damage)
         np.testing.assert_array_equal(store.arrays("part", {"a": 1}, arrays)["x"], [0, 1, 2])
     assert len(calls) == 2
     assert printed(console).count(f"{entry} is damaged ({name}") == 1
+
+
+def test_a_changed_number_is_made_again_and_said(tmp_path, console):
+    """Also where the record is good JSON: no digit of it can be changed unseen."""
+    store, calls = Store(tmp_path, console), []
+
+    def make(work):
+        calls.append(1)
+        return {"joint": 85.25}
+
+    store.find_or_make("row", {"a": 1}, make)
+    (entry,) = tmp_path.iterdir()
+    text = (entry / ENTRY_FILE).read_text()
+    for changed in (text.replace("85.25", "86.25"), "[]", "null", "{}", "[" * 100_000):
+        (entry / ENTRY_FILE).write_text(changed)
+        assert store.find_or_make("row", {"a": 1}, make).content == {"joint": 85.25}
+    assert len(calls) == 6 and printed(console).count("made again") == 5
+
+
+def test_two_threads_make_an_entry_once(tmp_path, console):
+    """Who comes second waits for the first, and finds what it has made."""
+    store, calls, inside = Store(tmp_path, console), [], threading.Event()
+
+    def make(work):
+        calls.append(1)
+        inside.set()
+        time.sleep(0.3)
+        return {}
+
+    first = threading.Thread(target=store.find_or_make, args=("row", {"a": 1}, make))
+    first.start()
+    inside.wait()
+    assert not store.find_or_make("row", {"a": 1}, make).is_new and len(calls) == 1
+    first.join()
+    assert [path.name[:4] for path in tmp_path.iterdir()] == ["row_"]
+
+
+def test_leftovers_of_killed_processes_are_swept(tmp_path, console):
+    store = Store(tmp_path, console)
+    path = store.find_or_make("row", {"a": 1}, lambda work: {}).folder
+    for kind in ("part", "old"):
+        (tmp_path / f".{path.name}.{kind}").mkdir()
+    (tmp_path / f".{path.name}.lock").touch()
+    assert not store.find_or_make("row", {"a": 1}, lambda work: {}).is_new
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def pair_of(runs_dir, console, **changes):

@@ -1,13 +1,15 @@
 """The folders of panels: what they hold is found again, and never mixed with results of other settings."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from autofusion_jax.evaluation.accuracy import METRICS
 from autofusion_jax.evaluation.results import Result, write_results
 from pipeline.endpoints import Run
-from pipeline.records import read_record, write_record
+from pipeline.records import read_record, read_rows, write_record, write_rows
 from tables import TABLES
 from tables.report import write_table
 from tables.schema import CURVE_FIGURE, LANDSCAPE_FIGURE
@@ -19,7 +21,7 @@ NOTE = "some images are missing"
 
 def run_of(config):
     """A run of which no network is trained."""
-    return Run(config, None, None, None, None, "abc", (NOTE,), None)
+    return Run(config, None, None, None, Console(file=io.StringIO(), width=400), "abc", (NOTE,), None)
 
 
 def config_of(panel, out_dir):
@@ -66,6 +68,23 @@ def test_what_is_stored_is_read_with_its_settings(tmp_path):
     found = read_panel(panel, str(tmp_path))
     assert found.config == config_of(panel, tmp_path) and found.notes == (NOTE,)
     assert [record.method for record in found.records] == ["interpolation", "omega_a_0.1", "omega_a_0.9"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"changed", None])
+def test_damaged_results_are_left_out_and_said(tmp_path, content):
+    """Their rows are found in the store; without its settings a folder's results count as damaged, too."""
+    panel = TABLE.panels[0]
+    folder = stored(panel, tmp_path)
+    write_rows(folder, read_rows(folder))
+    path = folder / RESULTS_FILE
+    if content is None:
+        (folder / CONFIG_FILE).unlink()
+    else:
+        path.write_bytes(path.read_bytes().replace(b"50.0", b"60.0") if content == b"changed" else content)
+    config = config_of(panel, tmp_path)
+    run = run_of(config)
+    assert claim(folder, TABLE, panel, config, run) == []
+    assert f"{path} " in run.console.file.getvalue() and "made again" in run.console.file.getvalue()
 
 
 def edit_config(folder, row, option, value):
