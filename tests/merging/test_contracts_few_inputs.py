@@ -21,7 +21,7 @@ from tests.merging.test_contracts import (
     slow_but,
 )
 
-RESTORES = [name for name in MOVES if name not in NOT_ITSELF and name not in OTHER_PROGRAM]
+RESTORES = sorted(set(MOVES) - set(NOT_ITSELF) - OTHER_PROGRAM - {"interpolation"})
 """Methods that bring a permuted copy back to the network that it is a copy of."""
 
 BY_ACTIVATIONS = {
@@ -251,7 +251,6 @@ TAKE_GRADIENTS = {
     "prune_concat_distill": {"epochs": 1},
     "sinkhorn_rebasin": {"loss": "midpoint", "steps": 2},
     "ste": {"epochs": 1, "zeta": 0.0},
-    "surgery": {"num_steps": 2},
 }
 
 

@@ -176,8 +176,9 @@ class Similarity:
         if changes:
             # weights of any size: their products must not over- or underflow on the device
             exponents = [_exponent(rows) for rows in zip(*changes)]
-            scaled = [tuple(np.ldexp(r, -e) for r, e in zip(pair, exponents)) for pair in changes]
-            self.value = self.value + np.ldexp(_products(scaled), sum(exponents))
+            e_a, e_b = exponents
+            scaled = [(np.ldexp(a, -e_a), np.ldexp(b, -e_b)) for a, b in changes]
+            self.value = self.value + np.ldexp(_products(scaled), e_a + e_b)
         return bool(changes)
 
 

@@ -57,7 +57,7 @@ def ridge_regression(
             then give the minimum over real weights.
     """
     second = np.asarray(moments.cov if centred else moments.second_moment()).conj()  # E[z_i^* z_j]
-    second = _double(second.real if real else second)
+    second = _double(np.real(second) if real else second)
     mean_z, mean_y = np.split(_double(np.asarray(moments.mean[0])), [num_read], axis=-1)
     gram, cross = second[:, :num_read, :num_read], second[:, :num_read, num_read:]  # z^H z, z^H y
     scale = np.trace(gram, axis1=-2, axis2=-1).real / num_read

@@ -70,7 +70,7 @@ class Evidence(NamedTuple):
 
     def alone(self) -> Float[Array, "*stacks rows rows"]:
         """The similarities by activations alone."""
-        return self.known if self.doubt is None else self.known + self.doubt * self.guess
+        return self.known if self.guess is None else self.beside(self.guess)
 
     def beside(self, weights: Float[Array, "*stacks rows rows"]) -> Float[Array, "*stacks rows rows"]:
         """The similarities, with those of the units' weights where activations leave doubt."""
