@@ -23,6 +23,7 @@ from autofusion_jax.evaluation.interpolation import interpolation_curve
 from autofusion_jax.evaluation.landscape import loss_landscape
 from autofusion_jax.evaluation.similarity import network_similarity
 from autofusion_jax.models.registry import build_model
+from autofusion_jax.programs import MAX_NETWORKS
 from tests.conftest import inputs_for, params_for
 from tests.merging.test_contracts import METHODS, NEED_BASE, OTHER_PROGRAM
 
@@ -218,6 +219,20 @@ def test_fifty_merges_keep_no_memory(name, mlp):
             mlp.merged(name, models, **options)
     assert (counts.compiled, counts.traced) == (0, 0)
     more_maps, more_size = held()
+    assert more_maps - maps <= 50 and more_size - size <= 2**24
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are listed on Linux alone")
+def test_programs_of_networks_that_are_gone_are_given_back():
+    """A new function for every merge compiles every time; what is held does not grow with their number."""
+    models, x, sizes = [params_for(MLP, seed) for seed in range(2)], inputs_for(MLP), []
+    for _ in range(2):
+        for _ in range(MAX_NETWORKS + 4):
+            spec = af.infer_perm_spec(lambda params, x: MLP.apply(params, x), models[0], x)
+            af.merge(*models, spec, x, method="activation_matching")
+        sizes.append(held())
+    (maps, size), (more_maps, more_size) = sizes
     assert more_maps - maps <= 50 and more_size - size <= 2**24
 
 
