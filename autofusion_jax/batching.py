@@ -1,6 +1,5 @@
 """Running networks over many inputs, and many networks in one program."""
 
-import functools
 import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from autofusion_jax.partition import split
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.types import ApplyFn, Params
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def predict(apply_fn: ApplyFn, params: Params, x: jax.Array, *, batch_size: int 
     return _predict(rest.bind(apply_fn), numbers, x, batch_size=batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+@jit_by_network(static_argnames=("batch_size",))
 def _predict(apply_fn: ApplyFn, params: Params, x: jax.Array, *, batch_size: int) -> jax.Array:
     num = x.shape[0]
     # fewer inputs than a batch are not padded up to one

@@ -21,6 +21,7 @@ LAYERS = [
         "trees",
         "validation",
         "precision",
+        "programs",
         "atomic",
         "runtime",
         "extras",

@@ -1,6 +1,5 @@
 """Grad-CAM at any site of any traced network: the parts of an input that raise the score of a class."""
 
-import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int
 
 from autofusion_jax.arguments import checked
 from autofusion_jax.partition import split
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.affine import AffineReader
 from autofusion_jax.symmetry.capture import fitted_axes
 from autofusion_jax.symmetry.factoring import views_of
@@ -188,7 +188,7 @@ def activation_after(program: FlatProgram, number: int) -> int:
     return exits.pop() if len(exits) == 1 else number
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_by_network(static_argnames=("site", "relative"))
 def _grad_cam(spec: PermSpec, site: Site, relative: bool, params: Params, x: Array, classes: Array) -> Array:
     program = flatten_program(spec, params, x, caller="grad_cam")
     made = program.at(site)
@@ -210,7 +210,7 @@ def _grad_cam(spec: PermSpec, site: Site, relative: bool, params: Params, x: Arr
     return jax.image.resize(maps, x.shape[:-1], "linear")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("relative",))
 def _gradient_x_input(apply_fn: ApplyFn, relative: bool, params: Params, x: Array, classes: Array) -> Array:
     gradient = jax.grad(lambda x: _chosen(apply_fn(params, x), classes, relative))(x)
     return jnp.maximum((gradient * x).sum(-1), 0)

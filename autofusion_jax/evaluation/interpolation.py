@@ -1,6 +1,5 @@
 """Accuracy along the line between two networks (AutoFusion, Fig. 3 and 4)."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from autofusion_jax.batching import predict
 from autofusion_jax.evaluation.accuracy import Predictions, Tasks, classify, measure
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.partition import split
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.trees import in_containers_of
@@ -62,7 +62,7 @@ def interpolation_curve(
     return measure(Predictions(predicted.overall, within), labels, tasks)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "tasks", "prepare"))
+@jit_by_network(static_argnames=("tasks", "prepare"))
 def _predictions(
     apply_fn: ApplyFn,
     params_a: Params,

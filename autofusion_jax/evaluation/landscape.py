@@ -1,6 +1,5 @@
 """The loss over the plane that lies closest to a set of networks (MuDSC, Sec. 4.3)."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -17,6 +16,7 @@ from autofusion_jax.evaluation.accuracy import Tasks, task_masks
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.partition import split
 from autofusion_jax.precision import rounded, widened
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_merge, is_soft, permute
 from autofusion_jax.trees import in_containers_of, is_float
@@ -188,7 +188,7 @@ def loss_landscape(
     return Landscape(xs, ys, losses, np.asarray(plane.coords), np.asarray(plane.explained))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_by_network(static_argnames=("prepare", "tasks"))
 def _losses(
     apply_fn: ApplyFn,
     prepare: Callable[[Params], Params] | None,

@@ -1,7 +1,6 @@
 """Distillation: train weights on what a network should answer, as one compiled loop."""
 
 import dataclasses
-import functools
 from collections.abc import Collection
 
 import jax
@@ -16,6 +15,7 @@ from autofusion_jax.merging.augmentation import Augment, augmented
 from autofusion_jax.merging.corrections.reset_norm import reset_norm, stored_statistics, training_rules
 from autofusion_jax.merging.teachers import retain_loss
 from autofusion_jax.precision import wide, widened
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import flatten_by_path, unflatten_like
@@ -90,7 +90,7 @@ def distil(
     return unflatten_like(params, leaves | found), curve
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("options",))
 def _run(
     apply_fn: ApplyFn,
     options: DistilOptions,

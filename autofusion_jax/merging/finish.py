@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -14,6 +13,7 @@ from autofusion_jax.merging.corrections.apply import Correction, corrected
 from autofusion_jax.merging.method import MergeTask
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.tied import Tie, tied
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.trees import all_finite, flatten_by_path, is_float, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
 
@@ -119,7 +119,7 @@ def _runs_finite(apply_fn: ApplyFn, params: Params, x: jax.Array) -> bool:
     return all(bool(_finite_outputs(apply_fn, params, part)) for part in parts)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_by_network()
 def _finite_outputs(apply_fn: ApplyFn, params: Params, x: jax.Array) -> jax.Array:
     leaves = [leaf for leaf in jax.tree.leaves(apply_fn(params, x)) if is_float(leaf)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves] or [jnp.array(True)]))

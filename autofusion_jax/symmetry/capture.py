@@ -1,7 +1,6 @@
 """The values that stand at a spec's sites, from one evaluation of the traced program."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from jax.extend import core as jex
 from jax.tree_util import Partial
 
 from autofusion_jax.arguments import checked
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.axes import Axis, Factor, block_size, fixed_axis
 from autofusion_jax.symmetry.factoring import views_of
 from autofusion_jax.symmetry.infer import trace_program
@@ -73,7 +73,7 @@ def capture_sites(
 
 
 # spec and sites are static and equal by value: the same sites of an equal spec compile once
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("sites",))
 def _capture(spec: PermSpec, sites: tuple[Site, ...], params: Params, x: Any) -> dict[str, Array]:
     assert spec.apply_fn is not None
     program = trace_program(spec.apply_fn, params, x, caller="capture_sites")

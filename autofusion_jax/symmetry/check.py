@@ -1,7 +1,6 @@
 """Numerical check of a permutation spec: random group elements must not change the outputs."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from jax import Array
 from jax.extend import core as jex
 
 from autofusion_jax.arguments import checked
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.axes import Axis, Factor, fixed_axis
 from autofusion_jax.symmetry.spec import LeafSpec, PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, check_params, identity_perms, random_perms
@@ -75,7 +75,7 @@ class _Comparison:
 
 
 # parameters are arguments: XLA would compute what depends on constants alone while it compiles
-@functools.partial(jax.jit, static_argnums=0)
+@jit_by_network()
 def _outputs(spec: PermSpec, params: Params, x: Any, perms: Perms) -> list[Array]:
     assert spec.apply_fn is not None
     outputs = jax.tree.leaves(spec.apply_fn(apply_perm(spec, params, perms), x))

@@ -5,7 +5,6 @@ alike as far as its real part says: a permutation does not turn phases, so a uni
 another by a factor of modulus one is another unit.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Float, Inexact
 
 from autofusion_jax.precision import scale_of, wide, widened
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.validation import require
 
 
@@ -160,7 +160,7 @@ def stream_moments(
     bound = capture if isinstance(capture, Partial) else Partial(capture)
     total: dict[str, tuple[Array, Moments]] = {}
     for batch in batches:
-        new = _measure(bound, batch, scaled)
+        new = _measure(bound.func, bound.args, bound.keywords, batch, scaled)
         names = sorted(total or new)
         require(sorted(new) == names, "stream_moments", "capture(batch)", f"of names {names}", sorted(new))
         total = _add(total, new) if total else new
@@ -177,11 +177,14 @@ def stream_moments(
     return moments
 
 
-@functools.partial(jax.jit, static_argnames="scaled")
-def _measure(capture: Partial, batch: Any, scaled: bool) -> dict[str, tuple[Array, Moments]]:
+@jit_by_network(static_argnames=("scaled",))
+def _measure(
+    capture: Callable[..., dict[str, tuple[Array, int]]], args: tuple[Any, ...], options: dict[str, Any],
+    batch: Any, scaled: bool,
+) -> dict[str, tuple[Array, Moments]]:  # fmt: skip
     return {
         name: _about_pivot(values, num_outer, scale_of(widened(values)) if scaled else jnp.ones(()))
-        for name, (values, num_outer) in capture(batch).items()
+        for name, (values, num_outer) in capture(*args, batch, **options).items()
     }
 
 

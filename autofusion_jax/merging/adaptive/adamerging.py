@@ -1,7 +1,6 @@
 """AdaMerging: task arithmetic whose coefficients are learned on unlabelled inputs."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,6 +21,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_merged
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.trees import flatten_by_path, is_float
 from autofusion_jax.types import ApplyFn, Params
 
@@ -144,7 +144,7 @@ def weighed(deltas: Sequence[Array], factors: Float[Array, " models"]) -> Array:
     return sum((factor * delta for factor, delta in zip(factors, deltas)), jnp.zeros_like(deltas[0]))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("options",))
 def learn_coefficients(
     apply_fn: ApplyFn,
     options: AdaOptions,

@@ -1,7 +1,6 @@
 """Concrete subspace learning: one soft mask over all task vectors, learned on unlabelled inputs."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.deltas import add_merged
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.trees import is_float, num_params
 from autofusion_jax.types import ApplyFn, Params, Scalar
 
@@ -195,7 +195,7 @@ def sample_mask(logits: Params, temperature: Scalar, key: Key[Array, ""]) -> Par
     return tree.unflatten(drawn)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("options",))
 def learn_mask(
     apply_fn: ApplyFn,
     options: ConcreteOptions,

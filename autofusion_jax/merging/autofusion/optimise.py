@@ -19,6 +19,7 @@ from autofusion_jax.merging.autofusion.parametrise import init_log_alpha, log_so
 from autofusion_jax.merging.fuse import interpolate
 from autofusion_jax.merging.teachers import Targets, retain_loss
 from autofusion_jax.merging.unit_features import in_wide
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_soft
 from autofusion_jax.transport.sinkhorn import marginal_error, row_entropy
@@ -123,7 +124,7 @@ def init_refining(problem: Problem, num_samples: int, mixing: Mixing, key: Key[A
     return jax.tree.map(lambda leaf: leaf[None], state)
 
 
-@functools.partial(jax.jit, static_argnames=("problem",))
+@jit_by_network()
 def run_epochs(problem: Problem, states: State, data: Data, epochs: Array) -> tuple[State, dict[str, Array]]:
     """Optimise all repeats for the given epochs, in one program.
 

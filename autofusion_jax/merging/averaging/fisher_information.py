@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Key, Num
 
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.precision import rounded, wide_inexact, widened
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, Override
 from autofusion_jax.trees import flatten_by_path, path_str, unflatten_like
@@ -26,7 +27,7 @@ Predictions = Literal["expectation", "argmax"]
 """What stands for labels."""
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "predictions", "batch_size"))
+@jit_by_network(static_argnames=("predictions", "batch_size"))
 def diagonal_fisher(
     apply_fn: ApplyFn,
     params: Params,
@@ -88,7 +89,7 @@ def diagonal_fisher(
     return _mean_over_batches(squares, params, parts, x, y, batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+@jit_by_network(static_argnames=("batch_size",))
 def batch_summed_fisher(apply_fn: ApplyFn, params: Params, x: Array, *, batch_size: int = 32) -> Params:
     r"""Average squared gradients of batches, as FusionBench does:
 
@@ -121,7 +122,7 @@ def batch_summed_fisher(apply_fn: ApplyFn, params: Params, x: Array, *, batch_si
     return _mean_over_batches(squares, params, parts, x, None, batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+@jit_by_network(static_argnames=("batch_size",))
 def gaussian_fisher(
     apply_fn: ApplyFn, params: Params, x: Array, key: Key[Array, ""], *, batch_size: int = 32
 ) -> Params:

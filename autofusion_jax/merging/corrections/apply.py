@@ -5,7 +5,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import jax
 from jax import Array
 
 from autofusion_jax.merging.corrections.repair import repair
@@ -19,6 +18,7 @@ from autofusion_jax.merging.corrections.reset_norm import (
 )
 from autofusion_jax.merging.partial_network import PartialNetwork
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.program import flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.types import Params
@@ -102,14 +102,14 @@ def reset_heads(network: PartialNetwork, params: Params, x: Array, *, batch_size
     }
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_by_network()
 def _measure_trunk(network: PartialNetwork, params: Params, x: Array) -> dict[str, tuple[Array, Array]]:
     program = flatten_program(network.spec, network.shapes, x, caller="reset_norm")
     values = network.trunk(program, params, x)
     return measure_norms(program, values, {}, network.numbers(program))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("number",))
 def _measure_head(
     network: PartialNetwork, number: int, params: Params, x: Array
 ) -> dict[str, tuple[Array, Array]]:

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.merging.corrections.repair_targets import Spread, mixed, spread
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.affine import AffineLeaves, AffineReader
 from autofusion_jax.symmetry.capture import capture_sites, fitted_axes
 from autofusion_jax.symmetry.factoring import transform_axes, views_of
@@ -99,13 +99,13 @@ def _places(spec: PermSpec, program: FlatProgram) -> list[Place]:
     return [place for place in found if (place.value, place.site.group) not in covered]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("sites",))
 def _spreads(spec: PermSpec, sites: tuple[Site, ...], params: Params, x: Array) -> dict[str, Spread]:
     values = capture_sites(spec, params, x, sites=sites)
     return {site.name: spread(values[site.name], len(spec.groups[site.group].nested_in)) for site in sites}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("places",))
 def _corrected(
     spec: PermSpec, places: tuple[Place, ...], params: Params, targets: dict[str, Spread], x: Array
 ) -> Params:

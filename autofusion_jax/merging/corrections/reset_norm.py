@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from autofusion_jax.precision import wide
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.affine import MOVES, AffineReader
 from autofusion_jax.symmetry.program import Equation, FlatProgram, Override, Overrides, flatten_program
 from autofusion_jax.symmetry.spec import PermSpec
@@ -110,7 +111,7 @@ def over_batches(
     return total
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_by_network()
 def _measure(spec: PermSpec, params: Params, x: Array) -> dict[str, tuple[Array, Array]]:
     program = flatten_program(spec, params, x, caller="reset_norm")
     return measure_norms(program, program.values(params, x), {}, program.outputs)

@@ -16,6 +16,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.unit_features import common_unit, divided, real_parts
 from autofusion_jax.precision import wide
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.axes import Block, Concat, Factor
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, apply_soft, identity_perms, soften
@@ -158,7 +159,7 @@ class Point(NamedTuple):
     moved: Params
 
 
-@functools.partial(jax.jit, static_argnames="spec")
+@jit_by_network()
 def evaluate(spec: PermSpec, problem: Problem, soft_perms: SoftPerms) -> Point:
     """The sum over pairs of networks of their inner products, each moved to the universe.
 
@@ -224,7 +225,7 @@ def _num_carrying(block: Block) -> int:
     return count
 
 
-@functools.partial(jax.jit, static_argnames="spec")
+@jit_by_network()
 def products_along(
     spec: PermSpec, problem: Problem, moved: Params, soft_perms: SoftPerms, perms: Perms
 ) -> tuple[Float[Array, " nodes"], Float[Array, "nodes nodes"]]:

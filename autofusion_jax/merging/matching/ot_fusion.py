@@ -1,7 +1,6 @@
 """OT fusion: align networks to the first one layer by layer, by optimal transport of their units."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -24,6 +23,7 @@ from autofusion_jax.merging.unit_features import (
     real_parts,
     unit_vectors,
 )
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.capture import capture_sites
 from autofusion_jax.symmetry.moments import stream_moments
 from autofusion_jax.symmetry.site import Position, Site
@@ -221,7 +221,7 @@ def _groups(leaf: LeafSpec, role: str | None = None) -> set[str]:
     return {name for axis in leaf.axes if role in (None, axis.role) for name in axis.groups}
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "group", "paired"))
+@jit_by_network(static_argnames=("group", "paired"))
 def _compare_weights(
     spec: PermSpec, group: str, paired: int, a: Params, b: Params, maps: Perms | SoftPerms
 ) -> Float[Array, "*outer k k"]:

@@ -1,6 +1,5 @@
 """Straight-through estimator (Git Re-Basin): weights learned that say which permutation is best."""
 
-import functools
 import math
 from collections.abc import Mapping
 
@@ -24,6 +23,7 @@ from autofusion_jax.merging.teachers import (
     retain_loss,
 )
 from autofusion_jax.precision import wide
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
@@ -159,12 +159,12 @@ def _batches(rng: np.random.Generator, num: int, size: int) -> Int[np.ndarray, "
     return np.resize(rng.permutation(num), (-(-num // size), size))
 
 
-@functools.partial(jax.jit, static_argnames="spec")
+@jit_by_network()
 def _merge(spec: PermSpec, params_a: Params, params_b: Params, perms: Perms, gamma: float | Array) -> Params:
     return interpolate(params_a, apply_perm(spec, params_b, perms), gamma)
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "apply_fn"))
+@jit_by_network(static_argnames=("apply_fn",))
 def _gradients(
     spec: PermSpec,
     apply_fn: ApplyFn,

@@ -1,7 +1,6 @@
 """Depth up-scaling: a network of which some blocks follow twice, so that it is deeper."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from autofusion_jax.merging.mixtures.module_blocks import (
     trace_blocks,
 )
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.program import given
 from autofusion_jax.trees import flatten_by_path, num_params, path_str
 from autofusion_jax.types import ApplyFn, Params
@@ -242,7 +242,7 @@ class _Upscaled:
     indices: tuple[int, ...]
     blocks: str
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @jit_by_network()
     def __call__(self, params: Params, x: Array) -> Any:
         network, indices = self.tree.unflatten(self.shapes), self.indices
         rest, moved = _moves(network, indices, self.blocks)

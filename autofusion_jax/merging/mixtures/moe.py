@@ -21,6 +21,7 @@ from autofusion_jax.merging.mixtures.module_blocks import (
 )
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.precision import wide_dtype, wide_inexact
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.program import Override
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
 from autofusion_jax.types import ApplyFn, Params
@@ -155,7 +156,7 @@ class _Mixture:
     blocks: str
     experts_per_token: int
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @jit_by_network()
     def __call__(self, params: Params, x: Array) -> Any:
         traced = trace_stacked("moe_apply", self.apply_fn, params["network"], x, self.blocks)
         return run_mixture(traced, params, x, functools.partial(_mix, self.experts_per_token))

@@ -1,7 +1,6 @@
 """PWE-MoE: task vectors weighed by gates on a preference, so that one network holds a Pareto set."""
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -26,6 +25,7 @@ from autofusion_jax.merging.mixtures.modules import modules_of
 from autofusion_jax.merging.per_model_inputs import Batches, inputs_of_each
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.precision import length, scale_of, wide_dtype
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.trees import is_float, num_params
 from autofusion_jax.types import ApplyFn, Params
 from autofusion_jax.validation import require
@@ -217,7 +217,7 @@ def _start(options: ParetoOptions, modules: int, tasks: int, key: Key[Array, ""]
     return gates | {"hidden": {"kernel": kernel, "bias": jnp.zeros((modules, width))}}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("options",))
 def learn_gates(
     apply_fn: ApplyFn,
     options: ParetoOptions,

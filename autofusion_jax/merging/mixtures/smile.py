@@ -19,6 +19,7 @@ from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearL
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import significant, thin_svd
 from autofusion_jax.precision import wide
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.infer import trace_program
 from autofusion_jax.symmetry.program import FlatProgram, Override
 from autofusion_jax.trees import flatten_by_path, num_params, unflatten_like
@@ -158,7 +159,7 @@ def _find_layers(apply_fn: ApplyFn, params: Params, x: Array) -> LinearLayers:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@jit_by_network(static_argnames=("trained", "rank", "gate_k", "gate"))
 def _build(
     apply_fn: ApplyFn, trained: tuple[str, ...], rank: int | None, gate_k: int, gate: str,
     origin: Params, networks: Sequence[Params], x: Array,

@@ -23,6 +23,7 @@ from autofusion_jax.merging.mixtures.moe import run_mixture, stack_blocks, trace
 from autofusion_jax.merging.per_model_inputs import Batches
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.task_arithmetic import add_task_vectors
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.trees import num_params
 from autofusion_jax.types import ApplyFn, Params, Scalar
 
@@ -207,7 +208,7 @@ class _Ensemble:
     blocks: str
     variant: str
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @jit_by_network()
     def __call__(self, params: Params, x: Array) -> Any:
         if self.variant == "fusionbench":
             return self._together(params, x)
@@ -239,7 +240,7 @@ def _combined(shares: Float[Array, " num"], leaf: Array) -> Array:
     return jnp.tensordot(shares, leaf, 1).astype(leaf.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("options",))
 def learn_routers(
     apply: ApplyFn,
     options: WemoeOptions,

@@ -1,6 +1,5 @@
 """Several networks and the one made of them, carried together from layer to layer."""
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,6 +8,7 @@ from jax import Array
 
 from autofusion_jax.merging.regression.least_squares import in_batches, numbers_per_input, samples_of
 from autofusion_jax.merging.regression.linear_layers import LinearLayer
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.affine import AffineReader
 from autofusion_jax.symmetry.moments import Moments, stream_moments
 from autofusion_jax.symmetry.program import FlatProgram, flatten_program, given
@@ -92,7 +92,7 @@ def _traced(spec: PermSpec, params: Params, batch: Array) -> FlatProgram:
     return flatten_program(spec, params, batch, caller="prune_concat")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_by_network(static_argnames=("layer", "every"))
 def _step(
     spec: PermSpec, layer: LinearLayer, every: int, models: Sequence[Params], merged: Mapping[str, Array],
     parts: Sequence[Array], values: Sequence[Values], batch: Array,

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from autofusion_jax.merging.zipping.combine import split_by_model
 from autofusion_jax.merging.zipping.family_matching import Matching
 from autofusion_jax.merging.zipping.similarities import in_blocks, num_stacks, shrunk_correlation
 from autofusion_jax.precision import scale_of, widened
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.moments import batch_moments
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import mix_factor, transform
@@ -77,7 +77,7 @@ def _around(spec: PermSpec, group: str, ignored: frozenset[str]) -> PermSpec:
     return dataclasses.replace(spec, leaves=leaves, apply_fn=None, notes=(), sites=())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_by_network(static_argnames=("group",))
 def _correlations(
     spec: PermSpec,
     group: str,

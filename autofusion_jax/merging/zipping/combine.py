@@ -1,6 +1,5 @@
 """Put zipped networks together: `sum_k M_k W_k U_k` for every leaf of N networks."""
 
-import functools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -9,6 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from autofusion_jax.merging.unit_features import in_wide
+from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import apply_merge, mix_factor, transform
 from autofusion_jax.types import Params, SoftPerms
@@ -59,7 +59,7 @@ def zip_models(
     return _zip_models(spec, tuple(models), dict(merge_matrices), dict(unmerge_matrices))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_by_network()
 def _zip_models(
     spec: PermSpec, models: tuple[Params, ...], merge_matrices: SoftPerms, unmerge_matrices: SoftPerms
 ) -> Params:
@@ -69,7 +69,7 @@ def _zip_models(
     return jax.tree.map(_share, models[0], total, _received(spec, models[0], merges))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_by_network()
 def produced_parts(
     spec: PermSpec, models: tuple[Params, ...], merge_matrices: SoftPerms
 ) -> tuple[Params, ...]:

@@ -113,15 +113,6 @@ def test_epochs_in_parts_are_the_same_run(mlp):
     chex.assert_trees_all_close(states.learned, whole.learned, atol=1e-6)
 
 
-def test_one_compiled_program(mlp):
-    problem, data = problem_and_data(mlp, False)
-    run_epochs.clear_cache()
-    for seed in range(3):
-        states = init_states(problem, 24, jax.random.split(jax.random.key(seed), 2))
-        run_epochs(problem, states, data, jnp.arange(4))
-    assert run_epochs._cache_size() == 1
-
-
 @pytest.mark.slow
 def test_both_losses_fall(mlp):
     a, b = params_for(mlp, 0), params_for(mlp, 1)
