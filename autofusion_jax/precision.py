@@ -1,7 +1,7 @@
 """Precision: the dtype in which networks are added up, one rounding at the end, and sums of any size."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -156,3 +156,13 @@ def wide(values: Num[Array | np.ndarray, "..."]) -> Array:
         (dtype('float32'), dtype('complex64'))
     """
     return jnp.asarray(values, wide_inexact(jnp.result_type(values)))
+
+
+def is_64_bit(leaf: Any) -> bool:
+    """Tell whether a leaf is of floats or complex numbers that JAX narrows unless 64 bits are allowed."""
+    return getattr(leaf, "dtype", None) in (np.float64, np.complex128)
+
+
+def needs_64_bits(leaves: Iterable[Any]) -> bool:
+    """Tell whether leaves hold 64-bit floats, which JAX would narrow as it is set."""
+    return jnp.result_type(float) != np.float64 and any(map(is_64_bit, leaves))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Key
 
@@ -18,6 +19,7 @@ from autofusion_jax.merging.checks import (
     check_batch,
     check_models,
     check_values,
+    listed_networks,
     warn_if_nothing_moves,
 )
 from autofusion_jax.merging.corrections.apply import Correction
@@ -28,8 +30,10 @@ from autofusion_jax.merging.progress import reported
 from autofusion_jax.merging.registry import as_method, changed_options
 from autofusion_jax.merging.repeats import merge_for_keys
 from autofusion_jax.merging.result import MergeResult
+from autofusion_jax.merging.streaming import can_stream
 from autofusion_jax.merging.tied import Tie, find_ties
 from autofusion_jax.partition import Rest, check_apply_fn, split
+from autofusion_jax.precision import is_64_bit, needs_64_bits
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import all_finite, is_float
 from autofusion_jax.types import ApplyFn, Params
@@ -211,6 +215,14 @@ def merge_repeats(
     start = time.perf_counter()
     method = as_method(method, options)
     aligner = None if align is None else get_aligner(align, method)
+    models = listed_networks(models)
+    if _runs_no_network(method, aligner, correction) and needs_64_bits(jax.tree.leaves([models, base])):
+        with jax.enable_x64(True):
+            wide = merge_repeats(
+                models, perm_spec, batch, keys=keys, method=method, labels=labels, base=base,
+                apply_fn=apply_fn, promote=promote, progress=progress,
+            )  # fmt: skip
+        return [jax.tree.map(_on_host, result) for result in wide]
     models, base = check_models(models, base, perm_spec, min_models=method.min_models, promote=promote)
     network = _network(perm_spec, apply_fn)
     warn_if_nothing_moves(method, aligner, perm_spec)
@@ -239,6 +251,16 @@ def merge_repeats(
         )
         for result in whole
     ]
+
+
+def _runs_no_network(method: Method, aligner: Method | None, correction: Correction | None) -> bool:
+    """Tell whether a merge is arithmetic on leaves alone, which 64 bits make no other program of."""
+    return can_stream(method) and aligner is None and correction is None
+
+
+def _on_host(leaf: Any) -> Any:
+    """64 bits as an array of numpy, which stays what it is where JAX allows 32."""
+    return np.asarray(leaf) if is_64_bit(leaf) else leaf
 
 
 def _task_of_numbers(

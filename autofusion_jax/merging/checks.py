@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from autofusion_jax.merging.method import Method
 from autofusion_jax.partition import check_has_numbers
+from autofusion_jax.precision import needs_64_bits
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import check_params
 from autofusion_jax.trees import (
@@ -64,7 +65,7 @@ def check_models(
     is_spec = spec is None or isinstance(spec, PermSpec)
     advice = "Give infer_perm_spec(apply_fn, params, x), or PermSpec.from_table of a table."
     require(is_spec, "merge", "perm_spec", "a PermSpec or None", a_kind_of(spec), advice)
-    models = _listed(models)
+    models = listed_networks(models)
     must_be = "one or more networks" if min_models == 1 else "two or more networks"
     require(len(models) >= min_models, "merge", "models", must_be, len(models))
     for name, params in network_names(models, base).items():
@@ -82,7 +83,7 @@ def check_models(
     return models, base
 
 
-def _listed(models: Iterable[Params]) -> list[Params]:
+def listed_networks(models: Iterable[Params]) -> list[Params]:
     """The networks as a list; ValueError for a single network in their place."""
     single = isinstance(models, Mapping | str | PermSpec) or hasattr(models, "_fields")
     require(
@@ -104,11 +105,11 @@ def _check_network(name: str, params: Params) -> None:
             not isinstance(leaf, PermSpec), "merge", place, "an array", "a PermSpec",
             "The order is merge(params_a, params_b, perm_spec, batch); of a checkpoint give its params.",
         )  # fmt: skip
-        wide = getattr(leaf, "dtype", None) in (np.float64, np.complex128)
         require(
-            not wide or jnp.result_type(float) == np.float64,
-            "merge", place, "float32 or narrower, or complex64", getattr(leaf, "dtype", None),
-            'For 64 bits call jax.config.update("jax_enable_x64", True); else cast it.',
+            not needs_64_bits([leaf]), "merge", place, "float32 or narrower, or complex64",
+            getattr(leaf, "dtype", None),
+            'Methods that run the networks follow jax_enable_x64: call jax.config.update("jax_enable_x64", '
+            "True), or cast it.",
         )  # fmt: skip
 
 

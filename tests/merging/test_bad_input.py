@@ -324,7 +324,7 @@ class Pair(NamedTuple):
         (lambda a, b, s, x: ([a, with_leaf(b, "head", "bias", "no")], s, x), r"head/bias'\] .* got a str"),
         (
             lambda a, b, s, x: ([a, with_leaf(b, "head", "bias", np.ones(3))], s, x),
-            r"params_b\['params/head/bias'\] must be float32 or narrower, .* got float64",
+            r"params_b\['params/head/bias'\] must be float32\[3\] as in params_a; got float64\[3\]",
         ),
         (
             lambda a, b, s, x: ([a, {**b, "params/head": {"bias": jnp.ones(3)}}], s, x),

@@ -90,8 +90,14 @@ def _traced(*trees: Params) -> bool:
 def _map(fn: Callable[[Params], Any], models: Sequence[Params]) -> list[Any]:
     if _traced(*models):  # jit traces in one thread
         return [fn(params) for params in models]
+    wide = jnp.result_type(float) == np.float64  # whether 64 bits are allowed is told to one thread
+
+    def run(params: Params) -> Any:
+        with jax.enable_x64(wide):
+            return fn(params)
+
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(fn, models))
+        return list(pool.map(run, models))
 
 
 def _threshold(base: Params, params: Params, rank_of: Callable[[int], int]) -> np.floating | Array:
