@@ -28,6 +28,10 @@ def activation_matching(
     first, which gives the worth of the pair; the heads are then matched once for all groups
     nested in them. The kinds disagree on most units of trained networks: say which was used.
 
+    With fewer inputs than units the similarities leave much open: as far as they do, units are compared
+    by how close their values are before the nonlinearity, and by their weights. So a permuted copy is
+    found on one input. Complex activations are compared by the real part.
+
     Args:
         kind: `"correlation"` (Pearson), `"covariance"`, or `"second_moment"`, the uncentred
             `E[a b]`.

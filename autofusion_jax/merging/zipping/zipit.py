@@ -48,7 +48,8 @@ def zipit(
     zipped, and what is nested in them is zipped block by block. Takes any number of networks.
 
     Two networks that differ by a permutation have units that act exactly alike: these are merged
-    first, and the function is kept on the inputs.
+    first, and the function is kept on the inputs. With fewer inputs than units, the units' values and
+    weights have their say, as in `activation_matching`.
 
     Args:
         a: factor on the similarities of a merged unit, in (0, 1].
