@@ -87,3 +87,10 @@ def test_pages_of_results_hold_what_is_stored():
     (row,) = [line for line in overview.splitlines() if line.startswith("| `prune_concat_distill` |")]
     (cell,) = re.findall(r"^\| prune_concat, distilled \| ([\d.]+)", panel.split("\n## ")[0], re.M)
     assert cell in row
+
+
+def test_tests_that_guard_a_rule_are_there():
+    named = re.findall(r"`([\w/]+/?[\w.]*)`", (DOCS / "reliability.md").read_text(encoding="utf-8"))
+    tests = [name for name in named if name.endswith(".py") or "/" in name.strip("/")]
+    assert len(tests) > 20
+    assert not [name for name in tests if not (ROOT / "tests" / name).exists()]
