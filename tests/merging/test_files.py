@@ -256,7 +256,7 @@ def test_a_list_of_paths_in_one_dtype(folder):
     paths = [folder / "1", folder / "2"]
     expected = af.merge_files(paths, folder / "listed").read_bytes()
     assert af.merge_files((path for path in paths), folder / "drawn").read_bytes() == expected
-    with pytest.raises(ValueError, match=r"merge_files: paths must be a list; got '?.*1"):
+    with pytest.raises(ValueError, match=r"merge_files: paths must be a list of paths; got '?.*1"):
         af.merge_files(str(folder / "1"), folder / "out")
     with pytest.raises(ValueError, match=r"merge_files: .*got promote.*merge_many\(promote=True\)"):
         af.merge_files(paths, folder / "out", promote=True)
