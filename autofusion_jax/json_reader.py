@@ -55,12 +55,12 @@ class Json:
         keys = {name: dot + name if name.isidentifier() else f"[{shown(name)}]" for name in self.value}
         return {name: self._inner(value, self.key + keys[name]) for name, value in self.value.items()}
 
-    def fields(self, *names: str) -> dict[str, "Json"]:
-        """The members of an object that has these names and no others."""
-        found = self.mapping()
+    def fields(self, *names: str, optional: tuple[str, ...] = ()) -> dict[str, "Json"]:
+        """The members of an object that has these names, perhaps the optional ones, and no others."""
+        found, known = self.mapping(), (*names, *optional)
         for name in (*names, *found):
             self.require(name in found, f"an object with {name!r}")
-            self.require(name in names, f"an object of {', '.join(names)}", f"It has {shown(name)}.")
+            self.require(name in known, f"an object of {', '.join(known)}", f"It has {shown(name)}.")
         return found
 
     def items(self) -> list["Json"]:

@@ -52,7 +52,7 @@ def is_number(leaf: Any) -> bool:
         >>> [is_number(leaf) for leaf in (1.5, np.ones(2, bool), jax.random.key(0), "relu", abs)]
         [True, True, False, False, False]
     """
-    dtype = getattr(leaf, "dtype", None)
+    dtype = None if isinstance(leaf, type) else getattr(leaf, "dtype", None)
     if dtype is None:
         # integers beyond 64 bits are objects to numpy
         return isinstance(leaf, float | complex) or (isinstance(leaf, int) and -(2**63) <= leaf < 2**63)

@@ -34,6 +34,7 @@ from autofusion_jax.merging.streaming import can_stream
 from autofusion_jax.merging.tied import Tie, find_ties
 from autofusion_jax.partition import Rest, check_apply_fn, split
 from autofusion_jax.precision import is_64_bit, needs_64_bits
+from autofusion_jax.symmetry.infer import fitted_spec
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.trees import all_finite, is_float
 from autofusion_jax.types import ApplyFn, Params
@@ -230,6 +231,10 @@ def merge_repeats(
     if aligner is not None or not method.propagates_nan:
         check_values(task.models, task.base)
     x, y = check_batch(task.models[0], task.apply_fn, batch, labels)
+    if task.perm_spec is not None and x is not None:
+        task = dataclasses.replace(
+            task, perm_spec=fitted_spec(task.perm_spec, task.models[0], x, caller="merge")
+        )
     ties = find_ties([*task.models, *([] if base is None else [task.base])], perm_spec)
     with (
         reported(f"{method.name}, {len(models)} networks", progress) as on_progress,

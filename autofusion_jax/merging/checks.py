@@ -102,6 +102,10 @@ def _check_network(name: str, params: Params) -> None:
             "A merge runs outside of jax.jit, vmap and grad; autofusion_jax.functional and fuse go inside.",
         )  # fmt: skip
         require(
+            not isinstance(leaf, jax.ShapeDtypeStruct), "merge", place, "an array", "a ShapeDtypeStruct",
+            "A shape has no numbers that could be merged.",
+        )  # fmt: skip
+        require(
             not isinstance(leaf, PermSpec), "merge", place, "an array", "a PermSpec",
             "The order is merge(params_a, params_b, perm_spec, batch); of a checkpoint give its params.",
         )  # fmt: skip

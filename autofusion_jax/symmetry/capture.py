@@ -14,7 +14,7 @@ from autofusion_jax.arguments import checked
 from autofusion_jax.programs import jit_by_network
 from autofusion_jax.symmetry.axes import Axis, Factor, block_size, fixed_axis
 from autofusion_jax.symmetry.factoring import views_of
-from autofusion_jax.symmetry.infer import trace_program
+from autofusion_jax.symmetry.infer import fitted_spec, trace_program
 from autofusion_jax.symmetry.moments import Moments, stream_moments
 from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr, scan_parts
 from autofusion_jax.symmetry.site import Site
@@ -66,8 +66,10 @@ def capture_sites(
             f"capture_sites: spec must carry an apply_fn and sites; it has no {missing}. "
             "Use infer_perm_spec(apply_fn, params, x)."
         )
-    wanted = spec.sites if sites is None else tuple(sites)
+    names = {site.name for site in (spec.sites if sites is None else sites)}
     spec, params = spec.of_numbers(params)
+    spec = fitted_spec(spec, params, x, caller="capture_sites")
+    wanted = tuple(site for site in spec.sites if site.name in names)
     found = _capture(spec, wanted, params, x)
     return {site.name: found[site.name] for site in wanted}  # jit sorts its dicts
 

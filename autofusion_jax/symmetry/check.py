@@ -79,7 +79,7 @@ class _Comparison:
 def _outputs(spec: PermSpec, params: Params, x: Any, perms: Perms) -> list[Array]:
     assert spec.apply_fn is not None
     outputs = jax.tree.leaves(spec.apply_fn(apply_perm(spec, params, perms), x))
-    return [y for y in outputs if not jnp.issubdtype(y.dtype, jax.dtypes.extended)]  # no random keys
+    return [y for y in outputs if not jnp.issubdtype(jnp.result_type(y), jax.dtypes.extended)]  # no keys
 
 
 def _perturbed(params: Params) -> Params:

@@ -1,7 +1,8 @@
 """`infer_perm_spec`: the permutation symmetries of any traceable function of parameters and inputs."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -31,8 +32,12 @@ from autofusion_jax.symmetry.trace import Record, Tracer, Value
 from autofusion_jax.symmetry.unread import with_unread
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import ApplyFn, Params
+from autofusion_jax.validation import require
 
 TIES = "an argmax, top_k or sort depends on the order of its entries (they tie): their axes are fixed"
+
+DIGITS = 16
+"""Of a digest that are kept."""
 
 MAX_INDEXED = 64
 """A leaf's axes get labels of their own per index of another axis that is only ever indexed, up to here."""
@@ -128,6 +133,50 @@ def trace_program(apply_fn: ApplyFn, params: Params, x: Any, *, caller: str = "i
     return Program(jaxpr, list(closed.consts), list(flat), shapes)
 
 
+def digest(program: Program) -> str:
+    """What tells apart programs in which one path leads to different places: their primitives, in order."""
+    return hashlib.sha256(" ".join(_primitives(program.jaxpr)).encode()).hexdigest()[:DIGITS]
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        values = eqn.params.values()
+        for part in (part for value in values for part in (value if isinstance(value, tuple) else (value,))):
+            opened = getattr(part, "jaxpr", part)
+            if hasattr(opened, "eqns"):
+                yield "("
+                yield from _primitives(opened)
+                yield ")"
+
+
+def fitted_spec(spec: PermSpec, params: Params, x: Any, *, caller: str) -> PermSpec:
+    """The spec with the sites of the program that these networks run on these inputs.
+
+    Networks of another dtype than those the spec was inferred from, or other inputs, may run a program with
+    more or fewer steps, in which the places of the sites lead elsewhere: they are found again.
+
+    Args:
+        spec: a spec; one without sites, or of an unknown program, is returned as it is.
+        params: a network, all leaves numbers.
+        x: inputs.
+        caller: the public function that asks, for messages.
+
+    Raises:
+        ValueError: these networks have other symmetries than the spec.
+    """
+    if not spec.sites or not spec.program or spec.apply_fn is None:
+        return spec
+    program = trace_program(spec.apply_fn, params, x, caller=caller)
+    if digest(program) == spec.program:
+        return spec
+    again, _ = _solve(program, spec.apply_fn, strict=TIES in spec.notes)
+    same = (again.leaves, dict(again.groups)) == (spec.leaves, dict(spec.groups))
+    advice = "Infer it from them: infer_perm_spec(apply_fn, params, x)."
+    require(same, caller, "perm_spec", "of networks and inputs like these", "one of another program", advice)
+    return dataclasses.replace(spec, sites=again.sites, program=again.program, fitted=True)
+
+
 def _why_not(error: Exception) -> str:
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     said = said.rstrip(".") + ". "
@@ -167,7 +216,7 @@ def _solve(program: Program, apply_fn: ApplyFn, *, strict: bool) -> tuple[PermSp
         notes += _why_none(leaves)
     spec = PermSpec(specs, frozen.groups, apply_fn, frozen.stacks, tuple(notes))
     sites = find_sites(spec, frozen, tracer, program.paths)
-    return dataclasses.replace(spec, sites=sites), tracer.assumes_no_ties
+    return dataclasses.replace(spec, sites=sites, program=digest(program)), tracer.assumes_no_ties
 
 
 def _propagate(program: Program, indexed: dict[int, list[int]], *, strict: bool) -> tuple[list[Leaf], Tracer]:

@@ -15,13 +15,14 @@ from typing import Any
 import jax
 from jax.extend import core as jex
 
-from autofusion_jax.symmetry.infer import Program, trace_program
+from autofusion_jax.symmetry.infer import Program, digest, trace_program
 from autofusion_jax.symmetry.rules.control import CALLS, inner_jaxpr
 from autofusion_jax.symmetry.site import Site
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.trace import Path
 from autofusion_jax.trees import flatten_by_path
 from autofusion_jax.types import Params
+from autofusion_jax.validation import require
 
 DERIVATIVES = frozenset(("custom_jvp_call", "custom_vjp_call"))
 """Calls of functions that bring their own derivatives."""
@@ -98,14 +99,16 @@ class FlatProgram:
         maker: number of a value -> the equation that makes it.
     """
 
-    def __init__(self, program: Program, *, keep_derivatives: bool = False) -> None:
+    def __init__(self, program: Program, *, keep_derivatives: bool = False, sites_of: str = "") -> None:
         """Flatten a program.
 
         Args:
             program: the traced network.
             keep_derivatives: leave functions with derivatives of their own whole, one equation each: what
                 is inside cannot be replaced then, but gradients are theirs, not those of what they do.
+            sites_of: the digest of the program that sites are of, if it is known; see `PermSpec.program`.
         """
+        self._sites_of, self._digest = sites_of, digest(program)
         # inlined, each value inside has a number and can be replaced; what is left whole is one equation
         self._inlined = frozenset(CALLS) - (DERIVATIVES if keep_derivatives else frozenset())
         self.constants: dict[int, Any] = {}
@@ -156,7 +159,15 @@ class FlatProgram:
         return known | dict(zip(self.inputs, jax.tree.leaves(x)))
 
     def at(self, site: Site) -> int | None:
-        """The number of the value at a site; None if it is inside of a loop."""
+        """The number of the value at a site of this very program; None if it is inside of a loop.
+
+        Raises:
+            ValueError: the sites are of another program.
+        """
+        require(
+            self._sites_of in ("", self._digest), "FlatProgram.at", "site",
+            "of the program of these networks", site.name, "Infer the spec again from these.",
+        )  # fmt: skip
         equation = self.equations.get(site.path)
         if equation is None:
             return None
@@ -244,4 +255,4 @@ def flatten_program(
             f"{caller}: perm_spec must carry an apply_fn; use infer_perm_spec(apply_fn, params, x)."
         )
     program = trace_program(spec.apply_fn, params, x, caller=caller)
-    return FlatProgram(program, keep_derivatives=keep_derivatives)
+    return FlatProgram(program, keep_derivatives=keep_derivatives, sites_of=spec.program)

@@ -85,6 +85,9 @@ class PermSpec:
         stacks: name -> size of the fixed factors that groups are nested in or families depend on.
         notes: what inference wants its user to know: unknown primitives, leaves in two roles.
         sites: where the groups' activations are live in the traced program; see `capture_sites`.
+        program: the digest of that program; empty if nobody knows.
+        fitted: whether the sites were found again for networks that run another program than those
+            the spec was inferred from; see `infer.fitted_spec`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,6 +105,8 @@ class PermSpec:
     stacks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sites: tuple[Site, ...] = ()
+    program: str = ""
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if self.apply_fn is not None:
@@ -125,7 +130,9 @@ class PermSpec:
 
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:
-        return self.leaves, tuple(self.groups.values()), tuple(self.stacks.items()), self.apply_fn
+        # places in another program must not be taken for these where equal specs share what was made of one
+        places = self.program if self.fitted else ""
+        return self.leaves, tuple(self.groups.values()), tuple(self.stacks.items()), self.apply_fn, places
 
     @functools.cached_property
     def _hash(self) -> int:
@@ -214,6 +221,7 @@ class PermSpec:
                 "stacks": dict(self.stacks),
                 "notes": self.notes,
                 "sites": [site.to_json() for site in self.sites],
+                "program": self.program,
             }
         )
 
@@ -272,7 +280,7 @@ class PermSpec:
 
 def spec_from_json(data: Json) -> PermSpec:
     """Read a spec that fits together: names once, sizes that agree, groups and stacks that are there."""
-    parts = data.fields("groups", "leaves", "stacks", "notes", "sites")
+    parts = data.fields("groups", "leaves", "stacks", "notes", "sites", optional=("program",))
     groups = [_group_from_json(group) for group in parts["groups"].items()]
     leaves = []
     for leaf in parts["leaves"].items():
@@ -281,6 +289,7 @@ def spec_from_json(data: Json) -> PermSpec:
     sites = [Site.from_json(site) for site in parts["sites"].items()]
     stacks = {name: size.integer() for name, size in parts["stacks"].mapping().items()}
     notes = tuple(note.text() for note in parts["notes"].items())
+    program = parts["program"].text() if "program" in parts else ""  # specs of before 0.8 have none
     for name, names in (
         ("groups", [group.name for group in groups]),
         ("leaves", paths := [leaf.path for leaf in leaves]),
@@ -291,7 +300,9 @@ def spec_from_json(data: Json) -> PermSpec:
         parts["sites"].require(site.leaf in paths, "of leaves of the spec", f"There is no {site.leaf!r}.")
     axes = [axis for place in (*leaves, *sites) for axis in place.axes]
     try:
-        spec = PermSpec(tuple(leaves), {g.name: g for g in groups}, None, stacks, notes, tuple(sites))
+        spec = PermSpec(
+            tuple(leaves), {g.name: g for g in groups}, None, stacks, notes, tuple(sites), program
+        )
         _check_terms(axes, spec)
     except ValueError as why:
         raise data.error(f"{data.source}: {why}") from None

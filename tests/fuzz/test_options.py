@@ -102,6 +102,7 @@ WORK = (
     "batches",
     "experts",
     "switch_every",
+    "depth",
 )
 """Options that say how much work is done: more of it takes longer, and that is what was asked for."""
 

@@ -9,8 +9,10 @@ import pytest
 
 import autofusion_jax as af
 from autofusion_jax.merging.streaming import can_stream
+from autofusion_jax.models.registry import build_model
 from tests.conftest import inputs_for, params_for
 from tests.merging.test_contracts import (
+    ASSUME_ALIGNED,
     BUILT,
     LEAF_BY_LEAF,
     METHODS,
@@ -165,3 +167,26 @@ def test_the_largest_numbers_do_not_overflow(name):
     chex.assert_trees_all_close(merged(name, [base] * 3, base), base, rtol=1e-6)
     if name in KEEP:
         chex.assert_tree_all_finite(merged(name, models, base))
+
+
+EQUAL_WIDTHS = build_model("mlp", (4, 4), widths=(6, 6, 6), num_classes=3)
+READ_SITES = [name for name in METHODS if name not in ASSUME_ALIGNED and name not in ("confidence_ensemble",)]
+
+
+@pytest.mark.parametrize("name", slow_but({"activation_matching", "zipit"}, READ_SITES))
+def test_a_spec_of_other_dtypes_leads_to_the_same_places(name):
+    """Networks in half precision on float32 inputs run more steps than those the spec was inferred from."""
+    model, x = EQUAL_WIDTHS, inputs_for(EQUAL_WIDTHS)
+    narrow = [
+        jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params_for(model, seed)) for seed in range(2)
+    ]
+    own = af.infer_perm_spec(model.apply, narrow[0], x, check=False)
+    got, expected = (
+        af.merge(*narrow, spec, x, method=name, **METHODS[name], **given(name, narrow))
+        for spec in (model.perm_spec, own)
+    )
+    chex.assert_trees_all_equal(got.params, expected.params)
+
+
+def given(name, models):
+    return {"base": models[0]} if name in NEED_BASE else {}
