@@ -83,7 +83,8 @@ def _describe(leaf: Any) -> str:
         return "nothing"
     if is_number(leaf):
         return f"{jnp.result_type(leaf)}{list(np.shape(leaf))}"
-    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else a_kind_of(leaf)
+    is_array = hasattr(leaf, "dtype") and not isinstance(leaf, type)
+    return f"{leaf.dtype}{list(leaf.shape)}" if is_array else a_kind_of(leaf)
 
 
 def a_kind_of(thing: Any) -> str:

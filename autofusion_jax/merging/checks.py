@@ -102,8 +102,8 @@ def _check_network(name: str, params: Params) -> None:
             "A merge runs outside of jax.jit, vmap and grad; autofusion_jax.functional and fuse go inside.",
         )  # fmt: skip
         require(
-            not isinstance(leaf, jax.ShapeDtypeStruct), "merge", place, "an array", "a ShapeDtypeStruct",
-            "A shape has no numbers that could be merged.",
+            not isinstance(leaf, jax.ShapeDtypeStruct | np.ma.MaskedArray), "merge", place, "an array",
+            a_kind_of(leaf), "All its numbers must be there.",
         )  # fmt: skip
         require(
             not isinstance(leaf, PermSpec), "merge", place, "an array", "a PermSpec",

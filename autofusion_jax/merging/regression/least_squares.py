@@ -12,6 +12,7 @@ from jaxtyping import Inexact
 from autofusion_jax.merging.regression.linear_layers import LinearLayer, LinearLayers
 from autofusion_jax.merging.unit_features import BATCH_SIZE
 from autofusion_jax.symmetry.moments import Moments
+from autofusion_jax.validation import require
 
 MAX_NUMBERS = 2**25
 """How many numbers of a batch are held at once: what the layers read and what they should make."""
@@ -63,6 +64,10 @@ def ridge_regression(
     scale = np.trace(gram, axis1=-2, axis2=-1).real / num_read
     damping = ridge * np.where(scale > 0, scale, 1)[:, None, None] * np.eye(num_read)
     damped = gram + damping
+    require(
+        bool(np.isfinite(damped).all() and np.isfinite(cross).all()), "ridge_regression",
+        "products of the networks' activations", "finite", "an infinity", "Give smaller inputs or networks.",
+    )  # fmt: skip
     pairs = zip(damped, cross)
     kernel = np.stack([scipy.linalg.solve(left, right, assume_a="pos") for left, right in pairs])
     bias = mean_y - np.einsum("bc,bcf->bf", mean_z, kernel) if centred else np.zeros_like(mean_y)
