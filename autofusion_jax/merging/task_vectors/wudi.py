@@ -14,7 +14,7 @@ from autofusion_jax.merging.leafwise import aligned_result
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.task_vectors.svd import add_matrices
-from autofusion_jax.precision import scale_of
+from autofusion_jax.precision import length, scale_of
 from autofusion_jax.types import Params, Scalar
 
 SMALLEST = 2.0**-12
@@ -99,8 +99,10 @@ def add_undisturbed(
         unit = deltas / jnp.sqrt(jnp.where(norms == 0, 1, norms))[:, None, None]
         curvature = jnp.einsum("kmi,kni->mn", unit, unit.conj())
         target = jnp.einsum("kmi,kni,knj->mj", unit, unit.conj(), deltas)
-        # Adam makes steps of a gradient of rounding errors that are as long as those of any other
-        rounding = 4 * jnp.finfo(norms.dtype).eps * jnp.sqrt(norms.max())
+        # Adam makes steps of a gradient of rounding errors that are as long as those of any other; an entry's
+        # are as large as what its row and its column are made of, whatever the size of the matrix
+        rows, columns = length(jnp.abs(unit), (0, 2)), length(jnp.abs(deltas), (0, 1))
+        rounding = 4 * jnp.finfo(norms.dtype).eps * rows[:, None] * columns
 
         def step(_: Array, state: tuple) -> tuple:
             merged, moments = state

@@ -101,6 +101,22 @@ def test_wudi_finds_the_minimum():
     np.testing.assert_allclose(found, np.linalg.solve(system, target), atol=1e-3)
 
 
+def test_wudi_of_large_matrices_takes_every_step():
+    """Against Adam in float64: gradients of large matrices are small, but no rounding errors."""
+    deltas = 2e-3 * np.random.default_rng(0).standard_normal((2, 256, 256)).astype(np.float32)
+    base, models = {"w": jnp.zeros((256, 256))}, [{"w": jnp.asarray(delta)} for delta in deltas]
+    got = np.float64(merged(base, models, "wudi", num_steps=50)["w"])
+    deltas = deltas.astype(np.float64)
+    spans = [delta @ delta.T / (delta**2).sum() for delta in deltas]
+    want, (mean, square) = deltas.sum(0), np.zeros((2, 256, 256))
+    for step in range(1, 51):
+        gradient = 2 * sum(span @ (want - delta) for span, delta in zip(spans, deltas))
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        want = want - 1e-5 * mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    way = np.linalg.norm(want - deltas.sum(0))
+    assert np.linalg.norm(got - want) < 1e-3 * way
+
+
 @pytest.mark.parametrize(
     "fn",
     [
