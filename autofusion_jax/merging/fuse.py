@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from autofusion_jax.arguments import Share, checked
 from autofusion_jax.merging.leafwise import kept, merge_leaves, shared
@@ -15,10 +15,10 @@ from autofusion_jax.precision import weighted_sum
 from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.transform import permute
 from autofusion_jax.trees import in_containers_of
-from autofusion_jax.types import Params, Perms, SoftPerms
+from autofusion_jax.types import Params, Perms, Scalar, SoftPerms
 
 
-def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, ""]) -> Params:
+def interpolate(params_a: Params, params_b: Params, gamma: Scalar) -> Params:
     """`gamma * A + (1 - gamma) * B`, leaf by leaf (Eq. 5); leaves that are not floats are A's.
 
     Args:
@@ -29,9 +29,7 @@ def interpolate(params_a: Params, params_b: Params, gamma: float | Float[Array, 
     return average([params_a, in_containers_of(params_a, params_b)], [gamma, 1 - gamma])
 
 
-def average(
-    models: Sequence[Params], weights: Sequence[float | Float[Array, ""]] | Float[Array, " models"]
-) -> Params:
+def average(models: Sequence[Params], weights: Sequence[Scalar] | Num[Array, " models"]) -> Params:
     """`sum_k weights[k] * models[k]`, leaf by leaf; leaves that are not floats are the first one's.
 
     Pure; jit-able, and vmap-able over `weights`.
@@ -44,7 +42,7 @@ def average(
         >>> average([{"w": jnp.array([1.0])}, {"w": jnp.array([5.0])}], [0.75, 0.25])["w"].tolist()
         [2.0]
     """
-    shares = jnp.stack([jnp.asarray(weight) for weight in weights])
+    shares = jnp.stack([1.0 * jnp.asarray(weight) for weight in weights])
 
     def leaf(*values: Array) -> Array:
         return kept(shared(values) & add_up_to_one(shares), values[0], weighted_sum(shares, values))

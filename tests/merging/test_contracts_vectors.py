@@ -168,6 +168,9 @@ FORMULAS = {
     "drop_and_rescale": lambda one: F.drop_and_rescale(BASE, TUNED[0], MASK, one),
     "elect_and_merge": lambda one: F.elect_and_merge([p["bias"] for p in TUNED], jnp.ones(2), one, one),
     "weight_ensemble": lambda one: F.weight_ensemble(BASE, TUNED, one, blocks="kernel"),
+    "weighted_sum": lambda one: F.weighted_sum(TUNED, [one, one - one]),
+    "interpolate_on_sphere": lambda one: F.interpolate_on_sphere(*TUNED, one),
+    "mean_on_sphere": lambda one: F.mean_on_sphere(BASE, TUNED, [one, one]),
 }
 
 

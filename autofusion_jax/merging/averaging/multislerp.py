@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Num
 
 from autofusion_jax.arguments import Weights
 from autofusion_jax.merging.averaging.directions import directions
@@ -14,7 +14,7 @@ from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.weights import add_up_to_one, weights_for
 from autofusion_jax.precision import headroom, length, weighted_sum
-from autofusion_jax.types import Params
+from autofusion_jax.types import Params, Scalar
 
 NUM_ULPS = 8
 """Length of the mean direction below which it is rounding, in units of that of the weights."""
@@ -67,7 +67,7 @@ def multislerp(*, weights: Weights | None = None) -> Method:
 def mean_on_sphere(
     base: Params,
     models: Sequence[Params],
-    weights: Sequence[float | Float[Array, ""]] | Float[Array, " models"],
+    weights: Sequence[Scalar] | Num[Array, " models"],
 ) -> Params:
     """The formula of `multislerp`, leaf by leaf.
 
@@ -83,7 +83,7 @@ def mean_on_sphere(
         [[1.0, 0.0], [0.0, 3.0]]
     """
 
-    shares = jnp.stack([jnp.asarray(weight) for weight in weights])
+    shares = jnp.stack([1.0 * jnp.asarray(weight) for weight in weights])
 
     def leaf(*values: Array) -> Array:
         *tuned, origin = values

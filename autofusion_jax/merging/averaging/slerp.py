@@ -3,14 +3,13 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
 
 from autofusion_jax.arguments import Share
 from autofusion_jax.merging.leafwise import aligned_result, kept, merge_leaves, shared
 from autofusion_jax.merging.method import MergeTask, Method, factory
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.precision import cosine, weighted_sum
-from autofusion_jax.types import Params
+from autofusion_jax.types import Params, Scalar
 
 ALMOST_PARALLEL = 0.9995
 """Absolute cosine above which the arc is taken for a line (mergekit's value)."""
@@ -56,9 +55,7 @@ def slerp(*, gamma: Share = 0.5) -> Method:
 
 
 @jax.jit
-def interpolate_on_sphere(
-    params_a: Params, params_b: Params, gamma: int | float | Float[Array, ""]
-) -> Params:
+def interpolate_on_sphere(params_a: Params, params_b: Params, gamma: Scalar) -> Params:
     """`(sin(gamma theta) A + sin((1 - gamma) theta) B) / sin(theta)`, leaf by leaf.
 
     Example:
