@@ -37,6 +37,9 @@ from autofusion_jax.transport.sinkhorn import marginal_error
 from autofusion_jax.trees import num_params
 from autofusion_jax.validation import require
 
+ORDINARY = 2.0**-10, 2.0**20
+"""Sizes of weights whose `L_align` is taken as it is: steps of an optimiser may be as long as its slope."""
+
 
 @factory
 def autofusion(
@@ -185,7 +188,9 @@ def learn_and_fuse(
         mixing = init_mixing(spec, class_weights(task))
         statistics = stored_statistics(spec, task.models[0], x[:2])
     problem = Problem(spec, apply_fn, options, unroll, statistics)
-    data = Data(task.models[0], task.models[1], x, targets, common_unit(task.models))
+    unit = common_unit(task.models)
+    unit = 1.0 if ORDINARY[0] <= unit <= ORDINARY[1] else unit
+    data = Data(task.models[0], task.models[1], x, targets, unit)
     states = init_states(problem, len(x), keys, start=start, mixing=mixing)
     states, history = _optimise(name, problem, states, data, task)
     return [

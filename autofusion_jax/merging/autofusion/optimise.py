@@ -45,7 +45,7 @@ class Data(NamedTuple):
         params_b: parameters of B, in the order that the scores permute; in A's if there are none.
         x: inputs.
         targets: what the merged network should answer.
-        unit: a power of two, the size of the networks' weights.
+        unit: a power of two, the size of the networks' weights; 1 for weights of ordinary size.
     """
 
     params_a: Params

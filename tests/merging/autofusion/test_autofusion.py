@@ -165,6 +165,22 @@ def test_optimizer_is_an_option(mlp):
 
 
 @pytest.mark.slow
+def test_steps_are_as_long_as_the_slope_of_the_loss(mlp):
+    """Weights twice as large have four times the slope: a quarter of the rate makes the same steps."""
+    a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
+    fixed = {"strategy": "align", "gamma": 0.5, "start": "random", "epochs": 10, "optimizer": optax.sgd}
+    found = [
+        af.merge(
+            *(jax.tree.map(lambda leaf, size=size: size * leaf, params) for params in (a, b)), mlp.perm_spec,
+            x, **fixed, learning_rate=0.5 / size**2, final_learning_rate=0.1 / size**2,
+        ).soft_perms
+        for size in (1.0, 2.0)
+    ]  # fmt: skip
+    assert np.abs(found[0]["dense_0"] - 1 / 12).max() > 1e-2
+    chex.assert_trees_all_close(dict(found[0]), dict(found[1]), atol=1e-4)
+
+
+@pytest.mark.slow
 def test_divergence_is_named(mlp):
     a, b, x = params_for(mlp, 0), params_for(mlp, 1), inputs_for(mlp)
     broken = dataclasses.replace(mlp.perm_spec, apply_fn=lambda params, x: mlp.apply(params, x) * jnp.nan)
