@@ -30,6 +30,8 @@ def find_ties(networks: Sequence[Params], spec: PermSpec | None) -> list[Tie]:
 
     Constant leaves (new biases and scales) are left out: they are equal without being tied. So are leaves
     whose axes carry other groups of the spec: units of different layers are reordered each in its own way.
+    What is repeated is the leaf that comes first in the spec, so in the forward pass, whatever the names are:
+    what a method fits as the head would not do as the embedding.
 
     Args:
         networks: parameters of one structure.
@@ -44,7 +46,8 @@ def find_ties(networks: Sequence[Params], spec: PermSpec | None) -> list[Tie]:
     axes = {} if spec is None else {leaf.path: [axis.blocks for axis in leaf.axes] for leaf in spec.leaves}
     # leaves of one size and dtype that begin and end with the same numbers, whichever way they lie
     alike: dict[Any, list[str]] = {}
-    for path, leaf in flat[0].items():
+    for path in axes or flat[0]:
+        leaf = flat[0][path]
         if is_float(leaf) and np.size(leaf) > 1:
             values = np.asarray(leaf)
             ends = (values[(0,) * values.ndim].tobytes(), values[(-1,) * values.ndim].tobytes())
