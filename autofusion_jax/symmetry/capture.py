@@ -22,6 +22,7 @@ from autofusion_jax.symmetry.spec import PermSpec
 from autofusion_jax.symmetry.trace import Path
 from autofusion_jax.symmetry.transform import check_params
 from autofusion_jax.types import Params
+from autofusion_jax.validation import require
 
 Place = tuple[Path, int]
 """An equation, and which of its operands; -1 for its first output."""
@@ -66,10 +67,13 @@ def capture_sites(
             f"capture_sites: spec must carry an apply_fn and sites; it has no {missing}. "
             "Use infer_perm_spec(apply_fn, params, x)."
         )
-    names = {site.name for site in (spec.sites if sites is None else sites)}
+    names = [site.name for site in (spec.sites if sites is None else sites)]
     spec, params = spec.of_numbers(params)
     spec = fitted_spec(spec, params, x, caller="capture_sites")
-    wanted = tuple(site for site in spec.sites if site.name in names)
+    known = {site.name: site for site in spec.sites}
+    for name in names:
+        require(name in known, "capture_sites", "sites", f"of the spec: {', '.join(known)}", repr(name))
+    wanted = tuple(known[name] for name in names)
     found = _capture(spec, wanted, params, x)
     return {site.name: found[site.name] for site in wanted}  # jit sorts its dicts
 

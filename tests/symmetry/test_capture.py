@@ -1,5 +1,7 @@
 """Values at sites and their moments, against forward passes written by hand and numpy in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +148,9 @@ def test_errors(mlp):
     bare = af.PermSpec(spec.leaves, spec.groups, spec.apply_fn)
     with pytest.raises(ValueError, match="it has no sites. Use infer_perm_spec"):
         af.capture_sites(bare, params, x)
+    other = dataclasses.replace(mlp.perm_spec.sites[0], name="other")
+    with pytest.raises(ValueError, match="capture_sites: sites must be of the spec: .*; got 'other'"):
+        af.capture_sites(mlp.perm_spec, params_for(mlp, 0), inputs_for(mlp), sites=[other])
     with pytest.raises(ValueError, match="capture_sites: params"):
         af.capture_sites(spec, {"params": {}}, x)
     other = af.PermSpec(spec.leaves, spec.groups, lambda p, x: jnp.sum(x), sites=spec.sites)
