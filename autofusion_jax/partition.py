@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -94,6 +95,35 @@ def split(params: Params) -> tuple[Params, Rest]:
         return numbers, Rest()
     leaves = tuple((place, _stand_in(leaf)) for place, _, leaf in others)
     return numbers, Rest(tree, leaves, tuple(path_str(path) for _, path, _ in others))
+
+
+def warn_of_others(names: Iterable[str], rests: Sequence[Rest]) -> None:
+    """Warn where networks hold other words or functions than the first one, whose own are used for all.
+
+    Random keys may differ: they are the state of a generator, and no part of what a network computes.
+
+    Args:
+        names: what the caller calls the networks.
+        rests: what is left of each without its numbers, the first network's first.
+    """
+    first, *others = (_words(rest) for rest in rests)
+    for name, words in zip(list(names)[1:], others):
+        differing = [path for path in first if words.get(path, first[path]) != first[path]]
+        if differing:
+            warnings.warn(
+                f"merge: {name} has another leaf that is no number at {differing[0]!r} than params_a, whose own "
+                "is used for all networks. Do they compute the same function?",
+                stacklevel=2,
+            )
+
+
+def _words(rest: Rest) -> dict[str, Any]:
+    """The leaves that are no numbers by path, without random keys."""
+    return {
+        path: _static(leaf)
+        for path, (_, leaf) in zip(rest.paths, rest.leaves)
+        if not isinstance(leaf, jax.Array)
+    }
 
 
 def _is_long(leaf: Any) -> bool:

@@ -20,6 +20,7 @@ from autofusion_jax.merging.checks import (
     check_models,
     check_values,
     listed_networks,
+    network_names,
     warn_if_nothing_moves,
 )
 from autofusion_jax.merging.corrections.apply import Correction
@@ -32,7 +33,7 @@ from autofusion_jax.merging.repeats import merge_for_keys
 from autofusion_jax.merging.result import MergeResult
 from autofusion_jax.merging.streaming import can_stream
 from autofusion_jax.merging.tied import Tie, find_ties
-from autofusion_jax.partition import Rest, check_apply_fn, split
+from autofusion_jax.partition import Rest, check_apply_fn, split, warn_of_others
 from autofusion_jax.precision import is_64_bit, needs_64_bits
 from autofusion_jax.symmetry.infer import fitted_spec
 from autofusion_jax.symmetry.spec import PermSpec
@@ -274,6 +275,7 @@ def _task_of_numbers(
     """The networks without the leaves that are no numbers, which no method sees, and the first one's."""
     together = [split(params) for params in (*models, *(() if base is None else (base,)))]
     rest = together[0][1]
+    warn_of_others(network_names(models, base), [other for _, other in together])
     # what JAX makes of integers of 64 bits is for the methods; the result has the first network's own
     numbers = [
         jax.tree.map(lambda leaf: leaf if is_float(leaf) else jnp.asarray(leaf), each) for each, _ in together

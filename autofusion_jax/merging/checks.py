@@ -235,7 +235,7 @@ def _as_inputs(caller: str, name: str, batch: Batch) -> Array:
 def _shape_of_one(part: Any) -> tuple[int, ...] | None:
     """The shape of one input of a batch; None for what is no array of inputs."""
     shape = getattr(part, "shape", ())
-    return tuple(shape[1:]) if shape and not isinstance(part, Tracer) else None
+    return tuple(shape[1:]) if len(shape) > 1 and not isinstance(part, Tracer) else None  # no rows of a batch
 
 
 def _check_labels(caller: str, name: str, y: Any, x: Array, num_classes: int | None) -> Array:

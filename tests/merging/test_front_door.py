@@ -1,5 +1,7 @@
 """What `merge_many` does around a method: alignment, base, dtypes, and networks without a spec."""
 
+import warnings
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -140,3 +142,23 @@ def test_finite_values_that_overflow_when_summed_are_finite():
     large = {"w": jnp.full(4, 3e38)}
     result = af.merge_many([large, large], None, None, method="interpolation")
     np.testing.assert_allclose(result.params["w"], 3e38, rtol=1e-6)
+
+
+def test_words_of_networks_that_differ_are_told():
+    """The first network's are used for all, so another activation in the second is another function."""
+    apply_fn = lambda p, x: getattr(jnp, p["act"])(x @ p["w"])  # noqa: E731
+    a, b = ({"act": act, "key": jax.random.key(i), "w": jnp.eye(2)} for i, act in enumerate(("tanh", "sin")))
+    with pytest.warns(
+        UserWarning, match="params_b has another leaf that is no number at 'act' than params_a"
+    ):
+        af.merge(a, b, None, jnp.ones((3, 2)), method="simple_ensemble", apply_fn=apply_fn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        af.merge(a, {**b, "act": "tanh"}, None, method="average")
+
+
+def test_a_list_of_rows_is_no_batch():
+    """Batches of one shape are concatenated; rows would become one long input."""
+    apply_fn, params = lambda p, x: x * p["w"], {"w": jnp.ones(())}
+    with pytest.raises(ValueError, match="batch must be one array of inputs"):
+        af.merge(params, params, None, [jnp.ones(4)] * 3, method="average", apply_fn=apply_fn)

@@ -97,8 +97,10 @@ def add_undisturbed(
         adam = optax.adam(learning_rate / ordinary, eps=jnp.maximum(EPS / ordinary, 1e-30))
         norms = jnp.square(jnp.abs(deltas)).sum((1, 2))
         unit = deltas / jnp.sqrt(jnp.where(norms == 0, 1, norms))[:, None, None]
-        curvature = jnp.einsum("kmi,kni->mn", unit, unit.conj())
-        target = jnp.einsum("kmi,kni,knj->mj", unit, unit.conj(), deltas)
+        # what is rounding and what is a gradient is told apart below as full precision rounds
+        product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+        curvature = product("kmi,kni->mn", unit, unit.conj())
+        target = product("kmi,kni,knj->mj", unit, unit.conj(), deltas)
         # Adam makes steps of a gradient of rounding errors that are as long as those of any other; an entry's
         # are as large as what its row and its column are made of, whatever the size of the matrix
         rows, columns = length(jnp.abs(unit), (0, 2)), length(jnp.abs(deltas), (0, 1))
@@ -106,7 +108,7 @@ def add_undisturbed(
 
         def step(_: Array, state: tuple) -> tuple:
             merged, moments = state
-            gradient = 2 * (curvature @ merged - target)
+            gradient = 2 * (product("mn,nj->mj", curvature, merged) - target)
             gradient = jnp.where(jnp.abs(gradient) > rounding, gradient, 0)
             updates, moments = adam.update(gradient, moments)
             return optax.apply_updates(merged, updates), moments
