@@ -111,8 +111,8 @@ def warn_of_others(names: Iterable[str], rests: Sequence[Rest]) -> None:
         differing = [path for path in first if words.get(path, first[path]) != first[path]]
         if differing:
             warnings.warn(
-                f"merge: {name} has another leaf that is no number at {differing[0]!r} than params_a, whose own "
-                "is used for all networks. Do they compute the same function?",
+                f"merge: {name} has another leaf that is no number at {differing[0]!r} than params_a, whose "
+                "own is used for all networks. Do they compute the same function?",
                 stacklevel=2,
             )
 
