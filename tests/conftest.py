@@ -54,11 +54,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 30_000
+"""Each program holds memory maps of which a process has 65,530: past them, loading one more crashes."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _few_compiled_programs():
-    """Each program holds memory maps of which a process has 65,530: past them, loading one more crashes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _few_memory_maps():
+    """For a file of many tests, or many programs in one."""
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(params=["mlp", pytest.param("vgg", marks=pytest.mark.slow)])
