@@ -25,7 +25,7 @@ from autofusion_jax.evaluation.similarity import network_similarity
 from autofusion_jax.models.registry import build_model
 from autofusion_jax.programs import MAX_NETWORKS
 from tests.conftest import inputs_for, params_for
-from tests.merging.test_contracts import METHODS, NEED_BASE, OTHER_PROGRAM
+from tests.merging.test_contracts import METHODS, NEED_BASE, OTHER_PROGRAM, slow_but
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -43,6 +43,8 @@ BLOCKS = {
 """Options of the methods that find blocks by their names, for the ViT."""
 
 TASKS = [[0, 1], [2]]
+
+FAST = {"activation_matching", "average", "fisher", "prune_concat", "regmean", "ties", "z_ensemble", "zipit"}
 
 _events: collections.Counter = collections.Counter()
 jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: _events.update([event]))
@@ -106,7 +108,7 @@ def mlp():
     return Network(MLP)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but(FAST, METHODS))
 def test_a_second_merge(name, mlp):
     """And a third one of other networks, inputs and keys: arguments of programs, and no part of them."""
     models, options = mlp.models(), METHODS[name]

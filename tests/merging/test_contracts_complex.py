@@ -73,10 +73,6 @@ SHAPES = {
 NETWORKS = [dense, *(pytest.param(network, marks=pytest.mark.slow) for network in (recurrence, fourier))]
 
 
-REAL = {"smile", "surgery"}
-"""Methods that say of what layers read that it is real, though they run on complex numbers."""
-
-
 def networks(apply_fn):
     """Two independent networks, their spec and inputs."""
     models = [draw(SHAPES[apply_fn], seed, real=apply_fn is fourier) for seed in (0, 1)]
@@ -104,13 +100,7 @@ def test_a_permuted_copy_is_restored(name, apply_fn):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("apply_fn", SHAPES)
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="annotated as real") if name in REAL else ())
-        for name in sorted(set(METHODS) - OF_BLOCKS)
-    ],
-)
+@pytest.mark.parametrize("name", sorted(set(METHODS) - OF_BLOCKS))
 @pytest.mark.filterwarnings("ignore:.*zeta=")
 def test_every_method_takes_it_or_says_why_not(name, apply_fn):
     models, spec, x = networks(apply_fn)

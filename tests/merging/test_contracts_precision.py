@@ -29,6 +29,9 @@ FLOATS = {**NARROW, "float32": np.float32, "complex64": np.complex64}
 BY_LEAF = sorted(LEAF_BY_LEAF | {"interpolation"})
 """Methods that take networks leaf by leaf: no spec, no inputs."""
 
+FAST = {"average", "karcher", "sce", "ties"}
+"""Those of them that the fast tests take; the slow ones take all."""
+
 KEEP = [name for name in BY_LEAF if name not in NOT_ITSELF]
 """Those of them that keep a network merged with itself."""
 
@@ -64,7 +67,7 @@ def merged(name, models, base):
     return jax.tree.map(np.asarray, params)
 
 
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_leaves_of_every_kind(name):
     """Dtypes are kept; what is no float is the first network's; narrow floats are rounded once."""
     base, *models = (mixed(seed) for seed in range(4))
@@ -85,7 +88,7 @@ def test_leaves_of_every_kind(name):
 
 
 @pytest.mark.parametrize("num", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5, 7, 20, 64))])
-@pytest.mark.parametrize("name", KEEP)
+@pytest.mark.parametrize("name", slow_but(FAST, KEEP))
 def test_identical_networks_come_back_bit_for_bit(name, num):
     """Also numbers so small that arithmetic takes them for zero."""
     base, params = mixed(0), mixed(1)
@@ -96,7 +99,7 @@ def test_identical_networks_come_back_bit_for_bit(name, num):
         assert got[path].tobytes() == leaf.tobytes(), path
 
 
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_64_bits_change_nothing_in_32(name):
     base, *models = (floats(seed) for seed in range(4))
     expected = merged(name, models, base)
@@ -145,7 +148,7 @@ SCALED = {"wudi": "its optimiser takes steps of one size"}
 """Methods to which the scale of the networks matters, with the reason."""
 
 
-@pytest.mark.parametrize("name", [name for name in BY_LEAF if name not in SCALED])
+@pytest.mark.parametrize("name", slow_but(FAST, [name for name in BY_LEAF if name not in SCALED]))
 def test_the_scale_of_networks_decides_nothing(name):
     """Networks times a power of two give the merged network times the same."""
     networks = [floats(seed) for seed in range(4)]
@@ -158,7 +161,7 @@ def test_the_scale_of_networks_decides_nothing(name):
             np.testing.assert_allclose(back, leaf, rtol=1e-5, atol=1e-6, err_msg=f"{path} at 2^{power}")
 
 
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_the_largest_numbers_do_not_overflow(name):
     """Where all networks are the base, and where they differ by more than the largest number."""
     base, *models = (

@@ -107,6 +107,7 @@ def test_containers_ties_and_leaves_that_are_no_floats(name, spec):
         np.testing.assert_array_equal(params["head"].kernel, params["embedding"].T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pleas", "prune_concat"])
 def test_names_do_not_say_which_of_two_tied_leaves_is_the_first(name):
     """These fit the head, which would not do as the embedding: what comes first in the forward pass stays."""

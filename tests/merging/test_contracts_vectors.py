@@ -8,10 +8,13 @@ import pytest
 
 import autofusion_jax as af
 from tests.conftest import inputs_for, params_for
-from tests.merging.test_contracts import LEAF_BY_LEAF, METHODS, NEED_BASE, OTHER_PROGRAM, merged
+from tests.merging.test_contracts import LEAF_BY_LEAF, METHODS, NEED_BASE, OTHER_PROGRAM, merged, slow_but
 
 BY_LEAF = sorted(NEED_BASE & LEAF_BY_LEAF)
 """Methods that see nothing but the networks."""
+
+FAST = {"sce", "task_arithmetic", "ties", "tsv"}
+"""Those of them that the fast tests take; the slow ones take all."""
 
 KEEPS = {
     "ties": {"density": 1.0},
@@ -53,13 +56,13 @@ def low_rank(seed, rank=2):
     return {"kernel": jnp.asarray(left @ right.T, jnp.float32), "bias": jnp.ones(6)}
 
 
-@pytest.mark.parametrize("name", sorted(NEED_BASE - OTHER_PROGRAM))
+@pytest.mark.parametrize("name", slow_but(FAST, sorted(NEED_BASE - OTHER_PROGRAM)))
 def test_no_change_is_the_base_bit_for_bit(name, mlp):
     base = params_for(mlp, 9)
     chex.assert_trees_all_equal(merged(name, mlp, [base, base, base], base=base).params, base)
 
 
-@pytest.mark.parametrize("name", sorted((NEED_BASE & OTHER_PROGRAM) - {"smile"}))
+@pytest.mark.parametrize("name", slow_but({"wemoe"}, sorted((NEED_BASE & OTHER_PROGRAM) - {"smile"})))
 def test_no_change_is_the_function_of_the_base(name, mlp):
     """Which smile refuses: it makes experts of what was changed."""
     base, x = params_for(mlp, 9), inputs_for(mlp)
@@ -70,7 +73,7 @@ def test_no_change_is_the_function_of_the_base(name, mlp):
 
 
 @pytest.mark.parametrize("size", [1e-6, 1.0])
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_beside_no_change_a_change_stays_in_its_span(name, size):
     """No singular vector of a zero, which is arbitrary, gets a weight."""
     base = jax.tree.map(jnp.zeros_like, network(0))
@@ -86,7 +89,7 @@ def test_beside_no_change_a_change_stays_in_its_span(name, size):
 
 
 @pytest.mark.parametrize("num", [2, 3])
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_identical_changes_keep_their_direction(name, num):
     """Two singular values of six, both alike: methods that cut or level them leave them as they are."""
     base, delta = network(0), low_rank(1)
@@ -97,7 +100,7 @@ def test_identical_changes_keep_their_direction(name, num):
 
 
 @pytest.mark.parametrize("factor", [2.0**-40, 2.0**40, 1e-12, 1e12])
-@pytest.mark.parametrize("name", [name for name in BY_LEAF if name not in ABSOLUTE])
+@pytest.mark.parametrize("name", slow_but(FAST, [name for name in BY_LEAF if name not in ABSOLUTE]))
 def test_the_scale_of_networks_decides_nothing(name, factor):
     """Also not of what they changed: the base is zero in half of all."""
     for origin in (network(0), jax.tree.map(jnp.zeros_like, network(0))):
@@ -108,7 +111,7 @@ def test_the_scale_of_networks_decides_nothing(name, factor):
             np.testing.assert_allclose(np.float64(got[leaf]) / factor, value, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_opposite_changes_do_not_make_noise(name):
     """What cancels but for rounding is not told from what cancels: nothing as large as a change is added."""
     base, delta = jax.tree.map(jnp.zeros_like, network(0)), network(1)
@@ -119,7 +122,7 @@ def test_opposite_changes_do_not_make_noise(name):
     assert np.linalg.norm(vectors(base, got)) <= limit * np.linalg.norm(vectors(base, delta))
 
 
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_complex_numbers_without_imaginary_parts_are_as_real_ones(name):
     base, *models = (network(seed) for seed in range(4))
     real = run(name, base, models)
@@ -129,7 +132,7 @@ def test_complex_numbers_without_imaginary_parts_are_as_real_ones(name):
         np.testing.assert_allclose(got[leaf], value, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_leaves_of_no_rows_and_networks_without_floats(name):
     base = {
         "empty": jnp.zeros((0, 5)),
@@ -145,7 +148,7 @@ def test_leaves_of_no_rows_and_networks_without_floats(name):
     chex.assert_trees_all_equal(run(name, counts, [counts, counts]), counts)
 
 
-@pytest.mark.parametrize("name", BY_LEAF)
+@pytest.mark.parametrize("name", slow_but(FAST, BY_LEAF))
 def test_differences_of_the_largest_numbers_fit_where_the_result_does(name):
     """Networks at opposite ends: what they changed is larger than any float, the merged ones are not."""
     base = {"w": jnp.full((4, 4), 3e38), "b": jnp.full(3, -3e38)}
@@ -174,7 +177,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", slow_but({"add_task_vectors", "elect_and_merge"}, FORMULAS))
 def test_formulas_take_numbers_of_any_kind(name):
     expected = FORMULAS[name](1.0)
     for one in (1, np.float32(1), np.float64(1), np.int64(1), jnp.ones(())):

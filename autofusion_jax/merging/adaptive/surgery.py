@@ -164,7 +164,11 @@ def surgery(
 
     def run(task: MergeTask, key: Array) -> MergeResult:
         data = tuple(x for x, _ in inputs_of_each("surgery", task, inputs))
-        find_head(task.require_apply_fn(), task.models[0], data[0][:1])
+        _, head = find_head(task.require_apply_fn(), task.models[0], data[0][:1])
+        require(
+            not jnp.issubdtype(head.product.made_dtype, jnp.complexfloating), "surgery",
+            f"what {head.weight!r} reads", "real, as the modules are", head.product.made_dtype,
+        )  # fmt: skip
         return _operated(task, data, rank, tuple(sorted(steps.items())), merger.run(task, key), key)
 
     return Method(

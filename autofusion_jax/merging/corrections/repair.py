@@ -162,7 +162,7 @@ def _apply(spec: PermSpec, places: Sequence[Place], value: Array, *factors: tupl
         if factor is None:
             return piece
         scale, shift = (_stand(part, piece.ndim, (*outer_axes, axis)) for part in factor)
-        return (piece * scale + shift).astype(piece.dtype)
+        return _of_kind(piece, piece * scale + shift)
 
     return transform_axes(spec, axes, value, action)
 
@@ -173,7 +173,7 @@ def _fold(spec: PermSpec, path: str, group: str, leaf: Array, vector: Array, com
     def action(piece: Array, axis: int, outer_axes: tuple[int, ...], name: str, role: str) -> Array:
         if name != group or role != "out":
             return piece
-        return combine(piece, _stand(vector, piece.ndim, (*outer_axes, axis))).astype(piece.dtype)
+        return _of_kind(piece, combine(piece, _stand(vector, piece.ndim, (*outer_axes, axis))))
 
     return transform_axes(spec, axes, jnp.asarray(leaf), action)
 
@@ -182,3 +182,9 @@ def _stand(vector: Array, ndim: int, where: tuple[int, ...]) -> Array:
     """`[*outer, n]` with its axes on `where` among `ndim`."""
     padded = jnp.reshape(vector, vector.shape + (1,) * (ndim - vector.ndim))
     return jnp.moveaxis(padded, range(vector.ndim), where)
+
+
+def _of_kind(piece: Array, corrected: Array) -> Array:
+    """In the dtype of a piece; a real one of complex units takes the real part, all that it can hold."""
+    is_real = not jnp.iscomplexobj(piece) and jnp.iscomplexobj(corrected)
+    return (corrected.real if is_real else corrected).astype(piece.dtype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
 from autofusion_jax.arguments import Count
 from autofusion_jax.merging.fuse import average
@@ -187,7 +187,7 @@ def _is_trained(layer: LinearLayer, base: dict[str, Array], models: Sequence[dic
     return any(not np.array_equal(params[layer.weight], base[layer.weight]) for params in models)
 
 
-def _made_by(layers: LinearLayers, layer: LinearLayer, bias: Array) -> Float[Array, "B F"]:
+def _made_by(layers: LinearLayers, layer: LinearLayer, bias: Array) -> Inexact[Array, "B F"]:
     """What a bias leaf adds to what its layer makes: `layers.shift` undone, which reorders numbers."""
     batch, _, free = layer.product.sizes
     _, back = jax.vjp(lambda made: layers.shift(layer, made), jnp.zeros((batch, free), bias.dtype))
@@ -196,8 +196,8 @@ def _made_by(layers: LinearLayers, layer: LinearLayer, bias: Array) -> Float[Arr
 
 @functools.partial(jax.jit, static_argnames=("rank", "gate_k", "gate"))
 def low_rank_experts(
-    base: Float[Array, "B C F"],
-    tuned: Float[Array, "models B C F"],
+    base: Inexact[Array, "B C F"],
+    tuned: Inexact[Array, "models B C F"],
     *,
     rank: int | None,
     gate_k: int,
@@ -237,7 +237,7 @@ def low_rank_experts(
 
 
 def expert_weights(
-    gate: Float[Array, "models B C gate_k"], read: Float[Array, "S B C"], top_k: int
+    gate: Inexact[Array, "models B C gate_k"], read: Inexact[Array, "S B C"], top_k: int
 ) -> Float[Array, "S B models"]:
     """How much each expert counts for each sample: the `top_k` largest of a softmax, divided by their sum.
 
@@ -257,7 +257,9 @@ def expert_weights(
     return (jax.nn.one_hot(chosen, scores.shape[-1]) * kept[..., None]).sum(-2)
 
 
-def run_experts(experts: dict[str, Array], read: Float[Array, "S B C"], top_k: int) -> Float[Array, "S B F"]:
+def run_experts(
+    experts: dict[str, Array], read: Inexact[Array, "S B C"], top_k: int
+) -> Inexact[Array, "S B F"]:
     """What the chosen experts make of what a layer reads.
 
     Every expert runs on every sample: nothing is skipped, so that shapes do not depend on values.
