@@ -40,7 +40,7 @@ def exit_if_received() -> None:
 
 def _end(number: int) -> None:
     """Not in order: threads of other packages would tell at length that they were interrupted."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # it may have come in the middle of a flush
         sys.stdout.flush()
     os.write(2, f"{LINE}\n".encode())
     os._exit(128 + number)
