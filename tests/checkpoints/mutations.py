@@ -1,17 +1,15 @@
 """Damaged files made of whole ones, the same ones each time."""
 
-import contextlib
 import copy
 import json
 import random
-import signal
+
+from tests.fuzz.harness import time_limit
 
 VALUES = (
     None, True, -1, 0, 1, 7, 2**63, 10**40, 1e300, -0.5, "", "x", "\n", "\x00", "../x", "x" * 300, [], [1],
     [None], {}, {"x": 1}, [[[]]],
 )  # fmt: skip
-TOO_LONG = 20
-"""Seconds."""
 
 
 def places(value, path=()):
@@ -88,27 +86,11 @@ def flips(raw, places):
         yield raw[:place] + bytes([raw[place] ^ (1 << place % 8)]) + raw[place + 1 :]
 
 
-@contextlib.contextmanager
-def seconds_at_most(seconds):
-    """Raise TimeoutError in a block that takes longer."""
-
-    def stop(number, frame):
-        raise TimeoutError(f"it took longer than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def refusal(read, *names):
     """What a reader says against a damaged file, one line that names one of these; None if it takes it."""
     found = None
     try:
-        with seconds_at_most(TOO_LONG):
+        with time_limit():
             read()
     except (ValueError, FileNotFoundError) as error:
         found = error
