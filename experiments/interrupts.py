@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 PATIENCE = 5.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -54,6 +55,12 @@ def _handle(number: int, _: FrameType | None) -> None:
         raise Interrupted(number)
 
 
+def _unraisable(unraisable: Any) -> None:
+    """Python tells at length of what it drops; of a signal the one line is told when the process ends."""
+    if not isinstance(unraisable.exc_value, Interrupted):
+        sys.__unraisablehook__(unraisable)
+
+
 def _watch(descriptor: int) -> None:
     """Wait for a signal's number on a pipe, then for the process to end by itself, then end it."""
     number = os.read(descriptor, 1)[0]
@@ -70,6 +77,7 @@ def _install() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background jobs of a shell
             signal.signal(number, _handle)
+    sys.unraisablehook = _unraisable
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
 

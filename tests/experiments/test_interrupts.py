@@ -55,8 +55,7 @@ def test_no_signal_is_swallowed(body, number):
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + number and errors.endswith(LINE)
-    assert "Traceback" not in errors or body is IN_A_DESTRUCTOR  # Python tells of it by itself
+    assert (process.returncode, errors) == (128 + number, LINE)
 
 
 def test_a_job_that_ignores_signals_goes_on_doing_so():
@@ -76,4 +75,5 @@ def test_during_start_up(tmp_path):
         time.sleep(draw.uniform(0.5, 5))
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-        assert (process.returncode, errors) == (130, LINE)
+        # threads of other packages may tell that their event loop is closed
+        assert process.returncode == 130 and errors.endswith(LINE)
