@@ -8,10 +8,10 @@ from jaxtyping import Key
 
 from autofusion_jax.merging.gradients import explained
 from autofusion_jax.merging.method import MergeTask, Method
-from autofusion_jax.merging.registry import get_method
+from autofusion_jax.merging.registry import METHODS, get_method
 from autofusion_jax.symmetry.transform import apply_perm, identity_perms
 from autofusion_jax.types import Perms
-from autofusion_jax.validation import require
+from autofusion_jax.validation import require, unknown_name
 
 
 def get_aligner(align: str | Method, method: Method) -> Method:
@@ -24,6 +24,8 @@ def get_aligner(align: str | Method, method: Method) -> Method:
     Raises:
         ValueError: `method` sees to the order of units itself, or `align` does not.
     """
+    if isinstance(align, str) and align not in METHODS:
+        raise unknown_name("merge", "align", align, METHODS)
     aligner = get_method(align) if isinstance(align, str) else align
     require(
         method.assumes_aligned, "merge", "align", f"None for {method.name}, which needs no aligned networks",

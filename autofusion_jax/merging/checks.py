@@ -241,8 +241,10 @@ def _shape_of_one(part: Any) -> tuple[int, ...] | None:
 def _check_labels(caller: str, name: str, y: Any, x: Array, num_classes: int | None) -> Array:
     try:
         labels = np.asarray(y)
-    except ValueError:  # rows of different lengths
-        labels = np.empty(len(y), object)
+    except (TypeError, ValueError) as error:  # random keys, rows of different lengths
+        raise ValueError(
+            f"{caller}: {name} must be integers of shape [{x.shape[0]}]; got {a_kind_of(y)}."
+        ) from error
     ok = labels.shape == (x.shape[0],) and np.issubdtype(labels.dtype, np.integer)
     require(
         ok, caller, name, f"integers of shape [{x.shape[0]}]", f"{labels.dtype}{list(labels.shape)}",

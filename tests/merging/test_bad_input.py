@@ -113,7 +113,8 @@ def test_batches_that_are_fine(batch):
     [
         (np.zeros(5, bool), r"labels must be integers of shape \[5\]; got bool\[5\]"),
         (np.eye(5, 3, dtype=int), r"got int64\[5, 3\].*of one-hot rows give argmax"),
-        ([[0], [1, 2], [], [], []], r"got object\[5\]"),
+        ([[0], [1, 2], [], [], []], r"labels must be integers of shape \[5\]; got a list"),
+        (jax.random.split(jax.random.key(0), 5), r"labels must be integers .* got a PRNGKeyArray"),
         (["a"] * 5, r"got <U1\[5\]"),
         (np.array([0, 1, 2, 3, 0]), r"labels must be in \[0, 3\), .* got 0 to 3"),
         (np.array([0, 1]), r"labels must be integers of shape \[5\]"),
@@ -126,6 +127,12 @@ def test_labels(good, labels, message):
         af.merge(a, b, spec, jnp.zeros((5, 4, 4)), labels=labels)
     with pytest.raises(ValueError, match="labels must be left out where there is no batch"):
         af.merge(a, b, spec, labels=labels, method="average")
+
+
+def test_an_unknown_aligner_is_named_as_such(good):
+    a, b, spec, x = good
+    with pytest.raises(ValueError, match="unknown align 'weight_machting'. Did you mean 'weight_matching'"):
+        af.merge(a, b, spec, x, method="average", align="weight_machting")
 
 
 def test_no_apply_fn(good):
